@@ -1,0 +1,1 @@
+"""The thin layer over the engine: HTTP, the command line and the Python client."""

@@ -1,0 +1,103 @@
+"""The application: typed routes for people and programs, raw handlers for what must be fast, one gate before both.
+
+The write paths and the scaling decision are plain ASGI functions; everything else is a litestar route, whose types give
+the OpenAPI page at ``/docs``.  The gate checks tokens, counts nothing twice and turns any error into the one body.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from litestar import Litestar, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import SwaggerRenderPlugin
+
+from api.asgi import Receive, Scope, Send, respond_error
+from api.auth import Gate
+from api.errors import body_of, headers_of, status_of
+from api.routes.health import health_routes
+from api.routes.query import query_routes
+from api.routes.watch import WatchHandlers, watch_routes
+from api.write import LINE_PATHS, Handler, WriteHandlers
+from engine.config import Config
+from engine.errors import BadRequest, TidegaugeError
+from engine.runtime import Engine
+
+LOG = logging.getLogger("tidegauge.api")
+#: Largest JSON body of a typed route; ingest bodies have their own limit.
+MAX_ROUTE_BODY_BYTES = 1 << 20
+
+
+def _engine_error(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    if not isinstance(error, TidegaugeError):
+        LOG.exception("a request failed unexpectedly: %s %s", request.method, request.url.path, exc_info=error)
+    return Response(body_of(error), status_code=status_of(error), headers=headers_of(error))
+
+
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
+    codes = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+    if error.status_code >= 500:
+        return _engine_error(request, error)
+    details = getattr(error, "extra", None)
+    message = f"cannot serve {request.method} {request.url.path}: {error.detail or 'the request is not valid'}"
+    if error.status_code == 404:
+        message = f"cannot serve {request.method} {request.url.path}: there is no such path; GET /docs lists them"
+    if details:
+        parts = [
+            f"{each.get('key', '')}: {each.get('message', each)}" if isinstance(each, dict) else str(each)
+            for each in (details if isinstance(details, list) else [details])
+        ]
+        message += f" ({'; '.join(parts)})"
+    body = {"error": codes.get(error.status_code, "bad_request"), "message": message, "details": details or None}
+    return Response(body, status_code=error.status_code, headers=error.headers or {})
+
+
+class Application:
+    """The ASGI application of one engine."""
+
+    def __init__(self, engine: Engine, config: Config) -> None:
+        self._gate = Gate(config.server.tokens)
+        write = WriteHandlers(engine, config.server)
+        watch = WatchHandlers(engine)
+        self._raw: dict[tuple[str, str], Handler] = {("POST", path): write.lines for path in LINE_PATHS}
+        self._raw["POST", "/v1/ingest"] = write.batch
+        self._raw["GET", "/ping"] = self._raw["HEAD", "/ping"] = write.ping
+        self._prefixed: tuple[tuple[str, Handler], ...] = (("/v1/scale/", watch.scale),)
+        self._routes = Litestar(
+            route_handlers=[*health_routes(engine), *query_routes(engine), *watch_routes(engine)],
+            exception_handlers={HTTPException: _http_error, Exception: _engine_error},
+            openapi_config=OpenAPIConfig(
+                title="Tidegauge",
+                version="1",
+                path="/docs",
+                render_plugins=[SwaggerRenderPlugin(path="/swagger")],
+                description="Time-series engine for the metrics of running systems. Ingest paths: POST /write,"
+                " /api/v2/write, /api/v3/write_lp (line protocol), POST /v1/ingest (Arrow IPC stream or JSON batch);"
+                " decisions: GET /v1/scale/{target} and /v1/scale/{target}/keda.",
+            ),
+            request_max_body_size=MAX_ROUTE_BODY_BYTES,
+            debug=False,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._routes(scope, receive, send)  # type: ignore[arg-type]
+            return
+        method, path = scope["method"], scope["path"]
+        try:
+            self._gate.check(scope)
+        except TidegaugeError as error:
+            await respond_error(send, error)
+            return
+        handler = self._raw.get((method, path))
+        if handler is None and method == "GET":
+            handler = next((found for prefix, found in self._prefixed if path.startswith(prefix)), None)
+        if handler is not None:
+            await handler(scope, receive, send)
+        elif ("POST", path) in self._raw or ("GET", path) in self._raw:
+            allowed = "POST" if ("POST", path) in self._raw else "GET"
+            await respond_error(send, BadRequest(f"cannot {method} {path}: want {allowed}"))
+        else:
+            await self._routes(scope, receive, send)  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+"""Times and durations as people write them in a query string."""
+
+from __future__ import annotations
+
+import re
+
+from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_MS, NS_PER_SECOND
+from engine.errors import BadRequest
+from engine.ingest.objects import parse_time_ns
+
+_UNITS_NS = {
+    "ns": 1, "us": 1_000, "ms": NS_PER_MS, "s": NS_PER_SECOND, "m": NS_PER_MINUTE, "h": NS_PER_HOUR,
+    "d": NS_PER_DAY, "w": 7 * NS_PER_DAY, "y": 365 * NS_PER_DAY,
+}  # fmt: skip
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d|w|y)?")
+_SECONDS_BELOW, _MILLIS_BELOW, _MICROS_BELOW = 5_000_000_000, 5_000_000_000_000, 5_000_000_000_000_000
+
+
+def parse_duration_ns(text: str) -> int:
+    """Parse ``90``, ``90s``, ``1.5h`` or ``1h30m`` (a bare number is seconds) to nanoseconds; raises BadRequest."""
+    at, total = 0, 0.0
+    while at < len(text):
+        found = _DURATION.match(text, at)
+        if found is None or (found[2] is None and (at or found.end() < len(text))):
+            break
+        total += float(found[1]) * _UNITS_NS[found[2] or "s"]
+        at = found.end()
+    if not text or at < len(text):
+        raise BadRequest(f"cannot read duration {text!r}: want for example 30s, 5m or 1h30m")
+    return round(total)
+
+
+def parse_time(text: str, now_ns: int) -> int:
+    """Parse ``now``, ``-1h``, RFC 3339, or an epoch number (s, ms, us or ns by its size) to nanoseconds."""
+    cleaned = text.strip()
+    if cleaned == "now":
+        return now_ns
+    if cleaned.startswith("now-"):
+        return now_ns - parse_duration_ns(cleaned[4:])
+    if cleaned.startswith("-") and not cleaned[1:].isdigit():
+        return now_ns - parse_duration_ns(cleaned[1:])
+    try:
+        whole, _, fraction = cleaned.partition(".")
+        number = int(whole)
+    except ValueError:
+        try:
+            return parse_time_ns(cleaned.replace(" ", "+") if cleaned.count(" ") == 1 and "T" in cleaned else cleaned)
+        except ValueError:
+            raise BadRequest(
+                f"cannot read time {text!r}: want RFC 3339, epoch seconds, milliseconds or nanoseconds, now or -1h"
+            ) from None
+    size = abs(number)
+    if size < _SECONDS_BELOW:
+        return number * NS_PER_SECOND + (int(fraction.ljust(9, "0")[:9]) if fraction.isdigit() else 0)
+    if size < _MILLIS_BELOW:
+        return number * NS_PER_MS
+    if size < _MICROS_BELOW:
+        return number * 1_000
+    return number

@@ -1,0 +1,132 @@
+"""The few ASGI verbs that the raw handlers share: read a bounded body, decompress it, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import cramjam
+
+from api.errors import TooLarge, UnsupportedMedia, encode_error, headers_of, status_of
+from engine.errors import BadRequest
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+_GZIP = 16 + zlib.MAX_WBITS
+#: Bodies above this are decompressed in a thread, so that the event loop keeps serving others.
+_INLINE_DECODE_BYTES = 64 << 10
+
+
+class ClientGone(Exception):
+    """The client closed the connection before the whole body had arrived."""
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """Return the value of a header (``name`` in lower case), or the empty string."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return ""
+
+
+def query_of(scope: Scope) -> dict[str, str]:
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+
+
+async def read_body(scope: Scope, receive: Receive, *, limit: int, decoded_limit: int) -> bytes:
+    """Return the whole body, decompressed; raises TooLarge, UnsupportedMedia or BadRequest."""
+    declared = header(scope, b"content-length")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"cannot accept a body of {declared} bytes: the limit is {limit}")
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"cannot accept a body of more than {limit} bytes")
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            break
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    encoding = header(scope, b"content-encoding").strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if len(body) <= _INLINE_DECODE_BYTES:
+        return decompress(body, encoding, decoded_limit)
+    return await asyncio.to_thread(decompress, body, encoding, decoded_limit)
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """Decompress gzip (multi-member too), deflate, zstd or snappy, never to more than ``limit`` bytes."""
+    try:
+        match encoding:
+            case "gzip" | "x-gzip":
+                return _inflate(body, _GZIP, limit)
+            case "deflate":
+                return _inflate(body, zlib.MAX_WBITS, limit)
+            case "zstd":
+                return _into_bounded(cramjam.zstd.decompress_into, body, limit)
+            case "snappy":
+                if cramjam.snappy.decompress_raw_len(body) > limit:
+                    raise TooLarge(f"cannot accept a body of more than {limit} bytes once decompressed")
+                return bytes(cramjam.snappy.decompress_raw(body))
+    except (zlib.error, cramjam.DecompressionError) as error:
+        raise BadRequest(f"cannot decompress the {encoding} body: {error}") from None
+    raise UnsupportedMedia(f"cannot accept Content-Encoding {encoding!r}: want gzip, deflate, zstd, snappy or identity")
+
+
+def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while body:
+        member = zlib.decompressobj(window_bits)
+        part = member.decompress(body, limit - size + 1)
+        size += len(part)
+        parts.append(part)
+        if size > limit:
+            raise TooLarge(f"cannot accept a body of more than {limit} bytes once decompressed")
+        if not member.eof:
+            raise BadRequest("cannot decompress the body: it ends before its compressed stream does")
+        body = member.unused_data
+    return b"".join(parts)
+
+
+def _into_bounded(decompress_into: Callable[[bytes, bytearray], int], body: bytes, limit: int) -> bytes:
+    size = min(limit, max(4096, 4 * len(body)))
+    while True:
+        out = bytearray(size)
+        try:
+            written = decompress_into(body, out)
+        except cramjam.DecompressionError as error:
+            if "small" not in str(error) and "write whole buffer" not in str(error):
+                raise
+            if size >= limit:
+                raise TooLarge(f"cannot accept a body of more than {limit} bytes once decompressed") from None
+            size = min(limit, 4 * size)
+            continue
+        return bytes(out[:written])
+
+
+async def respond(
+    send: Send, status: int, body: bytes = b"", content_type: str = "", headers: Iterable[tuple[str, str]] = ()
+) -> None:
+    """Send a whole answer."""
+    lines = [(b"content-length", str(len(body)).encode())] if status != 204 else []
+    if content_type:
+        lines.append((b"content-type", content_type.encode()))
+    lines += [(name.lower().encode(), value.encode()) for name, value in headers]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_error(send: Send, error: BaseException) -> None:
+    """Answer with the error body of ``api.errors``."""
+    await respond(send, status_of(error), encode_error(error), "application/json", headers_of(error).items())

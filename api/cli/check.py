@@ -1,0 +1,36 @@
+"""``tidegauge check``: every problem of a configuration at once."""
+
+from __future__ import annotations
+
+import argparse
+
+from api.cli import WrongUse
+from engine.config import check_config, read_config_text
+from engine.errors import BadConfig
+
+_EPILOG = """example:
+  tidegauge check --config tidegauge.toml
+
+Prints FILE:LINE: key: what is wrong, one line for each problem.  Exit code 0 without problems, 1 with some,
+2 when the file cannot be read.  Without --config it checks the defaults.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Validate a configuration file."
+    parser.epilog = _EPILOG
+    parser.add_argument("--config", metavar="FILE", help="TOML file (default: every default)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    path: str | None = arguments.config
+    try:
+        text = "" if path is None else read_config_text(path)
+    except BadConfig as error:
+        raise WrongUse(error.message) from None
+    problems = check_config(text, path=path or "defaults")
+    for problem in problems:
+        print(problem.sentence)
+    if not problems:
+        print("configuration is valid")
+    return 1 if problems else 0

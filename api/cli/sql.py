@@ -1,0 +1,127 @@
+"""``tidegauge sql``: one statement, statements from a file or a pipe, or a prompt."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from api.cli import DEFAULT_URL, TOKEN_VARIABLE, WrongUse, token_of
+from api.cli.statements import split_statements
+
+if TYPE_CHECKING:
+    from api.client import SqlTable
+
+FORMATS = ("table", "csv", "json", "arrow", "parquet")
+_BINARY = frozenset({"arrow", "parquet"})
+_FORMAT_OF_SUFFIX = {".csv": "csv", ".json": "json", ".arrow": "arrow", ".parquet": "parquet"}
+_EPILOG = f"""example:
+  tidegauge sql "SELECT host, avg(usage_percent) FROM cpu GROUP BY host"
+  tidegauge sql "SELECT * FROM rollup_1h" --format parquet --output hours.parquet
+  tidegauge sql --data ./tidegauge-data "SHOW TABLES"
+  tidegauge sql < report.sql
+  tidegauge sql                         a prompt with history and completion
+
+Without --data the statement goes to the server at --url (default: {DEFAULT_URL}).
+"""
+
+
+class Source(Protocol):
+    """What answers SQL: a client of a server, or the engine in this process."""
+
+    def sql(self, statement: str, *parameters: Any) -> SqlTable: ...
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Run SQL against a server or a data directory."
+    parser.epilog = _EPILOG
+    parser.add_argument("statement", nargs="?", metavar="SQL", help="what to run (default: standard input)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--data", metavar="DIR", help="open this data directory; no server may be using it")
+    where.add_argument("--url", metavar="URL", help=f"the server (default: {DEFAULT_URL})")
+    parser.add_argument("--token", help=f"token with the scope read (default: ${TOKEN_VARIABLE})")
+    parser.add_argument("--format", choices=FORMATS, help="default: by the suffix of --output, else table")
+    parser.add_argument("--output", metavar="FILE", help="write to FILE instead of standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    form = _format(arguments)
+    if arguments.data is not None and arguments.token is not None:
+        raise WrongUse("cannot use --token with --data: a data directory asks for none")
+    if arguments.statement is not None:
+        if not arguments.statement.strip():
+            raise WrongUse("cannot run SQL: the statement is empty")
+        with _open(arguments) as source:
+            _write(arguments.output, _answer(source, arguments.statement, form))
+        return 0
+    if sys.stdin.isatty() and arguments.output is None:
+        from api.cli.prompt import run_prompt
+
+        with _open(arguments) as source:
+            run_prompt(source, answer=lambda statement: _answer(source, statement, form).decode())
+        return 0
+    statements = split_statements(sys.stdin.read())
+    if not statements:
+        raise WrongUse("cannot run SQL: got no statement, want one as an argument or on standard input")
+    if len(statements) > 1 and form in _BINARY:
+        raise WrongUse(f"cannot write {len(statements)} answers as {form}: want one statement")
+    with _open(arguments) as source:
+        _write(arguments.output, *(_answer(source, statement, form) for statement in statements))
+    return 0
+
+
+def _format(arguments: argparse.Namespace) -> str:
+    suffix = os.path.splitext(arguments.output or "")[1].lower()
+    form: str = arguments.format or _FORMAT_OF_SUFFIX.get(suffix, "table")
+    if form in _BINARY and arguments.output is None and sys.stdout.isatty():
+        raise WrongUse(f"cannot write {form} to a terminal: use --output FILE")
+    return form
+
+
+def _open(arguments: argparse.Namespace) -> AbstractContextManager[Source]:
+    import tidegauge
+
+    if arguments.data is None:
+        return tidegauge.connect(arguments.url or DEFAULT_URL, token=token_of(arguments.token))
+    if not os.path.isdir(arguments.data):
+        raise WrongUse(f"cannot open data directory {arguments.data}: there is none")
+    return tidegauge.open(arguments.data)
+
+
+def _answer(source: Source, statement: str, form: str) -> bytes:
+    """Run one statement and return its rows in the format."""
+    started = time.perf_counter()
+    table = source.sql(statement).arrow
+    seconds = time.perf_counter() - started
+    from api.cli import render
+
+    if form == "table":
+        return render.render_table(table, seconds=seconds).encode()
+    renderers: dict[str, Callable[[Any], bytes]] = {
+        "csv": render.render_csv,
+        "json": render.render_json,
+        "arrow": render.render_arrow,
+        "parquet": render.render_parquet,
+    }
+    return renderers[form](table)
+
+
+def _write(path: str | None, *parts: bytes) -> None:
+    """Write to the file, which appears whole or not at all, or to standard output."""
+    if path is None:
+        sys.stdout.flush()
+        for part in parts:
+            sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
+        return
+    temporary = f"{path}.partial"
+    try:
+        with open(temporary, "wb") as file:
+            file.writelines(parts)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise WrongUse(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,0 +1,374 @@
+"""``tidegauge.connect``: a client of a server over HTTP, with the verbs of the embedded engine.
+
+    with tidegauge.connect("http://127.0.0.1:8433") as client:
+        client.write("cpu,host=a usage_percent=1.5")
+        frame = client.sql("SELECT * FROM cpu WHERE host = ?", "a").to_polars()
+
+Answers have the types that the embedded engine gives; errors are those of ``engine.errors``, as the server
+raised them.  A server that cannot be reached is Unavailable.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from api.errors import Forbidden, TooLarge, Unauthorized, UnsupportedMedia
+from engine import errors
+from engine.collect.transport import HttpTransport, Response, Transport
+
+if TYPE_CHECKING:
+    import polars
+    import pyarrow as pa
+
+    from engine.ingest.batch import WriteResult
+    from engine.query.range import RangeAnswer
+
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+TABLE_KEY = "tidegauge.table"
+_ERRORS: dict[str, type[errors.TidegaugeError]] = {
+    kind.code: kind
+    for kind in (
+        *(errors.BadInput, errors.BadRequest, errors.BadConfig, errors.BadQuery, errors.NotFound),
+        *(errors.QueryLimit, errors.Unavailable, errors.Bug),
+        *(TooLarge, Unauthorized, Forbidden, UnsupportedMedia),
+    )
+}
+_OVERLOADS: dict[str, type[errors.Overload]] = {
+    kind.code: kind for kind in (errors.Overload, errors.QueueFull, errors.DiskFull)
+}
+_ERROR_BY_STATUS: dict[int, type[errors.TidegaugeError]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: errors.NotFound,
+    413: TooLarge,
+    415: UnsupportedMedia,
+}
+
+
+class SqlTable:
+    """The rows of an SQL answer.  ``arrow`` is the pyarrow table itself."""
+
+    def __init__(self, arrow: pa.Table) -> None:
+        self.arrow = arrow
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.arrow.column_names)
+
+    def __len__(self) -> int:
+        return int(self.arrow.num_rows)
+
+    def __getitem__(self, column: str) -> pa.ChunkedArray:
+        """Return a column by name; raises KeyError for another."""
+        return self.arrow[column]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows as dictionaries; times are int nanoseconds, finer than ``datetime`` can hold."""
+        import pyarrow as pa
+
+        arrow = self.arrow
+        for index, field in enumerate(arrow.schema):
+            if pa.types.is_timestamp(field.type):
+                whole = arrow[index].cast(pa.timestamp("ns", field.type.tz)).cast(pa.int64())
+                arrow = arrow.set_column(index, field.name, whole)
+        return list(arrow.to_pylist())
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows())
+
+    def to_polars(self) -> polars.DataFrame:
+        import polars
+
+        frame = polars.from_arrow(self.arrow)
+        assert isinstance(frame, polars.DataFrame)
+        return frame
+
+    def to_pandas(self) -> Any:
+        """Return a pandas frame; raises Unavailable where pandas, no dependency of ours, is not installed."""
+        try:
+            return self.arrow.to_pandas()
+        except ImportError:
+            raise errors.Unavailable(
+                "cannot make a pandas frame: pandas is not installed; install it or use to_polars()"
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"SqlTable({len(self)} rows: {', '.join(self.columns)})"
+
+
+def arrow_stream(data: Any, table: str | None = None) -> bytes:
+    """Return an Arrow table, record batch or anything with ``__arrow_c_stream__`` as one IPC stream.
+
+    ``table`` is set as the schema's metadata ``tidegauge.table``; without it the data's own is kept.
+    """
+    import pyarrow as pa
+
+    if isinstance(data, pa.RecordBatch):
+        data = pa.Table.from_batches([data])
+    elif not isinstance(data, pa.Table):
+        data = pa.table(data)
+    if table is not None:
+        data = data.replace_schema_metadata({**(data.schema.metadata or {}), TABLE_KEY: table})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, data.schema) as writer:
+        writer.write_table(data)
+    return bytes(sink.getvalue())
+
+
+def json_batch(samples: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return samples (``table``, ``tags``, ``time``, ``fields``) as a JSON batch; times may be datetimes."""
+    try:
+        return msgspec.json.encode({"samples": list(samples)})
+    except (TypeError, ValueError) as error:
+        raise errors.BadRequest(f"cannot write samples: {error}") from None
+
+
+def connect(url: str, *, token: str | None = None, timeout: float = 30.0) -> Client:
+    """Return a client of the server at ``url``; nothing is sent yet.  ``timeout``: seconds.
+
+    Raises BadRequest for an address that cannot be one.
+    """
+    return Client(HttpTransport(url, token=token, timeout_seconds=timeout), url)
+
+
+class Client:
+    """One server.  A context manager; threads may share it and then take turns on its one connection."""
+
+    def __init__(self, transport: Transport, url: str) -> None:
+        self._transport = transport
+        self.url = url.rstrip("/")
+
+    def write(
+        self,
+        data: str | bytes | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
+        *,
+        table: str | None = None,
+        precision: str = "ns",
+        strict: bool = False,
+    ) -> WriteResult:
+        """Write line protocol, an Arrow table or batch, or a list of samples; return when it is on disk.
+
+        A result whose ``refused`` is not empty is a partial write: what it counts was refused, the rest is
+        stored. With ``strict`` that raises BadRequest instead, the answer being in its ``details``.  Raises
+        BadRequest as well when nothing was stored, Overload when it should be tried again later.
+        """
+        if isinstance(data, str | bytes | bytearray | memoryview):
+            body = data.encode() if isinstance(data, str) else bytes(data)
+            path, kind = f"/write?{urlencode({'precision': precision})}", "text/plain; charset=utf-8"
+        elif isinstance(data, Sequence):
+            samples: Sequence[Any] = data
+            body, path, kind = json_batch(samples), "/v1/ingest", "application/json"
+        else:
+            body, path, kind = arrow_stream(data, table), "/v1/ingest", ARROW_STREAM
+        response = self._send("POST", path, body, {"Content-Type": kind})
+        result = _write_result(response)
+        if result is None or (result.refused and (strict or not result.rows)):
+            raise _error_of(response)
+        return result
+
+    def sql(self, statement: str, *parameters: Any) -> SqlTable:
+        """Run one SELECT; ``parameters`` take the place of ``?`` or ``$1``.  Raises BadQuery, QueryLimit."""
+        import pyarrow as pa
+
+        try:
+            body = msgspec.json.encode({"sql": statement, "parameters": parameters})
+        except (TypeError, ValueError) as error:
+            raise errors.BadRequest(f"cannot send the parameters of a query: {error}") from None
+        headers = {"Content-Type": "application/json", "Accept": ARROW_STREAM}
+        response = self._checked("POST", "/v1/sql", body, headers)
+        try:
+            with pa.ipc.open_stream(pa.py_buffer(response.body)) as reader:
+                return SqlTable(reader.read_all())
+        except (pa.ArrowException, OSError, EOFError) as error:
+            raise errors.Unavailable(f"cannot read the answer of {self.url}: {error}") from None
+
+    def query(
+        self,
+        metric: str,
+        *,
+        match: str | Mapping[str, str] = "",
+        start: str | int | datetime.datetime = "-1h",
+        end: str | int | datetime.datetime = "now",
+        step: str = "1m",
+        agg: str = "avg",
+        by: Sequence[str] | None = None,
+    ) -> RangeAnswer:
+        """Return aligned series; a time is text as in ``GET /v1/query``, int nanoseconds, or a datetime."""
+        import numpy as np
+
+        from engine.query.range import RangeAnswer, SeriesPoints
+
+        wanted = {
+            "metric": metric,
+            "match": _matchers(match),
+            "start": _time(start),
+            "end": _time(end),
+            "step": step,
+            "agg": agg,
+        }
+        if by is not None:
+            wanted["by"] = ",".join(by)
+        answer = self._get("/v1/query", wanted)
+        if answer["truncated"]:
+            total, most = answer["series_total"], len(answer["series"])
+            raise errors.QueryLimit(f"cannot answer: got {total} series, want at most {most}; narrow match")
+        series = [
+            SeriesPoints(
+                dict(line["labels"]),
+                np.array(line["times"], np.int64),
+                # JSON has no NaN; the server writes null.
+                np.array([np.nan if value is None else value for value in line["values"]], np.float64),
+            )
+            for line in answer["series"]
+        ]
+        return RangeAnswer(
+            metric=answer["metric"],
+            aggregate=answer["aggregate"],
+            step_ns=round(answer["step_seconds"] * 1e9),
+            tier=answer["tier"],
+            series=series,
+            rows_read=answer["rows_read"],
+            fresh_to_ns=answer["fresh_to"],
+        )
+
+    def series(self, match: str | Mapping[str, str] = "", *, metric: str | None = None) -> list[dict[str, Any]]:
+        """Return the series that satisfy the matchers (``series_id``, ``metric``, ``labels``).
+
+        Raises QueryLimit when there are more than one answer holds.
+        """
+        wanted = {"match": _matchers(match), "limit": "10000"}
+        if metric is not None:
+            wanted["metric"] = metric
+        answer = self._get("/v1/series", wanted)
+        found: list[dict[str, Any]] = answer["series"]
+        if answer["truncated"]:
+            raise errors.QueryLimit(f"cannot list all series: got more than {len(found)}; narrow the match")
+        return found
+
+    def alerts(self, *, state: str = "pending,firing") -> list[dict[str, Any]]:
+        """Return the alerts in these states, newest first; ``"all"`` for every state."""
+        found: list[dict[str, Any]] = self._get("/v1/alerts", {"state": state})["alerts"]
+        return found
+
+    def scale(self, target: str) -> dict[str, Any]:
+        """Return the scaling decision for a configured target; raises NotFound for another."""
+        decision: dict[str, Any] = self._get(f"/v1/scale/{quote(target, safe='')}", {})
+        return decision
+
+    def metric_names(self) -> list[str]:
+        """Return the names of all metrics."""
+        names: list[str] = self._get("/v1/metrics-names", {})["metrics"]
+        return names
+
+    def ready(self) -> bool:
+        """Return whether the server takes writes and answers queries; raises Unavailable if it is away."""
+        return self._send("GET", "/health/ready", None, {}).status == 200
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _get(self, path: str, wanted: Mapping[str, str]) -> Any:
+        query = urlencode({name: value for name, value in wanted.items() if value})
+        target = f"{path}?{query}" if query else path
+        response = self._checked("GET", target, None, {"Accept": "application/json"})
+        try:
+            return msgspec.json.decode(response.body)
+        except msgspec.DecodeError as error:
+            raise errors.Unavailable(f"cannot read the answer of {self.url}{path}: {error}") from None
+
+    def _checked(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
+        response = self._send(method, path, body, headers)
+        if response.status != 200:
+            raise _error_of(response)
+        return response
+
+    def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
+        try:
+            return self._transport.request(method, path, body, headers)
+        except TimeoutError:
+            raise errors.Unavailable(f"cannot reach {self.url}: no answer in time") from None
+        except OSError as error:
+            raise errors.Unavailable(f"cannot reach {self.url}: {error.strerror or error}") from None
+
+
+def _matchers(match: str | Mapping[str, str]) -> str:
+    if isinstance(match, str):
+        return match
+    escaped = {label: value.replace("\\", "\\\\").replace('"', '\\"') for label, value in match.items()}
+    return ",".join(f'{label}="{value}"' for label, value in escaped.items())
+
+
+def _time(time: str | int | datetime.datetime) -> str:
+    if isinstance(time, str):
+        return time
+    if isinstance(time, datetime.datetime):
+        return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).isoformat()
+    # A bare number would be read as seconds, milliseconds ... by its size.
+    second = datetime.datetime.fromtimestamp(time // 1_000_000_000, datetime.UTC)
+    return f"{second:%Y-%m-%dT%H:%M:%S}.{time % 1_000_000_000:09d}Z"
+
+
+def _answer(response: Response) -> dict[str, Any]:
+    """Return a JSON object, the empty one when the body is none."""
+    try:
+        answer = msgspec.json.decode(response.body)
+    except msgspec.DecodeError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _write_result(response: Response) -> WriteResult | None:
+    """Return what became of a write, None when the answer is an error."""
+    from engine.ingest.batch import Refusal, WriteResult
+
+    def told(name: str) -> int:
+        text = response.headers.get(f"x-tidegauge-{name}", "")
+        return int(text) if text.isascii() and text.isdigit() else 0
+
+    rows, rounded, sequence = told("rows"), told("rounded"), told("sequence")
+    if 200 <= response.status < 300:
+        return WriteResult(rows, told("samples"), rounded, {}, (), sequence)
+    answer = _answer(response)
+    details = answer.get("details")
+    refused = (details if isinstance(details, dict) else answer).get("refused")
+    if response.status != 400 or not isinstance(refused, dict):
+        return None
+    if isinstance(details, dict):
+        names = ("position", "cause", "message", "original")
+        listed = details.get("refusals", ())
+    else:
+        names = ("line_number", "cause", "error_message", "original_line")
+        listed = answer.get("data", ())
+    refusals = (Refusal(each.get(names[0], 0), *(each.get(name, "") for name in names[1:])) for each in listed)
+    return WriteResult(rows, told("samples"), rounded, refused, tuple(refusals), sequence)
+
+
+def _error_of(response: Response) -> errors.TidegaugeError:
+    """Return the error that the server raised, by its code, else by the status."""
+    answer = _answer(response)
+    code = str(answer.get("error", ""))
+    message = str(answer.get("message") or answer.get("error") or "")
+    if not message:
+        text = " ".join(response.body.decode("utf-8", "replace").split())[:300]
+        message = f"the server answered with status {response.status}: {text or 'no reason given'}"
+    # Line-protocol answers follow InfluxDB and have no details: the whole answer is what there is to know.
+    details = answer.get("details", answer or None)
+    if code in _OVERLOADS or (response.status in (429, 503) and code not in _ERRORS):
+        text = response.headers.get("retry-after", "")
+        wait = int(text) if text.isascii() and text.isdigit() else 1
+        kind = _OVERLOADS.get(code, errors.Overload)
+        return kind(message, retry_after_seconds=wait, details=details)
+    fallback = errors.BadRequest if 400 <= response.status < 500 else errors.TidegaugeError
+    found = _ERRORS.get(code) or _ERROR_BY_STATUS.get(response.status) or fallback
+    return found(message, details=details)

@@ -1,0 +1,98 @@
+"""``tidegauge.open``: the engine in the caller's own process, with the verbs of a client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from api.arguments import parse_duration_ns, parse_time
+from api.client import SqlTable, arrow_stream, json_batch
+from engine.catalog.matchers import equality_matchers, parse_matchers
+from engine.config import load_config
+from engine.ingest.batch import WriteResult
+from engine.ingest.lines import precision_ns
+from engine.query.range import RangeAnswer, RangeQuery
+from engine.runtime import Engine
+from engine.scaling.answer import decision_json
+
+
+class Embedded:
+    """An open data directory.  A context manager; every method may be called from any thread."""
+
+    def __init__(self, path: str, config: str | None = None) -> None:
+        self.engine = Engine.open(path, load_config(config), mode="embedded")
+
+    def write(
+        self,
+        data: str | bytes | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
+        *,
+        table: str | None = None,
+        precision: str = "ns",
+        timeout_seconds: float | None = 60.0,
+    ) -> WriteResult:
+        """Write line protocol, an Arrow table or batch, or a list of sample objects; return when it is on disk.
+
+        The result says what was refused and why; the rest is stored.  Raises BadRequest when nothing of it can be
+        read, Overload when it should be tried again later.
+        """
+        if isinstance(data, str):
+            data = data.encode()
+        if isinstance(data, bytes | bytearray | memoryview):
+            future = self.engine.submit_lines(bytes(data), precision_ns(precision))
+        elif isinstance(data, pa.Table | pa.RecordBatch):
+            future = self.engine.submit_arrow(arrow_stream(data, table), table)
+        else:
+            future = self.engine.submit_objects(json_batch(data))
+        return future.result(timeout_seconds)
+
+    def sql(self, statement: str, *parameters: Any) -> SqlTable:
+        """Run one SELECT; raises BadQuery or QueryLimit."""
+        return SqlTable(self.engine.sql(statement, list(parameters)).table)
+
+    def query(
+        self,
+        metric: str,
+        *,
+        match: str | Mapping[str, str] = "",
+        start: str | int = "-1h",
+        end: str | int = "now",
+        step: str = "1m",
+        agg: str = "avg",
+        by: Sequence[str] | None = None,
+    ) -> RangeAnswer:
+        """Return aligned series; times as in ``GET /v1/query`` (docs/http.md)."""
+        now_ns = self.engine.clock.now_ns()
+        matchers = parse_matchers(match) if isinstance(match, str) else equality_matchers(match)
+        query = RangeQuery(
+            metric,
+            parse_time(str(start), now_ns),
+            parse_time(str(end), now_ns),
+            parse_duration_ns(step),
+            agg,
+            matchers,
+            None if by is None else tuple(by),
+        )
+        return self.engine.query(query)
+
+    def series(self, match: str = "", *, metric: str | None = None) -> list[dict[str, Any]]:
+        """Return the series of the catalogue that satisfy the matchers."""
+        return [
+            {"series_id": series.series_id, "metric": series.field.metric, "labels": series.labels}
+            for series in self.engine.catalog.series(metric, parse_matchers(match))
+        ]
+
+    def scale(self, target: str) -> dict[str, Any]:
+        """Return the scaling decision for a configured target; raises NotFound for another."""
+        return decision_json(self.engine.scale(target), self.engine.clock.now_ns())
+
+    def close(self) -> None:
+        """Finish writes, seal what is in memory, release the directory."""
+        self.engine.close()
+
+    def __enter__(self) -> Embedded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Typed routes, one module for each kind of user."""

@@ -1,0 +1,144 @@
+"""What analysts and dashboards ask: SQL, aligned series, the catalogue."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from engine.query.results import render
+from litestar import Request, Response, get, post
+from litestar.handlers import BaseRouteHandler
+from litestar.params import Parameter
+
+from api.arguments import parse_duration_ns, parse_time
+from engine.catalog.matchers import Matcher, parse_matchers
+from engine.errors import BadRequest
+from engine.query.range import RangeQuery
+from engine.runtime import Engine
+
+FORMATS = {
+    "application/json": "json",
+    "text/csv": "csv",
+    "application/vnd.apache.arrow.stream": "arrow",
+    "application/vnd.apache.parquet": "parquet",
+}
+MAX_SERIES = 10_000
+
+
+class SqlBody(msgspec.Struct, forbid_unknown_fields=True):
+    """One statement with its parameters (``?`` or ``$1`` in the text)."""
+
+    sql: str
+    parameters: list[Any] = []
+
+
+def negotiate(accept: str) -> tuple[str, str]:
+    """Return the media type and the format for an Accept header; raises BadRequest when none is offered."""
+    if not accept:
+        return "application/json", "json"
+    for part in accept.split(","):
+        kind = part.partition(";")[0].strip().lower()
+        if kind in FORMATS:
+            return kind, FORMATS[kind]
+        if kind in ("*/*", "application/*", "text/html"):
+            return "application/json", "json"
+    raise BadRequest(f"cannot answer as {accept!r}: want one of {', '.join(FORMATS)}")
+
+
+def query_routes(engine: Engine) -> list[BaseRouteHandler]:
+    """Return the routes of one engine."""
+
+    def run_sql(statement: str, parameters: list[Any], accept: str) -> Response[bytes]:
+        media_type, form = negotiate(accept)
+        answer = engine.sql(statement, parameters)
+        body = render(answer.table, form, answer.metadata)
+        headers = {f"X-Tidegauge-{name}": str(value) for name, value in answer.metadata.items() if value is not None}
+        return Response(body, media_type=media_type, headers=headers)
+
+    @post("/v1/sql", status_code=200, summary="Run one SELECT; the form of the answer by Accept", sync_to_thread=True)
+    def post_sql(data: SqlBody, request: Request[Any, Any, Any]) -> Response[bytes]:
+        return run_sql(data.sql, data.parameters, request.headers.get("accept", ""))
+
+    @get("/v1/sql", summary="Run one SELECT given as ?q=", sync_to_thread=True)
+    def get_sql(q: str, request: Request[Any, Any, Any]) -> Response[bytes]:
+        return run_sql(q, [], request.headers.get("accept", ""))
+
+    @get("/v1/query", summary="Aligned aggregated series from raw samples or the best tier", sync_to_thread=True)
+    def get_query(
+        metric: str,
+        match: str = "",
+        start: str = "-1h",
+        end: str = "now",
+        step: str = "1m",
+        agg: str = "avg",
+        by: str | None = None,
+        limit: Annotated[int, Parameter(ge=1, le=MAX_SERIES)] = MAX_SERIES,
+    ) -> Response[bytes]:
+        now_ns = engine.clock.now_ns()
+        query = RangeQuery(
+            metric,
+            parse_time(start, now_ns),
+            parse_time(end, now_ns),
+            parse_duration_ns(step),
+            agg,
+            parse_matchers(match),
+            None if by is None else tuple(label for label in by.split(",") if label),
+        )
+        answer = engine.query(query)
+        shown = answer.series[:limit]
+        body = {
+            "metric": answer.metric,
+            "aggregate": answer.aggregate,
+            "step_seconds": answer.step_ns / 1e9,
+            "tier": answer.tier,
+            "rows_read": answer.rows_read,
+            "fresh_to": answer.fresh_to_ns,
+            "series_total": len(answer.series),
+            "truncated": len(shown) < len(answer.series),
+            "series": [
+                {"labels": line.labels, "times": line.times.tolist(), "values": line.values.tolist()} for line in shown
+            ],
+        }
+        return Response(msgspec.json.encode(body), media_type="application/json")
+
+    @get("/v1/series", summary="The series of the catalogue", sync_to_thread=True)
+    def get_series(
+        match: str = "",
+        metric: str | None = None,
+        limit: Annotated[int, Parameter(ge=1, le=MAX_SERIES)] = 1_000,
+    ) -> dict[str, Any]:
+        matchers = parse_matchers(match)
+        if metric is None:
+            metric, matchers = _metric_of(matchers)
+        found = []
+        more = False
+        for series in engine.catalog.series(metric, matchers):
+            if len(found) == limit:
+                more = True
+                break
+            found.append({"series_id": series.series_id, "metric": series.field.metric, "labels": series.labels})
+        return {"series": found, "truncated": more}
+
+    @get("/v1/metrics-names", summary="The names of all metrics", sync_to_thread=True)
+    def get_metric_names() -> dict[str, list[str]]:
+        return {"metrics": engine.catalog.metric_names()}
+
+    @get("/v1/labels", summary="The names of all labels, or the values of one", sync_to_thread=True)
+    def get_labels(label: str | None = None) -> dict[str, list[str]]:
+        if label is None:
+            return {"labels": engine.catalog.label_names()}
+        return {"values": engine.catalog.label_values(label)}
+
+    return [post_sql, get_sql, get_query, get_series, get_metric_names, get_labels]
+
+
+def _metric_of(matchers: tuple[Matcher, ...]) -> tuple[str | None, tuple[Matcher, ...]]:
+    """Take ``__name__="…"`` out of the matchers, as Prometheus users write it."""
+    metric = None
+    rest = []
+    for matcher in matchers:
+        if matcher.label == "__name__" and matcher.operator == "=":
+            metric = matcher.value
+        else:
+            rest.append(matcher)
+    return metric, tuple(rest)

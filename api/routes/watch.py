@@ -1,0 +1,131 @@
+"""What scalers poll and what people on call look at: decisions, alerts, rules."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+import msgspec
+from litestar import get, post
+from litestar.handlers import BaseRouteHandler
+from litestar.params import Parameter
+
+from api.arguments import parse_duration_ns
+from api.asgi import Receive, Scope, Send, respond, respond_error
+from engine.alerting.alerts import Alert, alert_json, time_text
+from engine.catalog.matchers import parse_matchers
+from engine.errors import BadRequest, TidegaugeError, Unavailable
+from engine.runtime import Engine
+from engine.scaling.answer import decision_json
+
+LOG = logging.getLogger("tidegauge.api")
+_SCALE = "/v1/scale/"
+_KEDA = "/keda"
+
+
+class AckBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Who takes an alert in hand; ``expires_in`` as a duration ("2h"), after which it is nobody's again."""
+
+    by: str
+    note: str = ""
+    expires_in: str | None = None
+
+
+def shown_alert(alert: Alert, now_ns: int) -> dict[str, Any]:
+    """Return an alert as the API shows it: what notifications say, and who has it in hand."""
+    return alert_json(alert) | {
+        "acknowledged": alert.acknowledged(now_ns),
+        "acknowledged_by": alert.acknowledged_by,
+        "acknowledged_note": alert.acknowledged_note,
+        "acknowledged_until": time_text(alert.acknowledged_until_ns),
+        "notified_at": time_text(alert.notified_ns),
+    }
+
+
+class WatchHandlers:
+    """The raw handlers of what must answer in about a millisecond."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def scale(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``GET /v1/scale/{target}`` and ``GET /v1/scale/{target}/keda``."""
+        target = unquote(scope["path"].removeprefix(_SCALE))
+        keda = target.endswith(_KEDA)
+        try:
+            decision = self._engine.scale(target.removesuffix(_KEDA))
+            if keda:
+                if decision.desired is None:
+                    # Anything but 200 makes KEDA count a failure and use its fallback; a number would be believed.
+                    raise Unavailable(f"cannot decide for {decision.target!r}: {decision.reason}")
+                body: Any = {"value": decision.desired, "desired": decision.desired, "reason": decision.reason}
+            else:
+                body = decision_json(decision, self._engine.clock.now_ns())
+        except TidegaugeError as error:
+            await respond_error(send, error)
+        except Exception as error:
+            LOG.exception("a decision failed unexpectedly", exc_info=error)
+            await respond_error(send, error)
+        else:
+            await respond(send, 200, msgspec.json.encode(body), "application/json")
+
+
+def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
+    """Return the routes of one engine."""
+
+    @get("/v1/alerts", summary="Alerts, newest first; open ones unless states are named", sync_to_thread=True)
+    def get_alerts(
+        states: Annotated[str, Parameter(query="state")] = "pending,firing",
+        rule: str | None = None,
+        severity: str | None = None,
+        category: str | None = None,
+        match: str = "",
+        before: int | None = None,
+        limit: Annotated[int, Parameter(ge=1, le=10_000)] = 1_000,
+    ) -> dict[str, Any]:
+        labels = {}
+        for matcher in parse_matchers(match):
+            if matcher.operator != "=":
+                raise BadRequest(f"cannot list alerts: got operator {matcher.operator!r} in match, want =")
+            labels[matcher.label] = matcher.value
+        wanted = [] if states == "all" else [each.strip() for each in states.split(",") if each.strip()]
+        found = engine.alerts.find(
+            states=wanted,
+            rule=rule,
+            severity=severity,
+            category=category,
+            labels=labels or None,
+            before_id=before,
+            limit=limit,
+        )
+        now_ns = engine.clock.now_ns()
+        return {"alerts": [shown_alert(alert, now_ns) for alert in found]}
+
+    @get("/v1/alerts/{alert_id:int}", summary="One alert with its history", sync_to_thread=True)
+    def get_alert(alert_id: int) -> dict[str, Any]:
+        events = engine.alerts.events(alert_id)
+        names = list(events)
+        history = [dict(zip(names, row, strict=True)) for row in zip(*events.values(), strict=True)]
+        for event in history:
+            event["time"] = time_text(event["time"])
+        return shown_alert(engine.alerts.get(alert_id), engine.clock.now_ns()) | {"history": history}
+
+    @post("/v1/alerts/{alert_id:int}/ack", status_code=200, summary="Take an alert in hand", sync_to_thread=True)
+    def ack_alert(alert_id: int, data: AckBody) -> dict[str, Any]:
+        if not data.by.strip():
+            raise BadRequest("cannot acknowledge: 'by' is empty, want a name")
+        now_ns = engine.clock.now_ns()
+        expires_ns = None if data.expires_in is None else now_ns + parse_duration_ns(data.expires_in)
+        engine.alerts.ack(alert_id, by=data.by, note=data.note, expires_ns=expires_ns, now_ns=now_ns)
+        return shown_alert(engine.alerts.get(alert_id), now_ns)
+
+    @get("/v1/rules", summary="The rules and how many series each has pending and firing", sync_to_thread=True)
+    def get_rules() -> dict[str, Any]:
+        return {"rules": engine.rules()}
+
+    @get("/v1/scale", summary="The configured scaling targets", sync_to_thread=False)
+    def get_targets() -> dict[str, list[str]]:
+        return {"targets": engine.decider.targets}
+
+    return [get_alerts, get_alert, ack_alert, get_rules, get_targets]

@@ -1,0 +1,111 @@
+"""The server: one engine, one listening socket, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+
+from engine.config import Config
+from engine.errors import BadConfig, Unavailable
+from engine.runtime import Engine
+
+LOG = logging.getLogger("tidegauge")
+#: Seconds that requests under way may take to end once the server has been told to stop.
+STOP_GRACE_SECONDS = 10
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT`` or ``[V6]:PORT``; raises BadConfig."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65_535:
+        raise BadConfig(f"cannot listen: got {listen!r}, want HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def bind(listen: str) -> socket.socket:
+    """Return a bound socket; raises Unavailable with the reason when the address cannot be had."""
+    host, port = split_listen(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(f"cannot listen on {listen}: {error.strerror or error}") from None
+    return listener
+
+
+def serve(config: Config, data_dir: str, listen: str | None = None) -> int:
+    """Open the engine and serve it until a signal; return the exit code.
+
+    Prints one line with the URL when requests are answered.  Raises errors of the tree when it cannot start.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    listener = bind(listen or config.server.listen)
+    try:
+        engine = Engine.open(data_dir, config)
+    except BaseException:
+        listener.close()
+        raise
+    try:
+        _run(engine, config, listener)
+    finally:
+        engine.close()
+    return 0
+
+
+def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
+    import uvicorn
+    import uvloop
+
+    from api.app import Application
+
+    host, port = listener.getsockname()[:2]
+    scheme = "https" if config.server.tls_certificate else "http"
+    shown = f"[{host}]" if ":" in host else host
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self):  # type: ignore[no-untyped-def]
+            # The loop's own handlers below end the server; uvicorn would raise the signal again after the end.
+            yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            print(f"tidegauge: ready at {scheme}://{shown}:{port}", flush=True)
+
+    server = Server(
+        uvicorn.Config(
+            Application(engine, config),  # type: ignore[arg-type]
+            http="httptools",
+            ws="websockets-sansio",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=STOP_GRACE_SECONDS,
+            ssl_certfile=config.server.tls_certificate,
+            ssl_keyfile=config.server.tls_key,
+        )
+    )
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            if server.should_exit:
+                server.force_exit = True
+            server.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        await server.serve(sockets=[listener])
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

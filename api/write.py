@@ -1,0 +1,136 @@
+"""The write paths, as raw ASGI handlers: body in, engine, answer out.
+
+Line protocol answers as InfluxDB 3 does (reference: InfluxDB 3 Core, "Write data", responses): 204 when everything was
+stored; 400 with one entry a refused line when part was refused, the rest being stored all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+
+import msgspec
+
+from api.asgi import ClientGone, Receive, Scope, Send, header, query_of, read_body, respond, respond_error
+from api.errors import UnsupportedMedia
+from engine.config import Server
+from engine.errors import TidegaugeError
+from engine.ingest.batch import WriteResult
+from engine.ingest.lines import precision_ns
+from engine.runtime import Engine
+
+LOG = logging.getLogger("tidegauge.api")
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+LINE_PATHS = ("/write", "/api/v2/write", "/api/v3/write_lp")
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class WriteHandlers:
+    """The handlers of one server.  Mounted by path in ``api.app``."""
+
+    def __init__(self, engine: Engine, server: Server) -> None:
+        self._engine, self._server = engine, server
+
+    async def lines(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``POST /write``, ``/api/v2/write``, ``/api/v3/write_lp``: Influx line protocol."""
+        try:
+            query = query_of(scope)
+            unit_ns = precision_ns(query.get("precision", "auto" if scope["path"].endswith("write_lp") else "ns"))
+            body = await self._body(scope, receive)
+            result = await _finished(self._engine.submit_lines(body, unit_ns))
+        except ClientGone:
+            return
+        except Exception as error:
+            await self._failed(send, error)
+            return
+        if not result.refused:
+            await respond(send, 204, headers=_told(result))
+            return
+        kept = "partial write of line protocol occurred" if result.rows else "parsing failed for write_lp endpoint"
+        first = result.refusals[0].message if result.refusals else "every line was refused"
+        answer = {
+            "error": kept,
+            "code": "invalid",
+            "message": f"{first} ({result.rows} rows stored; refused: {_causes(result)})",
+            "data": [
+                {
+                    "original_line": refusal.original,
+                    "line_number": refusal.position,
+                    "error_message": refusal.message,
+                    "cause": refusal.cause,
+                }
+                for refusal in result.refusals
+            ],
+            "stored_rows": result.rows,
+            "refused": dict(result.refused),
+        }
+        await respond(send, 400, msgspec.json.encode(answer), "application/json", _told(result))
+
+    async def batch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``POST /v1/ingest``: an Arrow IPC stream or a JSON batch, by Content-Type."""
+        try:
+            kind = header(scope, b"content-type").partition(";")[0].strip().lower()
+            if kind not in (ARROW_STREAM, "application/json"):
+                raise UnsupportedMedia(f"cannot ingest Content-Type {kind!r}: want {ARROW_STREAM} or application/json")
+            table = query_of(scope).get("table")
+            body = await self._body(scope, receive)
+            if kind == ARROW_STREAM:
+                future = self._engine.submit_arrow(body, table)
+            else:
+                future = self._engine.submit_objects(body)
+            result = await _finished(future)
+        except ClientGone:
+            return
+        except Exception as error:
+            await self._failed(send, error)
+            return
+        if not result.refused:
+            await respond(send, 204, headers=_told(result))
+            return
+        answer = {
+            "error": "partial_write" if result.rows else "nothing_stored",
+            "message": f"stored {result.rows} rows; refused: {_causes(result)}",
+            "details": {
+                "stored_rows": result.rows,
+                "stored_samples": result.samples,
+                "refused": dict(result.refused),
+                "refusals": [
+                    {"position": refusal.position, "cause": refusal.cause, "message": refusal.message}
+                    for refusal in result.refusals
+                ],
+            },
+        }
+        await respond(send, 400, msgspec.json.encode(answer), "application/json", _told(result))
+
+    async def ping(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``GET /ping``: the probe of Influx clients."""
+        await respond(send, 204, headers=[("X-Influxdb-Version", "1.8-tidegauge"), ("X-Influxdb-Build", "OSS")])
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        return await read_body(
+            scope, receive, limit=int(self._server.max_body), decoded_limit=int(self._server.max_decoded_body)
+        )
+
+    @staticmethod
+    async def _failed(send: Send, error: Exception) -> None:
+        if not isinstance(error, TidegaugeError):
+            LOG.exception("a write failed unexpectedly", exc_info=error)
+        await respond_error(send, error)
+
+
+async def _finished(future: Future[WriteResult]) -> WriteResult:
+    return await asyncio.wrap_future(future)
+
+
+def _causes(result: WriteResult) -> str:
+    return ", ".join(f"{count} {cause}" for cause, count in sorted(result.refused.items())) or "nothing"
+
+
+def _told(result: WriteResult) -> list[tuple[str, str]]:
+    """Return the headers that say what was stored, and what was stored other than sent."""
+    told = [("X-Tidegauge-Rows", str(result.rows)), ("X-Tidegauge-Sequence", str(result.sequence))]
+    if result.rounded:
+        told.append(("X-Tidegauge-Rounded", str(result.rounded)))
+    return told

@@ -1,0 +1,121 @@
+"""One tick of all alert rules: an engine in this process, 10,000 tag sets of ten fields, two rules a field.
+
+Each rule looks at 10,000 series, of which about one in a hundred breaks it and fires; nothing changes between
+ticks, which is what a tick finds nearly always.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.devops import CPU, Float64Array
+from benchmarks.encoding import line_batches
+from benchmarks.generator import DataShape, DevopsGenerator
+from benchmarks.measure import summarise
+from benchmarks.report import SuiteReport
+from benchmarks.settings import INTERVAL_NS, Settings
+
+if TYPE_CHECKING:
+    from engine.config import Rule
+    from engine.runtime import Engine
+
+HOSTS = 10_000
+HIGH, LOW = 99.0, 1.0
+WARM_UP_TICKS = 3
+
+
+def run(settings: Settings, folder: Path) -> SuiteReport:
+    """Measure the tick as the server runs it, and judging alone on values already read."""
+    from engine.config import Config, Watch
+    from engine.config_units import Duration
+    from engine.runtime import Engine
+
+    ticks = settings.repetitions(full=100, quick=20)
+    hosts = settings.hosts or HOSTS
+    shape = DataShape(
+        hosts=hosts, steps=1, seed=settings.seed, values="full", start_ns=time.time_ns() - INTERVAL_NS
+    )
+    generator = DevopsGenerator(shape)
+    rules = _rules()
+    report = SuiteReport(
+        suite="",
+        title="",
+        data=shape.describe(),
+        shape={"rules": len(rules), "series_per_rule": hosts, "ticks": ticks},
+    )
+    watch = Watch(tick=Duration.parse("5m"), stale_after=Duration.parse("1d"), default_rules=False)
+    with Engine.open(str(folder / "data"), Config(rules=rules, watch=watch), mode="embedded") as engine:
+        for body in line_batches(generator):
+            engine.submit_lines(body).result()
+        for _ in range(WARM_UP_TICKS):
+            engine.watcher.tick()
+        wrong = _wrong_states(engine, generator)
+        report.check("the rules fire for the right series", not wrong, wrong)
+        seconds = []
+        for _ in range(ticks):
+            began = time.perf_counter()
+            events = engine.watcher.tick()
+            seconds.append(time.perf_counter() - began)
+            if events:
+                report.check("nothing changes between ticks", False, f"got {events} events, want 0")
+        report.add_summary("tick: read, judge, record", summarise(seconds), "ms", "lower", scale=1e3)
+        judged = summarise(_judging_seconds(engine, ticks))
+        report.add_summary("judge only", judged, "ms", "lower", scale=1e3)
+        rate = hosts * len(rules) / summarise(seconds).median
+        report.add("series judged", rate, "series/s", "higher", spread=summarise(seconds).spread, runs=ticks)
+    return report
+
+
+def _rules() -> tuple[Rule, ...]:
+    from engine.config import Rule
+
+    high = [
+        Rule(name=f"high-{field}", metric=f"{CPU.name}_{field}", op=">", threshold=HIGH)
+        for field in CPU.field_names
+    ]
+    low = [
+        Rule(name=f"low-{field}", metric=f"{CPU.name}_{field}", op="<", threshold=LOW)
+        for field in CPU.field_names
+    ]
+    return (*high, *low)
+
+
+def _wrong_states(engine: Engine, generator: DevopsGenerator) -> str:
+    """Return which rule has another number of firing series than the generated values give."""
+    (block,) = generator.blocks()
+    values: Float64Array = block.columns[CPU.name][:, 0]
+    for status in engine.rule_watch.status():
+        column = values[CPU.field_names.index(status.rule.metric.removeprefix(f"{CPU.name}_"))]
+        want = int(np.sum(column > HIGH if status.rule.op == ">" else column < LOW))
+        if status.firing != want or status.series != len(column):
+            got = f"got {status.firing} of {status.series} firing, want {want} of {len(column)}"
+            return f"{status.rule.name}: {got}"
+    return ""
+
+
+def _judging_seconds(engine: Engine, ticks: int) -> list[float]:
+    from engine.alerting.evaluator import evaluate
+    from engine.alerting.rules import RuleInput
+    from engine.alerting.states import EMPTY_STATE
+
+    stale_after_ns = int(engine.config.watch.stale_after)
+    now_ns = engine.clock.now_ns()
+    inputs = []
+    for rule in engine.config.rules:
+        observed = engine.observer.values(rule.metric, rule.match, now_ns)
+        inputs.append(RuleInput(observed.tagset_ids, observed.values, observed.times))
+    states = [EMPTY_STATE] * len(inputs)
+    seconds = []
+    for tick in range(ticks + WARM_UP_TICKS):
+        began = time.perf_counter()
+        for index, (rule, given) in enumerate(zip(engine.config.rules, inputs, strict=True)):
+            states[index] = evaluate(
+                rule, states[index], given, now_ns, stale_after_ns=stale_after_ns
+            ).next_state
+        if tick >= WARM_UP_TICKS:
+            seconds.append(time.perf_counter() - began)
+    return seconds

@@ -1,0 +1,122 @@
+"""The fifteen queries over Tidegauge's own HTTP paths: ``/v1/query`` where it can express them, else
+``/v1/sql``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from benchmarks.devops import CPU, Float64Array, Int64Array
+from benchmarks.queries import (
+    LATEST_MINUTES,
+    NO_HOST,
+    NS_PER_MINUTE,
+    Answer,
+    Query,
+    answer_from_arrow,
+    host_numbers,
+)
+from benchmarks.query_sql import DUCKDB, sql_of
+from benchmarks.server import ARROW_STREAM, SqlClient, checked, with_query
+from benchmarks.wire import Connection
+
+NS_PER_SECOND = 1_000_000_000
+
+
+class _Line(msgspec.Struct):
+    labels: dict[str, str]
+    times: list[int]
+    values: list[float]
+
+
+class _Lines(msgspec.Struct):
+    series: list[_Line]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A query made ready to be sent; ``native`` when it goes to ``/v1/query``."""
+
+    query: Query
+    head: bytes
+    body: bytes
+    native: bool
+
+    def send(self, connection: Connection) -> bytes:
+        """Return the answer's body; RuntimeError unless the status is a success."""
+        response = connection.exchange(self.head, self.body)
+        return checked(response, self.body.decode() or self.head.decode("latin-1").splitlines()[0]).body
+
+    def read(self, raw: bytes) -> Answer:
+        """Turn the answer's body into rows."""
+        return _read_native(raw) if self.native else _read_arrow(self.query, raw)
+
+
+def is_native(query: Query) -> bool:
+    """Tell whether ``/v1/query`` can express the query: aggregated buckets of one field."""
+    return len(query.fields) == 1 and query.kind in (
+        "max-per-minute",
+        "max-per-hour",
+        "mean-per-host-hour",
+        "latest-minutes",
+    )
+
+
+def native_request(connection: Connection, query: Query) -> Request:
+    """Return the request to ``/v1/query``."""
+    start_ns = query.start_ns
+    if query.kind == "latest-minutes":
+        start_ns = max(start_ns, query.end_ns - LATEST_MINUTES * NS_PER_MINUTE)
+    by_host = query.kind == "mean-per-host-hour"
+    parameters = {
+        "metric": f"{CPU.name}_{query.fields[0]}",
+        "match": _matcher(query.host_names),
+        "start": str(start_ns),
+        "end": str(query.end_ns),
+        "step": f"{query.bucket_ns // NS_PER_SECOND}s",
+        "agg": "avg" if by_host else "max",
+        "by": "hostname" if by_host else "",
+    }
+    return Request(query, connection.head("GET", with_query("/v1/query", parameters), {}, None), b"", True)
+
+
+def sql_request(connection: Connection, query: Query) -> Request:
+    """Return the request to ``/v1/sql``, answered as an Arrow stream."""
+    head, body = SqlClient(connection).head_and_body(sql_of(query, DUCKDB), ARROW_STREAM)
+    return Request(query, head, body, False)
+
+
+def request_for(connection: Connection, query: Query) -> Request:
+    return native_request(connection, query) if is_native(query) else sql_request(connection, query)
+
+
+def _matcher(hosts: Sequence[str]) -> str:
+    if not hosts:
+        return ""
+    return f'hostname="{hosts[0]}"' if len(hosts) == 1 else f'hostname=~"{"|".join(hosts)}"'
+
+
+def _read_native(raw: bytes) -> Answer:
+    lines = msgspec.json.decode(raw, type=_Lines)
+    if lines.truncated:
+        raise RuntimeError("cannot read answer: it is truncated")
+    times: Int64Array = np.array([time for line in lines.series for time in line.times], np.int64)
+    values: Float64Array = np.array([value for line in lines.series for value in line.values], np.float64)
+    hosts = [
+        host_numbers([line.labels["hostname"]])[0] if line.labels else NO_HOST
+        for line in lines.series
+        for _ in line.times
+    ]
+    return Answer(times, np.array(hosts, np.int64), values[None, :])
+
+
+def _read_arrow(query: Query, raw: bytes) -> Answer:
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(raw) as reader:
+        return answer_from_arrow(query, reader.read_all())

@@ -1,0 +1,214 @@
+"""An alert and its history as values: the record, its JSON form, and its columns for SQL."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.model.times import time_text as time_text
+
+PENDING = "pending"
+FIRING = "firing"
+RESOLVED = "resolved"
+# A pending alert whose condition ended, or whose data did, before it fired.
+CANCELLED = "cancelled"
+STATES = (PENDING, FIRING, RESOLVED, CANCELLED)
+
+NOTIFICATION_VERSION = 1
+
+# The columns of the table ``alerts`` that make an Alert, in the order of its attributes.
+STORED = (
+    "id, fingerprint, tagset_id, rule, severity, category, labels, channels, state, value, threshold, "
+    "summary, stale, started_ns, cause_time_ns, fired_ns, notified_ns, cleared_ns, resolved_ns, "
+    "acknowledged_ns, acknowledged_by, acknowledged_note, acknowledged_until_ns"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert: a rule broken by one series, from its first breaching sample to its end.
+
+    ``value``: at the last change of state; None when it was not a number.  ``started_ns``: time of the first
+    breaching sample.  ``cause_time_ns``: time of the sample that brought the present state.  ``fired_ns``,
+    ``notified_ns``, ``resolved_ns``: when the server decided so; None when it has not.  ``stale``: firing,
+    but the series has had no data for too long.  ``acknowledged_*``: the last acknowledgement, also when
+    expired.
+    """
+
+    id: int
+    fingerprint: str
+    tagset_id: int
+    rule: str
+    severity: str
+    category: str
+    labels: dict[str, str]
+    channels: tuple[str, ...]
+    state: str
+    value: float | None
+    threshold: float
+    summary: str
+    stale: bool
+    started_ns: int
+    cause_time_ns: int
+    fired_ns: int | None = None
+    notified_ns: int | None = None
+    cleared_ns: int | None = None
+    resolved_ns: int | None = None
+    acknowledged_ns: int | None = None
+    acknowledged_by: str | None = None
+    acknowledged_note: str | None = None
+    acknowledged_until_ns: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in (PENDING, FIRING)
+
+    def acknowledged(self, now_ns: int) -> bool:
+        """Return whether somebody has the alert in hand at ``now_ns``."""
+        if self.acknowledged_ns is None:
+            return False
+        return self.acknowledged_until_ns is None or now_ns < self.acknowledged_until_ns
+
+
+@dataclass(frozen=True, slots=True)
+class AlertEvent:
+    """One entry of an alert's history, with the alert as it was right after it."""
+
+    id: int
+    time_ns: int
+    event: str
+    value: float | None
+    detail: str
+    alert: Alert
+
+
+def alert_of_row(row: Sequence[Any]) -> Alert:
+    """Return the alert in a row of the columns :data:`STORED`."""
+    values = list(row)
+    values[6] = json.loads(values[6])
+    values[7] = tuple(json.loads(values[7]))
+    values[12] = bool(values[12])
+    return Alert(*values)
+
+
+def number_or_none(value: float | None) -> float | None:
+    """Return ``value``, or None where JSON has no number for it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def labels_json(labels: Mapping[str, str]) -> str:
+    """Return labels as JSON with sorted keys: the same labels give the same text."""
+    return json.dumps(dict(labels), sort_keys=True, ensure_ascii=False)
+
+
+def alert_json(alert: Alert) -> dict[str, Any]:
+    """Return what a notification says about ``alert`` (docs/alerting.md)."""
+    return {
+        "id": alert.id,
+        "fingerprint": alert.fingerprint,
+        "rule": alert.rule,
+        "severity": alert.severity,
+        "category": alert.category,
+        "state": alert.state,
+        "labels": alert.labels,
+        "value": number_or_none(alert.value),
+        "threshold": number_or_none(alert.threshold),
+        "summary": alert.summary,
+        "stale": alert.stale,
+        "started_at": time_text(alert.started_ns),
+        "fired_at": time_text(alert.fired_ns),
+        "resolved_at": time_text(alert.resolved_ns),
+    }
+
+
+def notification_body(event: str, alert: Alert, *, delivery: str, channel: str) -> str:
+    """Return the JSON text that ``channel`` receives; the same text at every attempt."""
+    return json.dumps(
+        {
+            "version": NOTIFICATION_VERSION,
+            "delivery": delivery,
+            "event": event,
+            "channel": channel,
+            "alert": alert_json(alert),
+        },
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def alerts_columns() -> tuple[tuple[str, str], ...]:
+    """Return name and SQL type of the columns of the relation ``alerts``; a time is ns since 1970."""
+    return (
+        ("id", "BIGINT"),
+        ("fingerprint", "VARCHAR"),
+        ("rule", "VARCHAR"),
+        ("severity", "VARCHAR"),
+        ("category", "VARCHAR"),
+        ("labels", "VARCHAR"),
+        ("state", "VARCHAR"),
+        ("value", "DOUBLE"),
+        ("threshold", "DOUBLE"),
+        ("summary", "VARCHAR"),
+        ("stale", "BOOLEAN"),
+        ("started_at", "TIMESTAMP_NS"),
+        ("cause_time", "TIMESTAMP_NS"),
+        ("fired_at", "TIMESTAMP_NS"),
+        ("notified_at", "TIMESTAMP_NS"),
+        ("resolved_at", "TIMESTAMP_NS"),
+        ("acknowledged", "BOOLEAN"),
+        ("acknowledged_at", "TIMESTAMP_NS"),
+        ("acknowledged_by", "VARCHAR"),
+        ("acknowledged_note", "VARCHAR"),
+        ("acknowledged_until", "TIMESTAMP_NS"),
+    )
+
+
+def alert_events_columns() -> tuple[tuple[str, str], ...]:
+    """Return name and SQL type of the columns of the relation ``alert_events``."""
+    return (
+        ("id", "BIGINT"),
+        ("alert_id", "BIGINT"),
+        ("time", "TIMESTAMP_NS"),
+        ("event", "VARCHAR"),
+        ("value", "DOUBLE"),
+        ("detail", "VARCHAR"),
+    )
+
+
+def alerts_table(alerts: Iterable[Alert], now_ns: int) -> dict[str, list[Any]]:
+    """Return the columns of :func:`alerts_columns` as lists of equal length."""
+    rows = [
+        (
+            alert.id,
+            alert.fingerprint,
+            alert.rule,
+            alert.severity,
+            alert.category,
+            labels_json(alert.labels),
+            alert.state,
+            alert.value,
+            alert.threshold,
+            alert.summary,
+            alert.stale,
+            alert.started_ns,
+            alert.cause_time_ns,
+            alert.fired_ns,
+            alert.notified_ns,
+            alert.resolved_ns,
+            alert.acknowledged(now_ns),
+            alert.acknowledged_ns,
+            alert.acknowledged_by,
+            alert.acknowledged_note,
+            alert.acknowledged_until_ns,
+        )
+        for alert in alerts
+    ]
+    return columns_of(alerts_columns(), rows)
+
+
+def columns_of(columns: tuple[tuple[str, str], ...], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Return ``rows`` turned into one list for each of ``columns``."""
+    return {name: [row[index] for row in rows] for index, (name, _) in enumerate(columns)}

@@ -1,0 +1,212 @@
+"""The writes of one transaction: alerts, their history and the notifications that tell of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from engine.alerting.alerts import (
+    CANCELLED,
+    FIRING,
+    PENDING,
+    RESOLVED,
+    STORED,
+    Alert,
+    AlertEvent,
+    alert_of_row,
+    labels_json,
+    notification_body,
+)
+from engine.alerting.evaluator import (
+    BECAME_FRESH,
+    BECAME_PENDING,
+    BECAME_STALE,
+    BEGAN_CLEARING,
+    FIRED,
+    HELD_AGAIN,
+    NOTIFY_NOW,
+    Transitions,
+)
+from engine.alerting.evaluator import (
+    RESOLVED as BECAME_RESOLVED,
+)
+from engine.alerting.rules import fingerprint, render_summary
+from engine.config import Rule
+from engine.model.times import time_text
+
+_DELIVERY_DIGITS = 32
+
+
+class Journal:
+    """Writes through the ``connection`` of an open transaction, as of ``now_ns``.
+
+    ``events`` collects the new entries of the history.  ``instance``: identity of the database, which makes
+    the delivery keys of two servers differ.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, instance: str, now_ns: int) -> None:
+        self._connection = connection
+        self._instance = instance
+        self._now_ns = now_ns
+        self.events: list[AlertEvent] = []
+
+    def select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
+        rows = self._connection.execute(f"SELECT {STORED} FROM alerts {where}", parameters)
+        return [alert_of_row(row) for row in rows]
+
+    def record(
+        self,
+        rule: Rule,
+        transitions: Transitions,
+        row: int,
+        labels: Mapping[str, str],
+        channels: Sequence[str],
+    ) -> None:
+        """Write the change in ``row`` of ``transitions``; nothing where it has been written before."""
+        kind = int(transitions.kinds[row])
+        number = float(transitions.values[row])
+        value = None if math.isnan(number) else number
+        key = fingerprint(rule.name, labels)
+        found = self.select(
+            "WHERE rule = ? AND fingerprint = ? AND state IN ('pending', 'firing')", (rule.name, key)
+        )
+        alert = found[0] if found else None
+        if kind not in (BECAME_PENDING, FIRED):
+            if alert is not None:
+                self._move(alert, kind, value, transitions, row)
+            return
+        tagset_id = int(transitions.tagset_ids[row])
+        if alert is not None and (kind == BECAME_PENDING or alert.state == FIRING):
+            # Told before.  After a repair of the catalogue the series may go by another number.
+            if alert.tagset_id != tagset_id:
+                self.update(alert, tagset_id=tagset_id)
+            return
+        news: dict[str, Any] = {
+            "value": value,
+            "summary": render_summary(rule, labels, number),
+            "cause_time_ns": int(transitions.times[row]),
+        }
+        if kind == FIRED:
+            news["state"] = FIRING
+            news["fired_ns"] = self._now_ns
+            if transitions.notify[row]:
+                news["notified_ns"] = self._now_ns
+        if alert is None:
+            news["started_ns"] = int(transitions.since_ns[row])
+            alert = self._insert(rule, key, tagset_id, labels, channels, news)
+        else:
+            alert = self.update(alert, **news)
+        if kind == BECAME_PENDING:
+            self.tell(alert, "pending")
+        elif transitions.notify[row]:
+            self.notify(alert, "firing", FIRING)
+        else:
+            until = time_text(int(transitions.quiet_until_ns[row]))
+            self.tell(alert, "firing", f"not notified: in the cooldown of the last alert until {until}")
+
+    def _move(self, alert: Alert, kind: int, value: float | None, transitions: Transitions, row: int) -> None:
+        """Write a change of an alert that is open already."""
+        time_ns = int(transitions.times[row])
+        if kind == BECAME_FRESH:
+            self.tell(self.update(alert, stale=False), "fresh")
+        elif kind == BECAME_STALE:
+            self.tell(self.update(alert, stale=True), "stale", f"no data since {time_text(time_ns)}")
+        elif kind == BEGAN_CLEARING:
+            self.tell(self.update(alert, value=value, cleared_ns=time_ns), "clearing")
+        elif kind == HELD_AGAIN:
+            self.tell(self.update(alert, value=value, cleared_ns=None), "held")
+        elif kind == NOTIFY_NOW:
+            if alert.state == FIRING and alert.notified_ns is None:
+                alert = self.update(alert, notified_ns=self._now_ns)
+                self.notify(alert, "notified", FIRING, "the cooldown is over and the alert still fires")
+        elif kind == BECAME_RESOLVED:
+            self.end(self.update(alert, value=value, cause_time_ns=time_ns))
+        elif transitions.stale[row]:
+            self.end(alert, f"no data since {time_text(time_ns)}")
+        else:
+            self.end(self.update(alert, value=value, cause_time_ns=time_ns), "the condition no longer holds")
+
+    def _insert(
+        self,
+        rule: Rule,
+        key: str,
+        tagset_id: int,
+        labels: Mapping[str, str],
+        channels: Sequence[str],
+        news: Mapping[str, Any],
+    ) -> Alert:
+        columns: dict[str, Any] = {
+            "fingerprint": key,
+            "tagset_id": tagset_id,
+            "rule": rule.name,
+            "severity": rule.severity,
+            "category": rule.category,
+            "labels": labels_json(labels),
+            "channels": json.dumps(list(channels)),
+            "state": PENDING,
+            "threshold": rule.threshold,
+            **news,
+        }
+        cursor = self._connection.execute(
+            f"INSERT INTO alerts ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+            tuple(columns.values()),
+        )
+        columns |= {"labels": dict(labels), "channels": tuple(channels), "stale": False}
+        return Alert(id=int(cursor.lastrowid or 0), **columns)
+
+    def update(self, alert: Alert, **columns: Any) -> Alert:
+        """Write these columns of ``alert`` and return it with them."""
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self._connection.execute(f"UPDATE alerts SET {names} WHERE id = ?", (*columns.values(), alert.id))
+        return replace(alert, **columns)
+
+    def end(self, alert: Alert, detail: str = "") -> AlertEvent:
+        """Resolve a firing alert, telling whoever was told of it, or cancel a pending one."""
+        if alert.state == PENDING:
+            return self.tell(
+                self.update(alert, state=CANCELLED, resolved_ns=self._now_ns), "cancelled", detail
+            )
+        alert = self.update(alert, state=RESOLVED, resolved_ns=self._now_ns, cleared_ns=None)
+        if alert.notified_ns is None:
+            silent = "not notified: nor was the firing"
+            return self.tell(alert, "resolved", f"{detail}; {silent}" if detail else silent)
+        return self.notify(alert, "resolved", RESOLVED, detail)
+
+    def tell(self, alert: Alert, event: str, detail: str = "") -> AlertEvent:
+        """Append to the history of ``alert``."""
+        cursor = self._connection.execute(
+            "INSERT INTO alert_events (alert_id, time_ns, event, value, detail) VALUES (?, ?, ?, ?, ?)",
+            (alert.id, self._now_ns, event, alert.value, detail),
+        )
+        told = AlertEvent(int(cursor.lastrowid or 0), self._now_ns, event, alert.value, detail, alert)
+        self.events.append(told)
+        return told
+
+    def notify(self, alert: Alert, event: str, tells: str, detail: str = "") -> AlertEvent:
+        """Append to the history and put one notification for each of the alert's channels into the outbox.
+
+        ``tells``: what the receivers are told, "firing" or "resolved".
+        """
+        names = ", ".join(alert.channels)
+        to_whom = f"notifies {names}" if names else "notifies nobody: no channel is configured"
+        told = self.tell(alert, event, f"{detail}; {to_whom}" if detail else to_whom)
+        for channel in alert.channels:
+            delivery = self._delivery(told.id, channel)
+            body = notification_body(tells, alert, delivery=delivery, channel=channel)
+            self._connection.execute(
+                "INSERT INTO notifications "
+                "(delivery, channel, alert_id, event, body, created_ns, next_attempt_ns) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (delivery, channel, alert.id, tells, body, self._now_ns, self._now_ns),
+            )
+        return told
+
+    def _delivery(self, event_id: int, channel: str) -> str:
+        """Return a key of this notification alone, among all servers and after going back to a backup."""
+        text = f"{self._instance}\0{event_id}\0{self._now_ns}\0{channel}"
+        return hashlib.sha256(text.encode()).hexdigest()[:_DELIVERY_DIGITS]

@@ -1,0 +1,95 @@
+"""What a rule is given, how a series is named over restarts, and the sentence that an alert says."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.alerting.states import BoolArray, Float64Array, Int32Array, Int64Array
+from engine.config import Rule
+
+_FINGERPRINT_BYTES = 16
+
+COMPARISONS: dict[str, Callable[[Float64Array, float], BoolArray]] = {
+    ">": np.greater,
+    ">=": np.greater_equal,
+    "<": np.less,
+    "<=": np.less_equal,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleInput:
+    """The values a rule judges at one tick, one row for each series that the rule's metric and labels select.
+
+    ``tagset_ids`` int32[n], ascending and distinct.  ``values`` float64[n]: after aggregation, division and
+    scaling; NaN where there is no value.  ``times`` int64[n]: nanoseconds since 1970 of the newest sample
+    behind each value; of no meaning where the value is NaN.
+    """
+
+    tagset_ids: Int32Array
+    values: Float64Array
+    times: Int64Array
+
+    def __post_init__(self) -> None:
+        if not len(self.tagset_ids) == len(self.values) == len(self.times):
+            raise ValueError(
+                f"cannot judge series: got {len(self.tagset_ids)} tag sets, {len(self.values)} values and "
+                f"{len(self.times)} times, want as many of each"
+            )
+        if len(self.tagset_ids) > 1 and not bool((self.tagset_ids[1:] > self.tagset_ids[:-1]).all()):
+            raise ValueError("cannot judge series: want tag sets in ascending order, each one once")
+
+
+def fingerprint(rule_name: str, labels: Mapping[str, str]) -> str:
+    """Return 32 hex digits that name a rule and a series, whatever number the series' tag set has."""
+    digest = hashlib.sha256()
+    for text in (rule_name, *(part for pair in sorted(labels.items()) for part in pair)):
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.digest()[:_FINGERPRINT_BYTES].hex()
+
+
+def number_text(value: float) -> str:
+    """Return ``value`` as people read it: at most six significant digits, whole numbers in full."""
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    return f"{value:.6g}"
+
+
+def render_summary(rule: Rule, labels: Mapping[str, str], value: float) -> str:
+    """Return the rule's summary with its placeholders filled in.
+
+    They are ``{value}``, ``{threshold}``, ``{metric}``, ``{rule}`` and the series' labels.  A format after a
+    colon counts for the two numbers (``{value:.1f}``).  A label that the series does not have reads "(no
+    label)", with the label's name.
+    """
+    numbers = {"value": value, "threshold": rule.threshold}
+    texts = {"metric": rule.metric, "rule": rule.name}
+    parts: list[str] = []
+    for literal, name, number_format, _ in string.Formatter().parse(rule.summary):
+        parts.append(literal)
+        if name is None:
+            continue
+        if name in numbers:
+            parts.append(_formatted(numbers[name], number_format or ""))
+        elif name in texts:
+            parts.append(texts[name])
+        else:
+            parts.append(labels.get(name, f"(no {name})"))
+    return "".join(parts)
+
+
+def _formatted(value: float, number_format: str) -> str:
+    if not number_format:
+        return number_text(value)
+    try:
+        return format(value, number_format)
+    except ValueError:
+        return number_text(value)

@@ -1,0 +1,295 @@
+"""Alerts on disk: their states, their history and, in the same transaction, the notifications they cause.
+
+A change of state and the notifications that tell of it are committed together, so a crash at any instant
+leaves both or neither: nothing is lost and nothing is told twice.  What each rule remembers is rebuilt from
+here after a restart.  Recording the same transition again changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from engine.alerting import states
+from engine.alerting.alerts import (
+    FIRING,
+    PENDING,
+    STATES,
+    STORED,
+    Alert,
+    AlertEvent,
+    alert_events_columns,
+    alert_of_row,
+    alerts_table,
+    columns_of,
+)
+from engine.alerting.evaluator import Transitions
+from engine.alerting.journal import Journal
+from engine.alerting.rules import fingerprint
+from engine.alerting.states import RuleState, state_of_rows
+from engine.catalog.control import ControlDatabase
+from engine.config import Rule
+from engine.errors import BadRequest, NotFound
+from engine.model.times import time_text
+
+LabelsOf = Callable[[int], Mapping[str, str] | None]
+
+DEFAULT_LIST_LIMIT = 1_000
+
+
+class AlertStore:
+    """The alerts of one control database.  ``channels``: names of the configured channels, in their order."""
+
+    def __init__(self, control: ControlDatabase, *, channels: Sequence[str]) -> None:
+        self._control = control
+        self._channels = tuple(channels)
+
+    # ---- transitions -----------------------------------------------------------------------------
+
+    def record(
+        self, changes: Sequence[tuple[Rule, Transitions]], labels_of: LabelsOf, now_ns: int
+    ) -> list[AlertEvent]:
+        """Store what one tick changed, in one transaction, and return the new entries of the history.
+
+        ``labels_of``: tag set number -> its labels.  Only when this has returned may the transitions'
+        ``next_state`` be taken over; when it raises, nothing has been stored.
+        """
+        if not any(len(transitions) for _, transitions in changes):
+            return []
+        with self._control.transaction() as connection:
+            journal = Journal(connection, self._control.instance, now_ns)
+            for rule, transitions in changes:
+                channels = rule.channels or self._channels
+                for row in range(len(transitions)):
+                    labels = labels_of(int(transitions.tagset_ids[row])) or {}
+                    journal.record(rule, transitions, row, labels, channels)
+        return journal.events
+
+    def restore(self, rule: Rule, labels_of: LabelsOf, now_ns: int) -> RuleState:
+        """Return what ``rule`` remembered when the server stopped.
+
+        Firing stays firing, pending keeps its start, a cooldown goes on.  A series counts as seen at
+        ``now_ns``, so that data has ``stale_after`` to come in again.  An alert whose tag set number means
+        other labels now is orphaned: pending it is cancelled, firing it stays, marked stale.
+        """
+        quiet_until_ns: dict[str, int] = {}
+        rows: dict[str, dict[str, Any]] = {}
+        for key, tagset_id, resolved_ns in self._control.rows(
+            "SELECT fingerprint, tagset_id, max(resolved_ns) FROM alerts "
+            "WHERE rule = ? AND state = 'resolved' AND notified_ns IS NOT NULL AND resolved_ns > ? "
+            "GROUP BY fingerprint",
+            (rule.name, now_ns - rule.cooldown),
+        ):
+            quiet_until_ns[key] = resolved_ns + rule.cooldown
+            if fingerprint(rule.name, labels_of(tagset_id) or {}) == key:
+                rows[key] = _state_row(tagset_id, now_ns, quiet_until_ns=quiet_until_ns[key])
+        orphans: list[Alert] = []
+        for alert in self._select("WHERE rule = ? AND state IN ('pending', 'firing')", (rule.name,)):
+            labels = labels_of(alert.tagset_id)
+            if labels is None or dict(labels) != alert.labels:
+                orphans.append(alert)
+                continue
+            state = states.PENDING
+            if alert.state == FIRING:
+                state = states.FIRING if alert.cleared_ns is None else states.CLEARING
+            rows[alert.fingerprint] = _state_row(
+                alert.tagset_id,
+                now_ns,
+                states=state,
+                since_ns=alert.started_ns,
+                values=math.nan if alert.value is None else alert.value,
+                cleared_ns=alert.cleared_ns or 0,
+                quiet_until_ns=quiet_until_ns.get(alert.fingerprint, 0),
+                notified=alert.notified_ns is not None,
+                stale=alert.stale,
+            )
+        self._orphan(orphans, now_ns)
+        return state_of_rows(list(rows.values()))
+
+    def _orphan(self, orphans: Sequence[Alert], now_ns: int) -> None:
+        orphans = [alert for alert in orphans if not alert.stale]
+        if not orphans:
+            return
+        with self._control.transaction() as connection:
+            journal = Journal(connection, self._control.instance, now_ns)
+            for alert in orphans:
+                detail = "the series is no longer in the catalogue"
+                if alert.state == PENDING:
+                    journal.end(alert, detail)
+                else:
+                    journal.tell(journal.update(alert, stale=True), "stale", detail)
+
+    def close_except(self, rule_names: Collection[str], now_ns: int) -> list[AlertEvent]:
+        """End the open alerts of every rule that is not among ``rule_names``: nothing judges them any more.
+
+        The history says so, and whoever was told of the firing is told of the end.
+        """
+        open_alerts = self._select("WHERE state IN ('pending', 'firing')", ())
+        ended = [alert for alert in open_alerts if alert.rule not in rule_names]
+        if not ended:
+            return []
+        with self._control.transaction() as connection:
+            journal = Journal(connection, self._control.instance, now_ns)
+            for alert in ended:
+                journal.end(alert, "the rule is no longer configured")
+        return journal.events
+
+    # ---- what people do --------------------------------------------------------------------------
+
+    def ack(
+        self, alert_id: int, *, by: str, note: str = "", expires_ns: int | None = None, now_ns: int
+    ) -> AlertEvent:
+        """Note that ``by`` has the alert in hand, until ``expires_ns`` or for good; replaces an earlier one.
+
+        Raises NotFound for an unknown alert, BadRequest for one that is over or an expiry in the past.
+        """
+        if not by:
+            raise BadRequest(f"cannot acknowledge alert {alert_id}: got no name, want who acknowledges it")
+        if expires_ns is not None and expires_ns <= now_ns:
+            raise BadRequest(
+                f"cannot acknowledge alert {alert_id}: got an expiry of {time_text(expires_ns)}, "
+                f"want a time after {time_text(now_ns)}"
+            )
+        with self._control.transaction() as connection:
+            journal = Journal(connection, self._control.instance, now_ns)
+            alert = journal.update(
+                self._open_in(journal, alert_id, "acknowledge"),
+                acknowledged_ns=now_ns,
+                acknowledged_by=by,
+                acknowledged_note=note,
+                acknowledged_until_ns=expires_ns,
+            )
+            until = "" if expires_ns is None else f" until {time_text(expires_ns)}"
+            return journal.tell(alert, "acknowledged", f"by {by}{until}" + (f": {note}" if note else ""))
+
+    def expire_acks(self, now_ns: int) -> list[AlertEvent]:
+        """End the acknowledgements whose time is over; an alert that still fires notifies again."""
+        where = "WHERE state IN ('pending', 'firing') AND acknowledged_until_ns <= ?"
+        if not self._select(where, (now_ns,)):
+            return []
+        with self._control.transaction() as connection:
+            journal = Journal(connection, self._control.instance, now_ns)
+            for alert in journal.select(where, (now_ns,)):
+                detail = f"the acknowledgement by {alert.acknowledged_by} has expired"
+                alert = journal.update(alert, acknowledged_ns=None, acknowledged_until_ns=None)
+                if alert.notified_ns is not None:
+                    journal.notify(alert, "unacknowledged", FIRING, detail)
+                else:
+                    journal.tell(alert, "unacknowledged", detail)
+        return journal.events
+
+    def close(self, alert_id: int, *, by: str, note: str = "", now_ns: int) -> AlertEvent:
+        """End an open alert by hand, for a series that will never report again.
+
+        The rule's state must forget the series too: RuleWatch.close does both.  Raises NotFound, BadRequest.
+        """
+        with self._control.transaction() as connection:
+            journal = Journal(connection, self._control.instance, now_ns)
+            alert = self._open_in(journal, alert_id, "close")
+            return journal.end(alert, f"closed by {by}" + (f": {note}" if note else ""))
+
+    def _open_in(self, journal: Journal, alert_id: int, action: str) -> Alert:
+        found = journal.select("WHERE id = ?", (alert_id,))
+        if not found:
+            raise NotFound(f"cannot {action} alert {alert_id}: there is no such alert")
+        if not found[0].is_open:
+            raise BadRequest(
+                f"cannot {action} alert {alert_id}: it is {found[0].state}, want pending or firing"
+            )
+        return found[0]
+
+    # ---- reading ---------------------------------------------------------------------------------
+
+    def get(self, alert_id: int) -> Alert:
+        """Return one alert.  Raises NotFound."""
+        found = self._select("WHERE id = ?", (alert_id,))
+        if not found:
+            raise NotFound(f"cannot show alert {alert_id}: there is no such alert")
+        return found[0]
+
+    def find(
+        self,
+        *,
+        states: Collection[str] = (PENDING, FIRING),
+        rule: str | None = None,
+        severity: str | None = None,
+        category: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        before_id: int | None = None,
+        limit: int = DEFAULT_LIST_LIMIT,
+    ) -> list[Alert]:
+        """Return alerts, newest first, for which each filter that is given holds.
+
+        ``states``: empty means every state.  ``labels``: exact values.  ``before_id``: only older ones, for
+        the next page.  Raises BadRequest for a state that does not exist.
+        """
+        unknown = sorted(set(states) - set(STATES))
+        if unknown:
+            raise BadRequest(f"cannot list alerts: got state {unknown[0]!r}, want {', '.join(STATES)}")
+        conditions = ["1"]
+        parameters: list[Any] = []
+        if states:
+            conditions.append(f"state IN ({', '.join('?' * len(states))})")
+            parameters += states
+        for column, value in (("rule", rule), ("severity", severity), ("category", category)):
+            if value is not None:
+                conditions.append(f"{column} = ?")
+                parameters.append(value)
+        if before_id is not None:
+            conditions.append("id < ?")
+            parameters.append(before_id)
+        where = f"WHERE {' AND '.join(conditions)} ORDER BY id DESC"
+        if not labels:
+            return self._select(f"{where} LIMIT ?", (*parameters, limit))
+        wanted = labels.items()
+        return [alert for alert in self._select(where, parameters) if wanted <= alert.labels.items()][:limit]
+
+    def events(self, alert_id: int) -> dict[str, list[Any]]:
+        """Return the history of one alert as columns (see ``alert_events_columns``).  Raises NotFound."""
+        self.get(alert_id)
+        return self._events("WHERE alert_id = ?", (alert_id,))
+
+    def alerts_table(self, now_ns: int) -> dict[str, list[Any]]:
+        """Return every alert as columns (see ``alerts_columns``), oldest first."""
+        return alerts_table(self._select("ORDER BY id", ()), now_ns)
+
+    def alert_events_table(self) -> dict[str, list[Any]]:
+        """Return the history of every alert as columns (see ``alert_events_columns``), oldest first."""
+        return self._events("", ())
+
+    def _events(self, where: str, parameters: Sequence[Any]) -> dict[str, list[Any]]:
+        rows = self._control.rows(
+            f"SELECT id, alert_id, time_ns, event, value, detail FROM alert_events {where} ORDER BY id",
+            parameters,
+        )
+        return columns_of(alert_events_columns(), rows)
+
+    def _select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
+        rows = self._control.rows(f"SELECT {STORED} FROM alerts {where}", parameters)
+        return [alert_of_row(row) for row in rows]
+
+    def prune(self, before_ns: int) -> int:
+        """Forget alerts that ended before ``before_ns`` and owe nobody a notification; return how many."""
+        with self._control.transaction() as connection:
+            return connection.execute(
+                "DELETE FROM alerts WHERE state IN ('resolved', 'cancelled') AND resolved_ns < ? "
+                "AND NOT EXISTS (SELECT 1 FROM notifications WHERE alert_id = alerts.id "
+                "AND delivered_ns IS NULL AND dead_ns IS NULL)",
+                (before_ns,),
+            ).rowcount
+
+
+def _state_row(tagset_id: int, seen_ns: int, **columns: Any) -> dict[str, Any]:
+    """Return a row of a RuleState: ``columns``, and what an inactive series has in the others."""
+    return {
+        "tagset_ids": tagset_id,
+        "states": states.INACTIVE,
+        "since_ns": 0,
+        "seen_ns": seen_ns,
+        "values": math.nan,
+        "cleared_ns": 0,
+        "quiet_until_ns": 0,
+        "notified": False,
+        "stale": False,
+    } | columns

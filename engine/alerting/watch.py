@@ -1,0 +1,118 @@
+"""All rules in force with what each remembers: one call a tick, and one after a restart."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.alerting.alerts import AlertEvent
+from engine.alerting.evaluator import evaluate
+from engine.alerting.rules import RuleInput
+from engine.alerting.states import CLEARING, EMPTY_STATE, FIRING, PENDING, RuleState
+from engine.alerting.store import AlertStore, LabelsOf
+from engine.config import Rule
+
+_NO_INPUT = RuleInput(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float64), np.empty(0, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class RuleStatus:
+    """How a rule stands: ``series`` and ``judged_ns`` are of the last tick, None before the first.
+
+    ``series`` counts those with a value; 0 means that the rule has no input and cannot fire.
+    """
+
+    rule: Rule
+    series: int | None
+    judged_ns: int | None
+    pending: int
+    firing: int
+    stale: int
+
+
+class RuleWatch:
+    """Judges the enabled ones of ``rules`` and stores what comes of it.
+
+    A tick's changes are stored first and remembered after: when storing fails, the same changes are found
+    again at the next tick.  Methods may be called from any thread.
+    """
+
+    def __init__(self, rules: Sequence[Rule], store: AlertStore, *, stale_after_ns: int) -> None:
+        self.rules = tuple(rule for rule in rules if rule.enabled)
+        self._store = store
+        self._stale_after_ns = stale_after_ns
+        self._lock = threading.Lock()
+        self._states: dict[str, RuleState] = {rule.name: EMPTY_STATE for rule in self.rules}
+        self._series: dict[str, int] = {}
+        self._judged_ns: int | None = None
+
+    def restore(self, labels_of: LabelsOf, now_ns: int) -> list[AlertEvent]:
+        """Take up the open alerts in the store and end those of rules that are gone; to be called first."""
+        with self._lock:
+            ended = self._store.close_except({rule.name for rule in self.rules}, now_ns)
+            for rule in self.rules:
+                self._states[rule.name] = self._store.restore(rule, labels_of, now_ns)
+        return ended
+
+    def tick(self, inputs: Mapping[str, RuleInput], labels_of: LabelsOf, now_ns: int) -> list[AlertEvent]:
+        """Judge every rule on its input, by rule name, and return what happened.
+
+        A rule without an input is judged on no series.  Raises what the store raises; nothing has changed
+        then.
+        """
+        with self._lock:
+            changes = [
+                (
+                    rule,
+                    evaluate(
+                        rule,
+                        self._states[rule.name],
+                        inputs.get(rule.name, _NO_INPUT),
+                        now_ns,
+                        stale_after_ns=self._stale_after_ns,
+                    ),
+                )
+                for rule in self.rules
+            ]
+            events = self._store.record(changes, labels_of, now_ns)
+            for rule, transitions in changes:
+                self._states[rule.name] = transitions.next_state
+            self._series = {
+                name: int(np.count_nonzero(~np.isnan(given.values))) for name, given in inputs.items()
+            }
+            self._judged_ns = now_ns
+        return events + self._store.expire_acks(now_ns)
+
+    def close(self, alert_id: int, *, by: str, note: str = "", now_ns: int) -> AlertEvent:
+        """End an open alert by hand; while its series still breaks the rule it opens anew, in cooldown.
+
+        Raises NotFound and BadRequest as the store does.
+        """
+        with self._lock:
+            closed = self._store.close(alert_id, by=by, note=note, now_ns=now_ns)
+            rule = next((rule for rule in self.rules if rule.name == closed.alert.rule), None)
+            if rule is not None:
+                quiet_until_ns = 0 if closed.alert.notified_ns is None else now_ns + rule.cooldown
+                state = self._states[rule.name]
+                self._states[rule.name] = state.closed(closed.alert.tagset_id, quiet_until_ns)
+        return closed
+
+    def status(self) -> list[RuleStatus]:
+        """Return how each rule stands."""
+        with self._lock:
+            return [self._status(rule) for rule in self.rules]
+
+    def _status(self, rule: Rule) -> RuleStatus:
+        state = self._states[rule.name]
+        firing = (state.states == FIRING) | (state.states == CLEARING)
+        return RuleStatus(
+            rule=rule,
+            series=None if self._judged_ns is None else self._series.get(rule.name, 0),
+            judged_ns=self._judged_ns,
+            pending=int(np.count_nonzero(state.states == PENDING)),
+            firing=int(np.count_nonzero(firing)),
+            stale=int(np.count_nonzero(state.stale)),
+        )

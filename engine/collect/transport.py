@@ -1,0 +1,109 @@
+"""HTTP requests to one server over one kept connection, with the standard library alone.
+
+What sends takes a :class:`Transport`; tests hand in one without a socket.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from engine.errors import BadRequest
+
+USER_AGENT = "tidegauge"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A status, the headers with names in lower case, and the whole body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport(Protocol):
+    """Sends one request and returns the response, whatever its status."""
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """Raises OSError when no whole response was received: refused, reset, timed out, not HTTP."""
+
+    def close(self) -> None: ...
+
+
+class HttpTransport:
+    """One connection to the server at ``url``, ``http(s)://host:port/prefix``; reopened when it was closed.
+
+    Threads take turns.  ``timeout_seconds`` is for each wait on the socket.  Raises BadRequest for an
+    unusable url.
+    """
+
+    def __init__(self, url: str, *, token: str | None = None, timeout_seconds: float = 30.0) -> None:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            parts, host, port = urlsplit(""), None, None
+        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+            raise BadRequest(f'cannot use server address: got {url!r}, want for example "http://127.0.0.1:8433"')
+        self.url = url.rstrip("/")
+        self._prefix = parts.path.rstrip("/")
+        self._headers = {"User-Agent": USER_AGENT}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._lock = threading.Lock()
+        self._connection = (
+            http.client.HTTPSConnection(host, port, timeout=timeout_seconds, context=ssl.create_default_context())
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+        )
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        with self._lock:
+            was_open = self._connection.sock is not None
+            try:
+                return self._exchange(method, path, body, headers or {})
+            except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+                # The server may close a kept connection at any time; only a fresh one that fails is news.
+                # Sending the same samples twice changes nothing.
+                if not was_open:
+                    raise
+                return self._exchange(method, path, body, headers or {})
+
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
+        try:
+            try:
+                self._connection.request(method, self._prefix + path, body, {**self._headers, **headers})
+            except (BrokenPipeError, ConnectionResetError):
+                # The server may have answered and closed before it had read the whole body (413 does).
+                response = self._connection.getresponse()
+            else:
+                response = self._connection.getresponse()
+            content = response.read()
+        except http.client.RemoteDisconnected:
+            self._connection.close()
+            raise
+        except http.client.IncompleteRead as error:
+            self._connection.close()
+            raise ConnectionError("the connection ended in the middle of the response") from error
+        except http.client.HTTPException as error:
+            self._connection.close()
+            raise ConnectionError(f"the answer is not HTTP: {error!r}") from error
+        except BaseException:
+            # Also when the caller is interrupted: the rest of this answer must not become the next one's.
+            self._connection.close()
+            raise
+        return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()

@@ -1,0 +1,396 @@
+"""The configuration: one TOML file, one frozen Struct for each component, every setting with a default.
+
+    server  ingest  storage  retention  query  watch  agent      one table each
+    rules  channels  scale                                       lists: [[rules]], [[channels]], [[scale]]
+
+:func:`load_config` gives a :class:`Config` or raises :class:`~engine.errors.BadConfig` with every problem at
+once; :func:`check_config` gives the problems themselves.  Types and bounds stand with each setting, what must
+hold between settings in ``engine/config_check.py``, what a setting means in ``docs/configuration.md``.
+Durations are nanoseconds, sizes are bytes; in the file both are texts with a unit.  No repr shows a secret.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from engine.config_toml import Problem
+from engine.config_units import ByteSize, Duration, within
+from engine.errors import BadConfig
+
+_duration = Duration.parse
+_size = ByteSize.parse
+
+_SECRET = Meta(extra={"secret": True})
+MASK = "***"
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Category = Literal["system", "performance", "security", "integration", "business", "custom"]
+Severity = Literal["critical", "warning", "info"]
+Operator = Literal[">", "<", ">=", "<="]
+Aggregate = Literal["last", "avg", "max", "min", "sum", "increase", "rate"]
+Scope = Literal["read", "write", "ack", "admin"]
+SignalKind = Literal["cpu", "memory", "response_time", "queue", "error_rate"]
+Level = Annotated[float, Meta(ge=0.0)]
+Span = Annotated[Duration, within("1s", "1d")]
+Wait = Annotated[Duration, within("0s", "7d")]
+Keep = Annotated[Duration, within("1h", None, forever=True)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every component's settings: frozen, keyword-only; unknown keys are refused."""
+
+
+class Token(Settings, frozen=True, kw_only=True):
+    """An API token.  ``sha256``: the token's SHA-256 in lower-case hex; the token itself is kept nowhere."""
+
+    name: Name
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", extra={"secret": True})]
+    scopes: Annotated[tuple[Scope, ...], Meta(min_length=1)]
+
+    def __repr__(self) -> str:
+        return f"Token(name={self.name!r}, sha256={MASK!r}, scopes={self.scopes!r})"
+
+
+class Server(Settings, frozen=True, kw_only=True):
+    listen: str = "127.0.0.1:8433"
+    max_body: Annotated[ByteSize, within("1KiB", "4GiB")] = _size("64MiB")
+    max_decoded_body: Annotated[ByteSize, within("1KiB", "16GiB")] = _size("256MiB")
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    tokens: tuple[Token, ...] = ()
+
+
+class Ingest(Settings, frozen=True, kw_only=True):
+    max_future: Annotated[Duration, within("0s", "7d")] = _duration("10m")
+    max_tag_sets: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 1_000_000
+    max_tables: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2_000
+    max_fields_per_table: Annotated[int, Meta(ge=1, le=65_536)] = 4_096
+    queue: Annotated[ByteSize, within("1MiB")] = _size("256MiB")
+    max_reported_lines: Annotated[int, Meta(ge=0, le=10_000)] = 100
+
+
+class Storage(Settings, frozen=True, kw_only=True):
+    wal_segment: Annotated[ByteSize, within("1MiB", "4GiB")] = _size("64MiB")
+    wal_limit: Annotated[ByteSize, within("1MiB")] = _size("1GiB")
+    hot_limit: Annotated[ByteSize, within("1MiB")] = _size("512MiB")
+    partition: Annotated[Duration, within("1m", "7d")] = _duration("2h")
+    seal_after: Annotated[Duration, within("1s", "1d")] = _duration("15m")
+    disk_reserve: Annotated[ByteSize, within("0B")] = _size("256MiB")
+
+
+class TableRetention(Settings, frozen=True, kw_only=True):
+    """Raw retention of the tables whose name matches the glob ``match``; the first matching entry counts."""
+
+    match: Name
+    raw: Keep
+
+
+class Retention(Settings, frozen=True, kw_only=True):
+    """How long raw samples and each rollup tier are kept; 0 is for ever."""
+
+    raw: Keep = _duration("7d")
+    rollup_1m: Keep = _duration("30d")
+    rollup_5m: Keep = _duration("90d")
+    rollup_15m: Keep = _duration("180d")
+    rollup_1h: Keep = _duration("2y")
+    rollup_1d: Keep = _duration("forever")
+    tables: tuple[TableRetention, ...] = (
+        TableRetention(match="business*", raw=_duration("30d")),
+        TableRetention(match="security*", raw=_duration("30d")),
+    )
+
+
+class Query(Settings, frozen=True, kw_only=True):
+    timeout: Annotated[Duration, within("100ms", "1h")] = _duration("30s")
+    max_rows: Annotated[int, Meta(ge=1, le=10**9)] = 1_000_000
+    max_result: Annotated[ByteSize, within("64KiB")] = _size("256MiB")
+    memory: Annotated[ByteSize, within("64MiB")] = _size("1GiB")
+    concurrency: Annotated[int, Meta(ge=1, le=256)] = 4
+    queue: Annotated[int, Meta(ge=0, le=100_000)] = 64
+    in_process: bool = False
+
+
+class Watch(Settings, frozen=True, kw_only=True):
+    tick: Annotated[Duration, within("1s", "5m")] = _duration("5s")
+    stale_after: Annotated[Duration, within("5s", "1d")] = _duration("5m")
+    default_rules: bool = True
+
+
+# How long an alert of a category stays quiet before it may notify again.
+COOLDOWN_OF_CATEGORY: dict[str, Duration] = {
+    "system": Duration.parse("5m"),
+    "performance": Duration.parse("15m"),
+    "security": Duration.parse("1m"),
+    "integration": Duration.parse("10m"),
+    "business": Duration.parse("30m"),
+    "custom": Duration.parse("5m"),
+}
+_OF_CATEGORY = Duration(-1)
+
+
+class Rule(Settings, frozen=True, kw_only=True):
+    """A threshold over one metric, judged for each tag set by itself.
+
+    ``clear`` is the level at which a firing alert resolves (None: ``threshold``).  ``divide_by`` makes the
+    value the ratio of two aggregates of the same tag set.  Without ``cooldown`` the category's own counts.
+    """
+
+    name: Name
+    metric: Name
+    op: Operator
+    threshold: float
+    category: Category = "custom"
+    severity: Severity = "warning"
+    match: dict[str, str] = {}
+    clear: float | None = None
+    for_: Wait = msgspec.field(default=_duration("0s"), name="for")
+    keep_firing: Wait = _duration("0s")
+    cooldown: Wait = _OF_CATEGORY
+    aggregate: Aggregate = "last"
+    over: Span = _duration("60s")
+    divide_by: str | None = None
+    scale: float = 1.0
+    summary: str = "{metric} is {value}"
+    channels: tuple[str, ...] = ()
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        if self.cooldown == _OF_CATEGORY:
+            msgspec.structs.force_setattr(self, "cooldown", COOLDOWN_OF_CATEGORY[self.category])
+
+    @property
+    def clear_level(self) -> float:
+        return self.threshold if self.clear is None else self.clear
+
+
+class Channel(Settings, frozen=True, kw_only=True):
+    """Where notifications go.  ``secret`` signs the body: HMAC-SHA256 in the header X-Tidegauge-Signature."""
+
+    name: Name
+    url: str
+    type: Literal["webhook"] = "webhook"
+    headers: Annotated[dict[str, str], _SECRET] = {}
+    secret: Annotated[str | None, _SECRET] = None
+    timeout: Annotated[Duration, within("100ms", "1m")] = _duration("5s")
+
+    def __repr__(self) -> str:
+        headers = dict.fromkeys(self.headers, MASK)
+        secret = None if self.secret is None else MASK
+        shown = f"name={self.name!r}, url={self.url!r}, type={self.type!r}, timeout={self.timeout!r}"
+        return f"Channel({shown}, headers={headers!r}, secret={secret!r})"
+
+
+# Of each kind: metric, scale-up level, scale-down level, aggregate, divisor, factor.
+_SIGNAL_DEFAULTS: dict[SignalKind, tuple[str, float, float, Aggregate, str | None, float]] = {
+    "cpu": ("cpu_usage_percent", 70.0, 30.0, "last", None, 1.0),
+    "memory": ("memory_used_percent", 80.0, 50.0, "last", None, 1.0),
+    "response_time": ("app_response_time_ms", 2_000.0, 500.0, "last", None, 1.0),
+    "queue": ("app_queue_length", 100.0, 10.0, "last", None, 1.0),
+    "error_rate": ("app_errors_total", 5.0, 1.0, "increase", "app_requests_total", 100.0),
+}
+
+
+class Signal(Settings, frozen=True, kw_only=True):
+    """One reason to scale.  What is left out is filled in from the kind: its metric and its two levels.
+
+    ``metric``, ``aggregate``, ``divide_by`` and ``scale`` belong together: those of the kind are taken only
+    where the metric is the kind's too.
+    """
+
+    kind: SignalKind
+    metric: str = ""
+    up: Level = math.nan
+    down: Level = math.nan
+    aggregate: Aggregate = "last"
+    over: Span = _duration("60s")
+    divide_by: str | None = None
+    scale: float = 1.0
+    across: Literal["avg", "max", "sum"] = "avg"
+
+    def __post_init__(self) -> None:
+        metric, up, down, aggregate, divide_by, scale = _SIGNAL_DEFAULTS[self.kind]
+        filled: dict[str, Any] = {}
+        if not self.metric:
+            filled["metric"] = metric
+            filled["aggregate"] = aggregate if self.aggregate == "last" else self.aggregate
+            filled["divide_by"] = divide_by if self.divide_by is None else self.divide_by
+            filled["scale"] = scale if self.scale == 1.0 else self.scale
+        if math.isnan(self.up):
+            filled["up"] = up
+        if math.isnan(self.down):
+            filled["down"] = down
+        for name, value in filled.items():
+            msgspec.structs.force_setattr(self, name, value)
+
+
+DEFAULT_SIGNALS: tuple[Signal, ...] = tuple(Signal(kind=kind) for kind in _SIGNAL_DEFAULTS)
+
+
+class ScaleTarget(Settings, frozen=True, kw_only=True):
+    """Something with a number of instances.  ``match``: the labels that select them; {} selects every one."""
+
+    target: Name
+    match: dict[str, str]
+    min: Annotated[int, Meta(ge=1, le=100_000)] = 2
+    max: Annotated[int, Meta(ge=1, le=100_000)] = 20
+    cooldown: Wait = _duration("300s")
+    stabilisation: Wait = _duration("300s")
+    tolerance: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.1
+    stale_after: Annotated[Duration, within("1s", "1d")] = _duration("2m")
+    instance_label: Name = "host"
+    instances: str | None = None
+    signals: Annotated[tuple[Signal, ...], Meta(min_length=1)] = DEFAULT_SIGNALS
+
+
+class Agent(Settings, frozen=True, kw_only=True):
+    """The host agent, ``tidegauge agent``; the server does not read it."""
+
+    to: str = "http://127.0.0.1:8433"
+    interval: Annotated[Duration, within("1s", "1h")] = _duration("30s")
+    token_file: str | None = None
+    buffer_directory: str = "tidegauge-agent-buffer"
+    buffer: Annotated[ByteSize, within("1MiB")] = _size("256MiB")
+
+
+class Config(Settings, frozen=True, kw_only=True):
+    """Everything.  ``rules`` are the file's own; what is evaluated is :attr:`effective_rules`."""
+
+    server: Server = Server()
+    ingest: Ingest = Ingest()
+    storage: Storage = Storage()
+    retention: Retention = Retention()
+    query: Query = Query()
+    watch: Watch = Watch()
+    rules: tuple[Rule, ...] = ()
+    channels: tuple[Channel, ...] = ()
+    scale: tuple[ScaleTarget, ...] = ()
+    agent: Agent = Agent()
+
+    @property
+    def effective_rules(self) -> tuple[Rule, ...]:
+        """The default rules, unless switched off, then the file's; those replace a default of their name."""
+        own = {rule.name for rule in self.rules}
+        defaults = DEFAULT_RULES if self.watch.default_rules else ()
+        return (*(rule for rule in defaults if rule.name not in own), *self.rules)
+
+
+DEFAULT_RULES: tuple[Rule, ...] = (
+    Rule(
+        name="cpu-saturated",
+        category="system",
+        severity="critical",
+        metric="cpu_usage_percent",
+        op=">",
+        threshold=90.0,
+        clear=85.0,
+        for_=_duration("30s"),
+        summary="CPU of {host} at {value} %",
+    ),
+    Rule(
+        name="memory-exhausted",
+        category="system",
+        severity="critical",
+        metric="memory_used_percent",
+        op=">",
+        threshold=95.0,
+        clear=90.0,
+        for_=_duration("30s"),
+        summary="Memory of {host} at {value} %",
+    ),
+    Rule(
+        name="response-slow",
+        category="performance",
+        metric="app_response_time_ms",
+        op=">",
+        threshold=2_000.0,
+        clear=1_500.0,
+        for_=_duration("30s"),
+        summary="{service} on {host} answers in {value} ms",
+    ),
+    Rule(
+        name="error-rate-high",
+        category="performance",
+        metric="app_errors_total",
+        op=">",
+        threshold=5.0,
+        clear=3.0,
+        for_=_duration("30s"),
+        aggregate="increase",
+        divide_by="app_requests_total",
+        scale=100.0,
+        summary="{value} % of the requests to {service} on {host} fail",
+    ),
+    Rule(
+        name="probe-down",
+        category="integration",
+        metric="probe_up",
+        op="<",
+        threshold=1.0,
+        for_=_duration("30s"),
+        summary="{service} does not answer its probe",
+    ),
+    Rule(
+        name="failed-logins",
+        category="security",
+        severity="critical",
+        metric="security_failed_logins_total",
+        op=">",
+        threshold=10.0,
+        aggregate="increase",
+        summary="{value} failed logins on {host} within a minute",
+    ),
+    Rule(
+        name="threat-detected",
+        category="security",
+        severity="critical",
+        metric="security_threats_total",
+        op=">",
+        threshold=0.0,
+        aggregate="increase",
+        summary="{value} threats detected on {host} within a minute",
+    ),
+)
+
+
+def check_config(text: str, *, path: str) -> list[Problem]:
+    """Return every problem of the TOML document ``text`` in the order of its lines; ``path`` names it."""
+    return parse_config(text, path=path)[1]
+
+
+def parse_config(text: str, *, path: str) -> tuple[Config | None, list[Problem]]:
+    """Return the configuration, or None and the problems that prevent it."""
+    from engine import config_check  # which needs the Structs above
+
+    return config_check.read(text, path=path)
+
+
+def load_config(path: str | None) -> Config:
+    """Return the configuration in the file ``path``, the defaults for None.
+
+    Raises BadConfig with every problem at once, also when the file cannot be read.
+    """
+    if path is None:
+        return Config()
+    config, problems = parse_config(read_config_text(path), path=path)
+    if config is not None:
+        return config
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    message = f"cannot use the configuration: {problems[0].sentence}{more}"
+    raise BadConfig(message, [problem.sentence for problem in problems])
+
+
+def read_config_text(path: str) -> str:
+    """Return the text of the file ``path``.  Raises BadConfig when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except UnicodeDecodeError as error:
+        reason = f"got bytes that are not UTF-8 at offset {error.start}"
+    message = f"cannot read configuration {path}: {reason}"
+    raise BadConfig(message, [message])

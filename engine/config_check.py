@@ -1,0 +1,227 @@
+"""What must hold between the settings of a configuration, beyond the type and the bounds of each.
+
+A check that rests on a setting which is itself wrong is left out: one mistake gives one problem.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import inspect
+
+from engine.config import Config, Rule, ScaleTarget
+from engine.config_toml import Path, Problem, dotted, key_lines, parse_toml
+from engine.config_tree import TreeChecker, shown
+from engine.config_units import ByteSize, Duration
+
+ROLLUP_TIERS = ("rollup_1m", "rollup_5m", "rollup_15m", "rollup_1h", "rollup_1d")
+_DAY = Duration.parse("1d")
+
+
+def read(text: str, *, path: str) -> tuple[Config | None, list[Problem]]:
+    """Return the configuration that ``text`` describes, or None and every problem in the order of lines."""
+    config, problems = _read(text)
+    problems = [msgspec.structs.replace(problem, path=path) for problem in problems]
+    return config if not problems else None, sorted(problems, key=lambda problem: problem.line)
+
+
+def _read(text: str) -> tuple[Config | None, list[Problem]]:
+    tree, text, problems = parse_toml(text)
+    if tree is None:
+        return None, problems
+    checker = TreeChecker(key_lines(text), complete=not problems)
+    kind = inspect.type_info(Config)
+    assert isinstance(kind, inspect.StructType)
+    clean = checker.struct(tree, kind, ())
+    config = msgspec.convert(clean, Config, dec_hook=_same_kind)
+    _Consistency(config, checker, tree).check()
+    return config, problems + checker.problems
+
+
+def _same_kind(kind: type[Any], value: Any) -> Any:
+    # The tree checker has turned texts into durations and sizes already.
+    return kind(value)
+
+
+def split_address(address: str) -> tuple[str, int] | None:
+    """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``, None when it is neither."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        return None
+    if not (colon and host and port.isascii() and port.isdigit()) or int(port) > 65_535:
+        return None
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on is reachable from this machine alone."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+class _Consistency:
+    def __init__(self, config: Config, checker: TreeChecker, tree: dict[str, Any]) -> None:
+        self._config = config
+        self._checker = checker
+        self._tree = tree
+
+    def check(self) -> None:
+        self._server()
+        self._limits()
+        self._retention()
+        self._unique("rules", "name")
+        self._unique("channels", "name")
+        self._unique("scale", "target")
+        self._unique("server", "name", within="tokens")
+        for place, rule in self._entries(("rules",), self._config.rules):
+            self._rule(place, rule)
+        for place, channel in self._entries(("channels",), self._config.channels):
+            self._url((*place, "url"), channel.url)
+        for place, target in self._entries(("scale",), self._config.scale):
+            self._target(place, target)
+        self._url(("agent", "to"), self._config.agent.to)
+
+    def _entries(self, path: Path, entries: tuple[Any, ...]) -> list[tuple[Path, Any]]:
+        """Return each entry that stands in the file with its path there."""
+        return [
+            ((*path, index), entry)
+            for index, entry in zip(self._checker.kept.get(path, ()), entries, strict=False)
+        ]
+
+    def _report(self, path: Path, found: object, allowed: str, *, involved: tuple[Path, ...] = ()) -> None:
+        if not self._checker.bad.isdisjoint((path, *involved)):
+            return
+        text = found.text if isinstance(found, Duration | ByteSize) else shown(found)
+        self._checker.report(path, text, allowed, f"got {text}, want {allowed}")
+
+    def _server(self) -> None:
+        server = self._config.server
+        address = split_address(server.listen)
+        if address is None:
+            self._report(("server", "listen"), server.listen, 'HOST:PORT such as "127.0.0.1:8433"')
+        elif not is_loopback(address[0]) and not server.tokens:
+            allowed = (
+                "an address of this machine alone (127.0.0.1), or at least one entry in [[server.tokens]]"
+            )
+            self._report(("server", "listen"), server.listen, allowed, involved=(("server", "tokens"),))
+        for one, other in (("tls_key", "tls_certificate"), ("tls_certificate", "tls_key")):
+            if getattr(server, one) is not None and getattr(server, other) is None:
+                allowed = f"server.{other} beside it, or neither"
+                self._report(("server", one), getattr(server, one), allowed, involved=(("server", other),))
+        self._at_least(("server", "max_decoded_body"), ("server", "max_body"))
+
+    def _limits(self) -> None:
+        self._at_least(("storage", "wal_limit"), ("storage", "wal_segment"))
+        self._at_least(("query", "memory"), ("query", "max_result"))
+        self._at_least(("watch", "stale_after"), ("watch", "tick"))
+        partition = self._config.storage.partition
+        if _DAY % partition and partition % _DAY:
+            self._report(("storage", "partition"), partition, "a whole part of a day, or whole days")
+
+    def _at_least(self, path: tuple[str, str], least: tuple[str, str]) -> None:
+        value, bound = self._get(path), self._get(least)
+        if value >= bound:
+            return
+        if self._is_in_file(path) or not self._is_in_file(least):
+            self._report(path, value, f"at least {dotted(least)}, which is {bound.text}", involved=(least,))
+        else:
+            self._report(least, bound, f"at most {dotted(path)}, which is {value.text}", involved=(path,))
+
+    def _is_in_file(self, path: tuple[str, str]) -> bool:
+        return path[1] in self._tree.get(path[0], {})
+
+    def _get(self, path: tuple[str, str]) -> Any:
+        return getattr(getattr(self._config, path[0]), path[1])
+
+    def _retention(self) -> None:
+        """No tier is kept shorter than raw samples, nor than the finer tier below it; 0 is for ever."""
+        retention = self._config.retention
+        raw_path: Path = ("retention", "raw")
+        partition = self._config.storage.partition
+        if 0 < retention.raw < partition:
+            allowed = f"at least storage.partition, which is {partition.text}"
+            self._report(raw_path, retention.raw, allowed, involved=(("storage", "partition"),))
+        longest, longest_is = retention.raw, "retention.raw"
+        involved: tuple[Path, ...] = (raw_path, ("retention", "tables"))
+        for table in retention.tables:
+            if _shorter(longest, table.raw):
+                longest, longest_is = table.raw, f'the raw samples of "{table.match}"'
+        for name in ROLLUP_TIERS:
+            kept: Duration = getattr(retention, name)
+            path: Path = ("retention", name)
+            if _shorter(kept, longest):
+                bound = "forever" if longest == 0 else longest.text
+                self._report(path, kept, f"at least as long as {longest_is}: {bound}", involved=involved)
+            else:
+                longest, longest_is = kept, f"retention.{name}"
+            involved = (*involved, path)
+
+    def _unique(self, table: str, key: str, within: str | None = None) -> None:
+        """Report each entry that repeats the name of an earlier one, whatever else is wrong with either."""
+        path: Path = (table,)
+        entries = self._tree.get(table)
+        if within is not None:
+            path = (table, within)
+            entries = entries.get(within) if isinstance(entries, dict) else None
+        seen: dict[str, int] = {}
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            name = entry.get(key) if isinstance(entry, dict) else None
+            if not isinstance(name, str):
+                continue
+            if name in seen:
+                allowed = f"a {key} of its own: entry {seen[name] + 1} has this one already"
+                self._report((*path, index, key), name, allowed)
+            seen.setdefault(name, index)
+
+    def _rule(self, place: Path, rule: Rule) -> None:
+        if rule.clear is not None:
+            above = rule.op in (">", ">=")
+            if (rule.clear > rule.threshold) if above else (rule.clear < rule.threshold):
+                side = "at most" if above else "at least"
+                allowed = f'{side} the threshold, {rule.threshold:g}, for op = "{rule.op}"'
+                involved = ((*place, "threshold"), (*place, "op"))
+                self._report((*place, "clear"), rule.clear, allowed, involved=involved)
+        if rule.divide_by == "":
+            self._report((*place, "divide_by"), rule.divide_by, "the name of a metric")
+        channels = self._tree.get("channels")
+        if isinstance(channels, list) or channels is None:
+            known = [entry.get("name") for entry in channels or () if isinstance(entry, dict)]
+            for index, name in enumerate(rule.channels):
+                if name not in known:
+                    allowed = "the name of one of the channels: " + ", ".join(map(str, known))
+                    self._report(
+                        (*place, "channels", index), name, allowed if known else "an entry in [[channels]]"
+                    )
+        try:
+            fields = [name for _, name, _, _ in string.Formatter().parse(rule.summary) if name is not None]
+        except ValueError:
+            fields = [""]
+        if not all(name.isidentifier() for name in fields):
+            allowed = "a text with {value} and {label} placeholders; {{ and }} for braces"
+            self._report((*place, "summary"), rule.summary, allowed)
+
+    def _url(self, path: Path, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            self._report(path, url, 'an address such as "https://example.org/path"')
+
+    def _target(self, place: Path, target: ScaleTarget) -> None:
+        if target.min > target.max:
+            allowed = f"at most max, which is {target.max}"
+            self._report((*place, "min"), target.min, allowed, involved=((*place, "max"),))
+        for path, signal in self._entries((*place, "signals"), target.signals):
+            if not signal.down < signal.up:
+                allowed = f"less than up, which is {signal.up:g}"
+                self._report((*path, "down"), signal.down, allowed, involved=((*path, "up"),))
+
+
+def _shorter(kept: Duration, other: Duration) -> bool:
+    return kept != 0 and (other == 0 or kept < other)

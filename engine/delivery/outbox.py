@@ -1,0 +1,244 @@
+"""Notifications that wait in the control database, until each has been delivered or given up.
+
+Whoever has something to tell puts a row into the outbox in the transaction of the event itself.  From there it
+is delivered at least once: the receiver's answer and the note of it cannot be one atomic step, so a crash in
+between sends the same notification again, under the same key.  Those of one alert reach a channel in order.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.catalog.control import ControlDatabase
+from engine.clock import NS_PER_SECOND
+from engine.config import Channel
+from engine.delivery.webhook import Attempt, WebhookSender
+from engine.errors import BadRequest, NotFound
+
+WAITING = "waiting"
+DELIVERED = "delivered"
+DEAD = "dead"
+STATES = (WAITING, DELIVERED, DEAD)
+
+DEFAULT_LIST_LIMIT = 1_000
+BATCH = 100
+
+_CONDITIONS = {
+    WAITING: "delivered_ns IS NULL AND dead_ns IS NULL",
+    DELIVERED: "delivered_ns IS NOT NULL",
+    DEAD: "dead_ns IS NOT NULL",
+}
+_STORED = (
+    "id, delivery, channel, alert_id, event, created_ns, attempts, next_attempt_ns, last_attempt_ns, "
+    "last_status, last_error, delivered_ns, dead_ns"
+)
+
+
+class Sender(Protocol):
+    """What can carry a notification to one channel."""
+
+    def send(self, delivery: str, body: bytes, now_ns: int) -> Attempt:
+        """Try once; a failure is an answer, not an exception."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """When to try again: waits double from ``first_ns`` to ``longest_ns``, each up to half shorter at random.
+
+    After ``attempts`` failures a notification is given up.  The defaults spread 25 attempts over two to three
+    hours, the first four retries over the first half minute.
+    """
+
+    first_ns: int = 2 * NS_PER_SECOND
+    longest_ns: int = 600 * NS_PER_SECOND
+    attempts: int = 25
+
+    def wait_ns(self, failures: int, share: float) -> int:
+        """Return how long to wait after ``failures`` failures; ``share`` in [0, 1) is the random part."""
+        longest = min(self.longest_ns, self.first_ns << min(failures - 1, 62))
+        return longest - int(longest * share / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One notification for one channel, without its body."""
+
+    id: int
+    delivery: str
+    channel: str
+    alert_id: int | None
+    event: str
+    created_ns: int
+    attempts: int
+    next_attempt_ns: int
+    last_attempt_ns: int | None
+    last_status: int | None
+    last_error: str | None
+    delivered_ns: int | None
+    dead_ns: int | None
+
+    @property
+    def state(self) -> str:
+        if self.delivered_ns is not None:
+            return DELIVERED
+        return WAITING if self.dead_ns is None else DEAD
+
+
+class Outbox:
+    """The outbox of one control database and the senders of its ``channels``, by name.
+
+    ``share``: where the jitter comes from, numbers in [0, 1).  ``sender``: what makes a sender of a channel.
+    Methods may be called from any thread; two calls never send to one channel at the same time.  Raises
+    BadConfig for a channel that cannot be sent to.
+    """
+
+    def __init__(
+        self,
+        control: ControlDatabase,
+        channels: Mapping[str, Channel],
+        *,
+        share: Callable[[], float] = random.random,
+        retries: Retries = Retries(),
+        sender: Callable[[Channel], Sender] = WebhookSender,
+    ) -> None:
+        self._control = control
+        self._share = share
+        self._retries = retries
+        self._senders = {name: sender(channel) for name, channel in channels.items()}
+        self._locks = {name: threading.Lock() for name in channels}
+        self._unnoted: dict[int, Attempt] = {}
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return tuple(self._senders)
+
+    def deliver_due(self, now_ns: int, channel: str | None = None) -> int:
+        """Try what is due by ``now_ns``, at most a batch for each channel; return how many were delivered.
+
+        ``channel``: only this one.  A channel that fails is left alone until the next call, so one that does
+        not answer costs one timeout; give each channel a thread of its own, or the others wait for it.
+        """
+        self._give_up_unknown(now_ns)
+        names = self._senders if channel is None else (channel,)
+        return sum(self._deliver_to(name, now_ns) for name in names)
+
+    def _deliver_to(self, channel: str, now_ns: int) -> int:
+        delivered = 0
+        with self._locks[channel]:
+            for notification_id, delivery, body, attempts in self._due(channel, now_ns):
+                attempt = self._unnoted.get(notification_id)
+                if attempt is None:
+                    attempt = self._senders[channel].send(delivery, body.encode(), now_ns)
+                # While the disk is full, say, what has been answered must not be sent again and again.
+                self._unnoted[notification_id] = attempt
+                self._note(notification_id, attempts + 1, attempt, now_ns)
+                del self._unnoted[notification_id]
+                if not attempt.delivered:
+                    break
+                delivered += 1
+        return delivered
+
+    def _due(self, channel: str, now_ns: int) -> list[tuple[Any, ...]]:
+        # What an alert has told the channel before goes first, however long that takes.
+        return self._control.rows(
+            "SELECT id, delivery, body, attempts FROM notifications AS this "
+            f"WHERE channel = ? AND {_CONDITIONS[WAITING]} AND next_attempt_ns <= ? AND NOT EXISTS "
+            "(SELECT 1 FROM notifications AS earlier WHERE earlier.channel = this.channel "
+            "AND earlier.alert_id = this.alert_id AND earlier.id < this.id "
+            "AND earlier.delivered_ns IS NULL AND earlier.dead_ns IS NULL) ORDER BY id LIMIT ?",
+            (channel, now_ns, BATCH),
+        )
+
+    def _note(self, notification_id: int, attempts: int, attempt: Attempt, now_ns: int) -> None:
+        next_ns = now_ns + max(
+            self._retries.wait_ns(attempts, self._share()),
+            min(attempt.retry_after_ns or 0, self._retries.longest_ns),
+        )
+        dead = not attempt.delivered and attempts >= self._retries.attempts
+        with self._control.transaction() as connection:
+            connection.execute(
+                "UPDATE notifications SET attempts = ?, next_attempt_ns = ?, last_attempt_ns = ?, "
+                "last_status = ?, last_error = ?, delivered_ns = ?, dead_ns = ? WHERE id = ?",
+                (
+                    attempts,
+                    next_ns,
+                    now_ns,
+                    attempt.status,
+                    attempt.error,
+                    now_ns if attempt.delivered else None,
+                    now_ns if dead else None,
+                    notification_id,
+                ),
+            )
+
+    def _give_up_unknown(self, now_ns: int) -> None:
+        """Give up what waits for a channel that is no longer configured."""
+        waiting = self._control.rows(
+            f"SELECT DISTINCT channel FROM notifications WHERE {_CONDITIONS[WAITING]}"
+        )
+        unknown = [name for (name,) in waiting if name not in self._senders]
+        if not unknown:
+            return
+        with self._control.transaction() as connection:
+            connection.executemany(
+                "UPDATE notifications SET dead_ns = ?, last_error = 'the channel is not configured' "
+                f"WHERE channel = ? AND {_CONDITIONS[WAITING]}",
+                [(now_ns, name) for name in unknown],
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Return how many notifications are waiting, delivered and dead."""
+        columns = ", ".join(f"coalesce(sum({_CONDITIONS[state]}), 0)" for state in STATES)
+        (row,) = self._control.rows(f"SELECT {columns} FROM notifications")
+        return dict(zip(STATES, row, strict=True))
+
+    def find(
+        self,
+        *,
+        state: str | None = None,
+        channel: str | None = None,
+        alert_id: int | None = None,
+        before_id: int | None = None,
+        limit: int = DEFAULT_LIST_LIMIT,
+    ) -> list[Notification]:
+        """Return notifications, newest first, for which each filter that is given holds.
+
+        Raises BadRequest for a state that does not exist.
+        """
+        if state is not None and state not in STATES:
+            raise BadRequest(f"cannot list notifications: got state {state!r}, want {', '.join(STATES)}")
+        conditions = [_CONDITIONS[state]] if state else ["1"]
+        parameters: list[Any] = []
+        for condition, value in (("channel = ?", channel), ("alert_id = ?", alert_id), ("id < ?", before_id)):
+            if value is not None:
+                conditions.append(condition)
+                parameters.append(value)
+        return self._select(
+            f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?", (*parameters, limit)
+        )
+
+    def _select(self, where: str, parameters: Sequence[Any]) -> list[Notification]:
+        rows = self._control.rows(f"SELECT {_STORED} FROM notifications {where}", parameters)
+        return [Notification(*row) for row in rows]
+
+    def revive(self, notification_id: int, now_ns: int) -> None:
+        """Let a dead notification start again, as when its channel has been repaired.
+
+        Raises NotFound for an unknown one, BadRequest for one that is not dead.
+        """
+        found = self._select("WHERE id = ?", (notification_id,))
+        if not found:
+            raise NotFound(f"cannot revive notification {notification_id}: there is no such notification")
+        if found[0].state != DEAD:
+            raise BadRequest(
+                f"cannot revive notification {notification_id}: it is {found[0].state}, want dead"
+            )
+        with self._control.transaction() as connection:
+            connection.execute(
+                "UPDATE notifications SET dead_ns = NULL, attempts = 0, next_attempt_ns = ? WHERE id = ?",
+                (now_ns, notification_id),
+            )

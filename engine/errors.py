@@ -1,0 +1,103 @@
+"""Every error the engine raises on purpose, in one tree.
+
+    TidegaugeError
+    ├── BadInput            the caller's mistake; nothing was changed by the part that is refused
+    │   ├── BadRequest        a malformed request, query or parameter
+    │   ├── BadConfig         a configuration that cannot be used; carries every problem at once
+    │   ├── BadQuery          SQL or a native query that is refused or does not run
+    │   └── NotFound          a named thing that does not exist
+    ├── Overload            try again later; carries ``retry_after_seconds``
+    │   ├── QueueFull         the ingest queue or the query queue is full
+    │   ├── DiskFull          the disk guard or the operating system refuses to store more
+    │   └── QueryLimit        a query exceeded its time, rows, bytes or memory
+    ├── Damage              bytes on disk are not what was written; carries ``path`` and ``offset``
+    ├── Unavailable         a part is not ready or has been closed
+    └── Bug                 an invariant of our own does not hold
+
+Messages read "cannot <action> <object>: got X, want Y (where)".  ``api/errors.py`` maps the classes to HTTP
+status codes; nothing else looks at message texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class TidegaugeError(Exception):
+    """Base of every error below.  ``code`` is the stable machine-readable name, ``details`` any JSON value."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, details: Any = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class BadInput(TidegaugeError):
+    code = "bad_input"
+
+
+class BadRequest(BadInput):
+    code = "bad_request"
+
+
+class BadConfig(BadInput):
+    """A configuration that cannot be used; ``problems`` holds one sentence for each thing that is wrong."""
+
+    code = "bad_config"
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message, details=list(problems))
+        self.problems = tuple(problems)
+
+
+class BadQuery(BadInput):
+    code = "bad_query"
+
+
+class NotFound(BadInput):
+    code = "not_found"
+
+
+class Overload(TidegaugeError):
+    """The request was fine but cannot be served now; nothing of it was kept."""
+
+    code = "overload"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1, details: Any = None) -> None:
+        super().__init__(message, details=details)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QueueFull(Overload):
+    code = "queue_full"
+
+
+class DiskFull(Overload):
+    code = "disk_full"
+
+
+class QueryLimit(Overload):
+    code = "query_limit"
+
+
+class Damage(TidegaugeError):
+    """Bytes on disk that are not what was written, with the file and the offset at which that was noticed."""
+
+    code = "damage"
+
+    def __init__(self, message: str, *, path: str, offset: int | None = None) -> None:
+        where = path if offset is None else f"{path}, offset {offset}"
+        super().__init__(f"{message} ({where})", details={"path": path, "offset": offset})
+        self.path = path
+        self.offset = offset
+
+
+class Unavailable(TidegaugeError):
+    code = "unavailable"
+
+
+class Bug(TidegaugeError):
+    code = "bug"

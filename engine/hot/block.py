@@ -1,0 +1,109 @@
+"""An append-only block of rows.
+
+Only the committing thread appends; any thread may read the first ``count`` rows at any time, because rows below
+``count`` are never written again and a grown or sorted block leaves the old arrays to whoever still reads them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import numpy as np
+
+from engine.model.rows import Float64Array, Int32Array, Int64Array, Rows, absent_matrix, sort_merge
+
+FIRST_CAPACITY_ROWS = 256
+MAX_BLOCK_ROWS = 131_072
+_block_numbers = itertools.count(1)
+_Arrays = tuple[Int32Array, Int64Array, Float64Array]
+
+
+def _allocate(fields: int, capacity: int) -> _Arrays:
+    return np.empty(capacity, np.int32), np.empty(capacity, np.int64), np.empty((fields, capacity), np.float64)
+
+
+class Block:
+    """Rows of one table over a fixed list of fields, in order of arrival."""
+
+    def __init__(self, field_ids: tuple[int, ...], *, late: bool, capacity: int = FIRST_CAPACITY_ROWS) -> None:
+        self.number = next(_block_numbers)
+        self.field_ids = field_ids
+        self.late = late
+        self.count = 0
+        self.frozen = False
+        self.first_sequence = 0
+        self.last_sequence = 0
+        self.min_time_ns = 0
+        self.max_time_ns = 0
+        # One attribute, so that a reader in another thread always gets three arrays that belong together.
+        self._arrays: _Arrays = _allocate(len(field_ids), capacity)
+        self._sorted: Rows | None = None
+        self._sort_lock = threading.Lock()
+
+    @property
+    def capacity(self) -> int:
+        return len(self._arrays[1])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self._arrays)
+
+    def append(self, rows: Rows, sequence: int) -> None:
+        """Add rows whose fields are among this block's; the caller holds the store's lock."""
+        added = len(rows)
+        end = self.count + added
+        if end > self.capacity:
+            self._grow(end)
+        start = self.count
+        tagset_ids, times, values = self._arrays
+        tagset_ids[start:end] = rows.tagset_ids
+        times[start:end] = rows.times
+        if rows.field_ids == self.field_ids:
+            values[:, start:end] = rows.values
+        else:
+            values[:, start:end] = absent_matrix(len(self.field_ids), 1)
+            for index, field in enumerate(rows.field_ids):
+                values[self.field_ids.index(field), start:end] = rows.values[index]
+        low, high = int(rows.times.min()), int(rows.times.max())
+        if self.count == 0:
+            self.first_sequence, self.min_time_ns, self.max_time_ns = sequence, low, high
+        else:
+            self.min_time_ns, self.max_time_ns = min(self.min_time_ns, low), max(self.max_time_ns, high)
+        self.last_sequence = sequence
+        self.count = end
+
+    def _grow(self, wanted: int) -> None:
+        grown = _allocate(len(self.field_ids), max(wanted, min(self.capacity * 4, MAX_BLOCK_ROWS)))
+        tagset_ids, times, values = self._arrays
+        grown[0][: self.count] = tagset_ids[: self.count]
+        grown[1][: self.count] = times[: self.count]
+        grown[2][:, : self.count] = values[:, : self.count]
+        self._arrays = grown
+
+    def view(self) -> Rows:
+        """Return the rows so far, without copying: in order of arrival, or sorted once the block has been sorted."""
+        tagset_ids, times, values = self._arrays
+        count = self.count
+        return Rows(tagset_ids[:count], times[:count], self.field_ids, values[:, :count])
+
+    def sorted_view(self) -> Rows:
+        """Return a frozen block's rows sorted by (tag set, time) and merged; computed once."""
+        with self._sort_lock:
+            if self._sorted is None:
+                rows = self._sorted = sort_merge(self.view())
+                if not self.late:
+                    # Strictly newer rows hold no key twice, so the sorted rows can stand in for the others.
+                    self._arrays = rows.tagset_ids, rows.times, rows.values
+            return self._sorted
+
+    def without(self, keep: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Block | None:
+        """Return a frozen block of the rows kept, or None when there are none."""
+        rows = self.view().take(keep)
+        if not len(rows):
+            return None
+        block = Block(self.field_ids, late=self.late, capacity=len(rows))
+        block.append(rows, self.first_sequence)
+        block.last_sequence = self.last_sequence
+        block.frozen = True
+        return block

@@ -1,0 +1,1 @@
+"""The write path: bytes of some protocol become admitted rows, a log record, and then an acknowledgement."""

@@ -1,0 +1,84 @@
+"""Which rows may enter: not too old for their table, not too far ahead of the clock, within the catalogue's limits."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.catalog.catalog import Catalog
+from engine.clock import Clock
+from engine.config import Ingest, Retention
+from engine.ingest.batch import Batch, Refusal
+from engine.model.rows import Rows
+
+FOR_EVER_NS = np.iinfo(np.int64).min // 2
+
+
+class Admission:
+    """The limits of one engine, asked by every decoder.  Called from the decoding thread only."""
+
+    def __init__(self, catalog: Catalog, ingest: Ingest, retention: Retention, clock: Clock) -> None:
+        self.catalog = catalog
+        self.ingest = ingest
+        self.clock = clock
+        self._retention = retention
+        self._raw_ns: dict[int, int] = {}
+        self._longest_raw_ns = max(
+            (int(raw) or -FOR_EVER_NS for raw in (retention.raw, *(table.raw for table in retention.tables))),
+        )
+
+    def raw_retention_ns(self, table_id: int) -> int:
+        """Return how long raw rows of a table are kept; a very large number for ever."""
+        known = self._raw_ns.get(table_id)
+        if known is None:
+            name = self.catalog.table_name(table_id)
+            raw = self._retention.raw
+            for table in self._retention.tables:
+                if fnmatch.fnmatchcase(name, table.match):
+                    raw = table.raw
+                    break
+            known = self._raw_ns[table_id] = int(raw) or -FOR_EVER_NS
+        return known
+
+    def oldest_ns(self, now_ns: int, table_id: int | None = None) -> int:
+        """Return the oldest time admitted now: of one table, or of any."""
+        return now_ns - (self._longest_raw_ns if table_id is None else self.raw_retention_ns(table_id))
+
+    def newest_ns(self, now_ns: int) -> int:
+        return now_ns + int(self.ingest.max_future)
+
+    def add(
+        self,
+        batch: Batch,
+        table_id: int,
+        rows: Rows,
+        positions: npt.NDArray[np.integer[Any]] | Sequence[int],
+        now_ns: int,
+        unit: str,
+    ) -> None:
+        """Add the rows that are neither too old nor too new to ``batch`` and refuse the others.
+
+        ``positions``: where each row stood in the request, from 1; ``unit`` names that ("line", "row").
+        """
+        oldest, newest = self.oldest_ns(now_ns, table_id), self.newest_ns(now_ns)
+        too_old, too_new = rows.times < oldest, rows.times > newest
+        refused = too_old | too_new
+        if refused.any():
+            where = np.asarray(positions)
+            for cause, mask, bound in (("too_old", too_old, oldest), ("too_far_in_future", too_new, newest)):
+                for index in np.flatnonzero(mask).tolist():
+                    message = (
+                        f"cannot store {unit} {int(where[index])}: got time {int(rows.times[index])}, want"
+                        f" {'at least' if cause == 'too_old' else 'at most'} {bound}"
+                        f" (table {self.catalog.table_name(table_id)!r})"
+                    )
+                    batch.refuse(Refusal(int(where[index]), cause, message), keep=self.ingest.max_reported_lines)
+            rows = rows.take(~refused)
+        if len(rows):
+            batch.tables.append((table_id, rows))
+            batch.rows += len(rows)
+            batch.samples += rows.sample_count()

@@ -1,0 +1,254 @@
+"""Arrow IPC streams to a batch: text columns are tags, numeric columns fields, ``time`` the time.
+
+The table's name is in the schema's metadata under ``tidegauge.table`` (or handed in).  Everything is columnar: a
+distinct combination of tags is looked up once a record batch.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import BadRequest
+from engine.ingest.admission import Admission
+from engine.ingest.batch import Batch, Refusal
+from engine.model.rows import Float64Array, Int32Array, Int64Array, Rows, absent_matrix
+
+TABLE_KEY = b"tidegauge.table"
+TIME_COLUMN = "time"
+_UNIT_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+_MAX_CODES = 1 << 62
+_LARGEST_INT64 = float(2**63)
+
+
+class ArrowDecoder:
+    """Decodes Arrow IPC streams for one engine; called from the decoding thread only."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._known: dict[tuple[int, tuple[str, ...]], dict[tuple[bytes | None, ...], int]] = {}
+
+    def decode(self, body: bytes, table: str | None = None) -> Batch:
+        """Decode one stream; raises BadRequest when it is no Arrow stream or its columns cannot be a table's."""
+        try:
+            with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
+                schema, batches = reader.schema, list(reader)
+        except (pa.ArrowException, OSError, EOFError) as error:
+            raise BadRequest(f"cannot read Arrow stream: {error}") from None
+        name = table or (schema.metadata or {}).get(TABLE_KEY, b"").decode("utf-8", "replace")
+        if not name:
+            raise BadRequest(
+                "cannot store Arrow stream: it names no table; set the schema metadata key 'tidegauge.table'"
+                " or the query parameter 'table'"
+            )
+        tags, fields = _columns_of(schema)
+        admission = self._admission
+        batch = Batch([])
+        now_ns = admission.clock.now_ns()
+        position = 1
+        for record_batch in batches:
+            if record_batch.num_rows:
+                self._add(batch, name, record_batch, tags, fields, position, now_ns)
+            position += record_batch.num_rows
+        return batch
+
+    def _add(
+        self,
+        batch: Batch,
+        name: str,
+        record_batch: pa.RecordBatch,
+        tags: list[str],
+        fields: list[str],
+        first_position: int,
+        now_ns: int,
+    ) -> None:
+        admission = self._admission
+        times = self._times(record_batch, now_ns)
+        positions = np.arange(first_position, first_position + len(times), dtype=np.int64)
+        # Tested before anything is defined, so that refused rows never fill the catalogue.
+        admitted = (times >= admission.oldest_ns(now_ns)) & (times <= admission.newest_ns(now_ns))
+        if not admitted.all():
+            self._refuse_times(batch, times, positions, admitted, now_ns)
+            record_batch = record_batch.filter(pa.array(admitted))
+            times, positions = times[admitted], positions[admitted]
+            if not len(times):
+                return
+        catalog, limits = admission.catalog.native, admission.ingest
+        keep = limits.max_reported_lines
+        table_id = catalog.find_table(name.encode())
+        if table_id < 0:
+            if catalog.table_count >= limits.max_tables:
+                message = f"cannot store table {name!r}: there are {limits.max_tables} tables already"
+                batch.refuse(Refusal(first_position, "table_limit", message), keep=keep, times=len(times))
+                return
+            table_id = catalog.table(name.encode())
+        columns: dict[int, Float64Array] = {}
+        for field in fields:
+            field_id = catalog.find_field(table_id, field.encode())
+            if field_id < 0:
+                if len(catalog.fields(table_id)) >= limits.max_fields_per_table:
+                    message = f"cannot store field {field!r}: {name!r} has {limits.max_fields_per_table} already"
+                    batch.refuse(Refusal(first_position, "field_limit", message), keep=keep, times=len(times))
+                    continue
+                field_id = catalog.field(table_id, field.encode())
+            columns[field_id] = _numbers(batch, record_batch.column(field), field, first_position, keep)
+        tagset_ids = self._tagsets(batch, table_id, record_batch, tags, positions)
+        field_ids = tuple(sorted(columns))
+        values = np.empty((len(field_ids), len(times)), np.float64)
+        for index, field_id in enumerate(field_ids):
+            values[index] = columns[field_id]
+        rows = Rows(tagset_ids, times, field_ids, values)
+        if (tagset_ids < 0).any():
+            stored = tagset_ids >= 0
+            rows, positions = rows.take(stored), positions[stored]
+        if len(rows) and field_ids:
+            admission.add(batch, table_id, rows, positions, now_ns, "row")
+
+    @staticmethod
+    def _times(record_batch: pa.RecordBatch, now_ns: int) -> Int64Array:
+        column = record_batch.column(TIME_COLUMN) if TIME_COLUMN in record_batch.schema.names else None
+        if column is None:
+            return np.full(record_batch.num_rows, now_ns, np.int64)
+        unit = _UNIT_NS[column.type.unit] if pa.types.is_timestamp(column.type) else 1
+        if column.null_count:
+            raise BadRequest(f"cannot store Arrow stream: column 'time' has {column.null_count} nulls")
+        raw = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        limit = np.iinfo(np.int64).max // unit
+        if unit > 1 and len(raw) and (raw.max() > limit or raw.min() < -limit):
+            raise BadRequest("cannot store Arrow stream: a time does not fit 64 bits of nanoseconds")
+        scaled: Int64Array = raw * unit
+        return scaled
+
+    def _refuse_times(
+        self, batch: Batch, times: Int64Array, positions: Int64Array, admitted: npt.NDArray[np.bool_], now_ns: int
+    ) -> None:
+        for index in np.flatnonzero(~admitted).tolist():
+            cause = "too_old" if times[index] < now_ns else "too_far_in_future"
+            message = f"cannot store row {int(positions[index])}: time {int(times[index])} is outside what is admitted"
+            keep = self._admission.ingest.max_reported_lines
+            batch.refuse(Refusal(int(positions[index]), cause, message), keep=keep)
+
+    def _tagsets(
+        self, batch: Batch, table_id: int, record_batch: pa.RecordBatch, tags: list[str], positions: Int64Array
+    ) -> Int32Array:
+        if not tags:
+            combination, inverse = [()], np.zeros(record_batch.num_rows, np.int64)
+            return self._numbers_of(batch, table_id, tags, combination, inverse, positions)
+        codes: list[Int64Array] = []
+        dictionaries: list[list[bytes | None]] = []
+        for tag in tags:
+            column = record_batch.column(tag)
+            encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
+            values = [None if value is None else value.encode() for value in encoded.dictionary.to_pylist()]
+            indices = encoded.indices.cast(pa.int64())
+            if indices.null_count:
+                indices = pc.fill_null(indices, len(values))
+                values = [*values, None]
+            codes.append(indices.to_numpy(zero_copy_only=False))
+            dictionaries.append(values)
+        if functools.reduce(lambda product, values: product * max(1, len(values)), dictionaries, 1) < _MAX_CODES:
+            key = codes[0]
+            for code, values in zip(codes[1:], dictionaries[1:], strict=True):
+                key = key * max(1, len(values)) + code
+            _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        else:
+            _, first, inverse = np.unique(np.stack(codes), axis=1, return_index=True, return_inverse=True)
+        combinations = [
+            tuple(values[int(code[at])] for code, values in zip(codes, dictionaries, strict=True))
+            for at in first.tolist()
+        ]
+        return self._numbers_of(batch, table_id, tags, combinations, inverse.reshape(-1), positions)
+
+    def _numbers_of(
+        self,
+        batch: Batch,
+        table_id: int,
+        tags: list[str],
+        combinations: list[tuple[bytes | None, ...]] | list[tuple[()]],
+        inverse: Int64Array,
+        positions: Int64Array,
+    ) -> Int32Array:
+        catalog, limits = self._admission.catalog.native, self._admission.ingest
+        known = self._known.setdefault((table_id, tuple(tags)), {})
+        numbers = np.empty(len(combinations), np.int32)
+        for index, combination in enumerate(combinations):
+            tagset_id = known.get(combination, -1)
+            if tagset_id < 0:
+                pairs = [(tag.encode(), value) for tag, value in zip(tags, combination, strict=True) if value]
+                tagset_id = catalog.find_tagset(table_id, pairs)
+                if tagset_id < 0 and catalog.tagset_count < limits.max_tag_sets:
+                    tagset_id = catalog.tagset(table_id, pairs)
+                if tagset_id >= 0:
+                    known[combination] = tagset_id
+            numbers[index] = tagset_id
+        if len(known) > 2 * catalog.tagset_count + 65_536:
+            known.clear()
+        tagset_ids: Int32Array = numbers[inverse]
+        refused = int((tagset_ids < 0).sum())
+        if refused:
+            position = int(positions[np.flatnonzero(tagset_ids < 0)[0]])
+            message = f"cannot store row {position}: there are {limits.max_tag_sets} tag sets already"
+            batch.refuse(Refusal(position, "tag_set_limit", message), keep=limits.max_reported_lines, times=refused)
+        return tagset_ids
+
+
+def _columns_of(schema: pa.Schema) -> tuple[list[str], list[str]]:
+    """Return the tag columns, sorted, and the field columns; raises BadRequest for a column that is neither."""
+    if len(set(schema.names)) != len(schema.names):
+        raise BadRequest("cannot store Arrow stream: two columns have the same name")
+    tags, fields = [], []
+    for column in schema:
+        kind: Any = column.type
+        if column.name == TIME_COLUMN:
+            if not (pa.types.is_timestamp(kind) or pa.types.is_int64(kind)):
+                raise BadRequest(
+                    f"cannot store Arrow stream: column 'time' is {kind}, want a timestamp or int64 nanoseconds"
+                )
+            continue
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_string(value) or pa.types.is_large_string(value):
+            tags.append(column.name)
+        elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+            fields.append(column.name)
+        else:
+            raise BadRequest(
+                f"cannot store Arrow stream: column {column.name!r} is {kind}, want text (a tag) or a number (a field)"
+            )
+    if not fields:
+        raise BadRequest("cannot store Arrow stream: it has no numeric column, so there is nothing to store")
+    return sorted(tags), fields
+
+
+def _numbers(batch: Batch, column: pa.Array, name: str, first_position: int, keep: int) -> Float64Array:
+    """Return a column as float64: nulls absent, NaN and infinities refused and absent, wide integers counted."""
+    kind: Any = column.type
+    missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+    if pa.types.is_integer(kind):
+        whole = column.fill_null(0).to_numpy(zero_copy_only=False)
+        values = whole.astype(np.float64)
+        if kind.bit_width == 64 and len(whole):
+            wide = np.abs(values) >= 2.0**53
+            if wide.any():
+                inside = wide & (values < (_LARGEST_INT64 if whole.dtype == np.int64 else 2 * _LARGEST_INT64))
+                back = np.zeros_like(whole)
+                back[inside] = values[inside].astype(whole.dtype)
+                batch.rounded += int((wide & ~(inside & (back == whole))).sum())
+    else:
+        values = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
+        bad = ~np.isfinite(values)
+        if bad.any():
+            count = int(bad.sum())
+            position = first_position + int(np.flatnonzero(bad)[0])
+            message = f"cannot store field {name!r} of row {position}: it is not a finite number"
+            batch.refuse(Refusal(position, "not_finite", message), keep=keep, times=count)
+            missing = bad if missing is None else missing | bad
+    if missing is not None:
+        absent = absent_matrix(1, len(values))[0]
+        values = np.where(missing, absent, values)
+    result: Float64Array = np.ascontiguousarray(values, np.float64)
+    return result

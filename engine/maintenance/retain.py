@@ -1,0 +1,61 @@
+"""Retention: raw samples by table, rollup tiers by tier, each no shorter than what it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from engine.clock import Clock
+from engine.config import Retention
+from engine.ingest.admission import Admission
+from engine.query.samples import SampleStore
+from engine.rollups.tiers import TIERS
+from engine.segments.layout import SegmentMeta
+from engine.segments.manifest import ManifestStore
+from engine.vitals import Vitals
+
+
+class Retainer:
+    """Removes what has outlived its retention.  A segment goes as a whole, when its newest row is too old."""
+
+    def __init__(
+        self,
+        *,
+        retention: Retention,
+        admission: Admission,
+        samples: SampleStore,
+        manifest: ManifestStore,
+        retain_rollups: Callable[[Mapping[str, int]], int],
+        vitals: Vitals,
+        clock: Clock,
+    ) -> None:
+        self._retention, self._admission = retention, admission
+        self._samples, self._manifest = samples, manifest
+        self._retain_rollups, self._vitals, self._clock = retain_rollups, vitals, clock
+
+    def run(self) -> None:
+        now_ns = self._clock.now_ns()
+        for meta_table in {meta.table_id for meta in self._samples.segments()}:
+            cutoff = self._admission.oldest_ns(now_ns, meta_table)
+            expired = [meta for meta in self._samples.segments(meta_table) if meta.max_time_ns < cutoff]
+            if expired:
+                self._manifest.commit(remove=expired)
+                self._samples.swap(meta_table, (), expired, (), (), self._delete)
+                self._vitals.retained.labels("segments").inc(len(expired))
+        for table_id in self._samples.hot.table_ids():
+            dropped = self._samples.hot.drop(table_id, self._admission.oldest_ns(now_ns, table_id))
+            self._vitals.retained.labels("hot_rows").inc(dropped)
+        removed = self._retain_rollups(self.tier_cutoffs(now_ns))
+        self._vitals.retained.labels("rollup_rows").inc(removed)
+
+    def tier_cutoffs(self, now_ns: int) -> dict[str, int]:
+        """Return for each tier that is not kept for ever the time before which its rows go."""
+        cutoffs: dict[str, int] = {}
+        for tier in TIERS:
+            kept_ns = int(getattr(self._retention, tier.name))
+            cutoff = min(now_ns - kept_ns, self._admission.oldest_ns(now_ns))
+            if kept_ns and cutoff > 0:
+                cutoffs[tier.name] = cutoff
+        return cutoffs
+
+    def _delete(self, meta: SegmentMeta) -> None:
+        self._manifest.delete_file(meta)

@@ -1,0 +1,130 @@
+"""Scaling decisions: read a target's signals, decide, remember.
+
+An instance is counted while it reports: a distinct value of the target's instance label among the fresh samples of its
+signals, unless a metric gives the number.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.catalog.catalog import Catalog
+from engine.clock import Clock
+from engine.config import ScaleTarget, Signal
+from engine.config_units import Duration
+from engine.errors import NotFound
+from engine.query.observe import Observed as SeriesValues
+from engine.query.observe import Observer
+from engine.scaling.policy import Decision, Observed, SignalReading, decide, history_after
+from engine.scaling.store import ScaleStore
+from engine.vitals import Vitals
+
+
+class Decider:
+    """Decides for the configured targets of one engine; callable from any thread."""
+
+    def __init__(
+        self,
+        *,
+        targets: Sequence[ScaleTarget],
+        catalog: Catalog,
+        observer: Observer,
+        store: ScaleStore,
+        vitals: Vitals,
+        clock: Clock,
+        keep: Duration,
+    ) -> None:
+        """``keep``: how long a decision is answered before asking makes a new one."""
+        self._targets = {target.target: target for target in targets}
+        self._catalog, self._observer = catalog, observer
+        self._store, self._vitals, self._clock = store, vitals, clock
+        self._keep_ns = int(keep)
+        self._lock = threading.Lock()
+        self._latest: dict[str, Decision] = {}
+        self._histories = {target.target: store.history(target.target) for target in targets}
+
+    @property
+    def targets(self) -> list[str]:
+        return list(self._targets)
+
+    def latest(self, name: str) -> Decision:
+        """Return the decision of the last tick, making one where there is none that still counts.
+
+        Raises NotFound for a target that is not configured.
+        """
+        if name not in self._targets:
+            raise NotFound(f"cannot decide for target {name!r}: it is not configured ([[scale]])")
+        decision = self._latest.get(name)
+        if decision is None or self._clock.now_ns() - decision.decided_ns > self._keep_ns:
+            self.tick([name])
+            decision = self._latest[name]
+        self._vitals.decisions.labels(decision.action).inc()
+        return decision
+
+    def tick(self, names: Sequence[str] | None = None) -> int:
+        """Decide for the named targets, or all; return how many decisions were news."""
+        with self._lock:
+            now_ns = self._clock.now_ns()
+            made = []
+            for name in self._targets if names is None else names:
+                target = self._targets[name]
+                decision = decide(target, self.observe(target, now_ns), self._histories[name], now_ns)
+                made.append((decision, history_after(target, self._histories[name], decision)))
+            # On disk first, so that a restart never forgets a cooldown that has been acted on.
+            news = self._store.record(made)
+            for decision, history in made:
+                self._histories[decision.target] = history
+                self._latest[decision.target] = decision
+        return len(news)
+
+    def observe(self, target: ScaleTarget, now_ns: int) -> Observed:
+        """Return what is known of a target: its instances and the value of each signal over the fresh ones."""
+        oldest_ns = now_ns - int(target.stale_after)
+        instances: set[str] = set()
+        readings = []
+        for signal in target.signals:
+            values = self._values(signal, target, now_ns)
+            fresh = (values.times >= oldest_ns) & np.isfinite(values.values)
+            for tagset_id in values.tagset_ids[fresh].tolist():
+                instance = self._catalog.tags(tagset_id).get(target.instance_label)
+                if instance is not None:
+                    instances.add(instance)
+            readings.append(_reading(signal, values, fresh))
+        return Observed(self._current(target, len(instances), oldest_ns, now_ns), tuple(readings))
+
+    def _values(self, signal: Signal, target: ScaleTarget, now_ns: int) -> SeriesValues:
+        return self._observer.values(
+            signal.metric,
+            target.match,
+            now_ns,
+            aggregate=signal.aggregate,
+            over_ns=int(signal.over),
+            divide_by=signal.divide_by,
+            scale=signal.scale,
+        )
+
+    def _current(self, target: ScaleTarget, counted: int, oldest_ns: int, now_ns: int) -> int | None:
+        if target.instances is None:
+            return counted
+        values = self._observer.values(target.instances, target.match, now_ns)
+        fresh = (values.times >= oldest_ns) & np.isfinite(values.values)
+        if not fresh.any():
+            return None
+        return round(float(values.values[fresh].max()))
+
+
+def _reading(signal: Signal, values: SeriesValues, fresh: npt.NDArray[np.bool_]) -> SignalReading:
+    if not fresh.any():
+        newest = int(values.times.max()) if len(values.times) else None
+        return SignalReading(signal.kind, None, newest, stale=True)
+    chosen = values.values[fresh]
+    if signal.across == "avg":
+        value = float(chosen.mean())
+    else:
+        value = float(chosen.max() if signal.across == "max" else chosen.sum())
+    # The oldest of the samples behind the value tells its age: none of them is older than that.
+    return SignalReading(signal.kind, value, int(values.times[fresh].min()))

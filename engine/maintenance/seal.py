@@ -1,0 +1,155 @@
+"""Sealing: hot rows become Parquet segments, and the log they came from may go.
+
+Order of events, so that a crash between any two loses nothing and doubles nothing: the tiers have everything (flush),
+the segments are written and synced, the catalogue is persisted, the manifest names the segments (the switch), readers
+see them, old files are deleted, old log files are deleted.  Rows that are both in a segment and in a log file that has
+not gone yet are recognised at recovery by the segment's ``sealed_through``.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager
+
+import numpy as np
+
+from engine.catalog.catalog import Catalog
+from engine.clock import NS_PER_MINUTE, Clock
+from engine.config import Storage
+from engine.disk.filesystem import FileSystem
+from engine.hot.block import Block
+from engine.model.rows import FOREVER_NS, Rows, concat, sort_merge
+from engine.query.samples import SampleStore
+from engine.rollups.dirty import DirtyBuckets
+from engine.segments.layout import SegmentMeta, SegmentSpec
+from engine.segments.manifest import ManifestStore
+from engine.segments.plan import SealTask, plan_seal
+from engine.segments.writer import write_segment
+from engine.vitals import Vitals
+from engine.wal.writer import WalWriter
+
+#: How long after its end a window may still get rows in the ordinary way before it is sealed.
+WINDOW_GRACE_NS = 5 * NS_PER_MINUTE
+#: What share of the limits sealing aims for once a limit has been reached.
+RELIEF = 0.8
+
+
+class Sealer:
+    """Seals the tables of one engine; one seal at a time."""
+
+    def __init__(
+        self,
+        *,
+        fs: FileSystem,
+        root: str,
+        settings: Storage,
+        catalog: Catalog,
+        samples: SampleStore,
+        manifest: ManifestStore,
+        wal: WalWriter,
+        dirty: DirtyBuckets,
+        commit_lock: AbstractContextManager[object],
+        vitals: Vitals,
+        clock: Clock,
+    ) -> None:
+        self._fs, self._root, self._settings = fs, root, settings
+        self._catalog, self._samples, self._hot = catalog, samples, samples.hot
+        self._manifest, self._wal, self._dirty = manifest, wal, dirty
+        self._commit_lock, self._vitals, self._clock = commit_lock, vitals, clock
+        self._sealing = threading.Lock()
+        self._last_ns = clock.now_ns()
+
+    def run(self) -> int:
+        """Seal what is due: finished windows from time to time, more when memory or log are at their limit."""
+        now_ns = self._clock.now_ns()
+        if self._pressed():
+            sealed = self.seal(finished_only=True)
+            if self._pressed(RELIEF):
+                sealed += self.seal()
+            return sealed
+        if now_ns - self._last_ns >= int(self._settings.seal_after):
+            self._last_ns = now_ns
+            window = int(self._settings.partition)
+            return self.seal(before_ns=(now_ns - WINDOW_GRACE_NS) // window * window)
+        return 0
+
+    def _pressed(self, share: float = 1.0) -> bool:
+        return self._hot.nbytes > share * int(self._settings.hot_limit) or self._wal.bytes_on_disk > share * int(
+            self._settings.wal_limit
+        )
+
+    def seal(self, before_ns: int = FOREVER_NS, *, finished_only: bool = False) -> int:
+        """Seal every row older than ``before_ns``; return how many segments were written.
+
+        ``finished_only`` leaves out the window that holds each table's newest row, which is likely to get more.
+        """
+        with self._sealing:
+            self._dirty.flush()
+            written = 0
+            for table_id in self._hot.table_ids():
+                until_ns = before_ns
+                if finished_only:
+                    window = int(self._settings.partition)
+                    until_ns = min(until_ns, self._samples.newest_time_ns(table_id) // window * window)
+                written += self._seal_table(table_id, until_ns)
+            self._trim_log()
+            return written
+
+    def _seal_table(self, table_id: int, before_ns: int) -> int:
+        with self._commit_lock:
+            blocks = self._hot.freeze(table_id)
+            through = self._hot.applied_sequence
+        times = [block.view().times for block in blocks]
+        due = [each[each < before_ns] for each in times]
+        if not any(len(each) for each in due):
+            return 0
+        existing = self._samples.segments(table_id)
+        tasks = plan_seal(existing, np.concatenate(due), base_window_ns=int(self._settings.partition))
+        added: list[SegmentMeta] = []
+        removed: list[SegmentMeta] = []
+        ranges: list[tuple[int, int]] = []
+        for task in tasks:
+            rows = self._rows_of(task, blocks)
+            added.append(self._write(table_id, task, rows, through))
+            removed.extend(task.replaces)
+            ranges.append((task.start_ns, task.end_ns))
+        self._catalog.persist()
+        self._manifest.commit(add=added, remove=removed)
+        self._samples.swap(table_id, added, removed, blocks, ranges, self._delete)
+        self._vitals.seals.labels("written").inc(len(added))
+        self._vitals.sealed_samples.inc(sum(meta.samples for meta in added))
+        return len(added)
+
+    def _rows_of(self, task: SealTask, blocks: list[Block]) -> Rows:
+        """Return all rows of a range, each key once: segments first, late rows last, as they arrived."""
+        parts = [self._samples.read(meta, task.start_ns, task.end_ns) for meta in task.replaces]
+        for late in (False, True):
+            parts += [block.view().between(task.start_ns, task.end_ns) for block in blocks if block.late is late]
+        return sort_merge(concat(parts))
+
+    def _write(self, table_id: int, task: SealTask, rows: Rows, through: int) -> SegmentMeta:
+        fields = {field.field_id: field.name for field in self._catalog.fields(table_id)}
+        spec = SegmentSpec(
+            table_id=table_id,
+            table=self._catalog.table_name(table_id),
+            start_ns=task.start_ns,
+            end_ns=task.end_ns,
+            sealed_through=through,
+            sequence=self._manifest.reserve_sequence(),
+            field_names={field_id: fields[field_id] for field_id in rows.field_ids},
+            created_ns=self._clock.now_ns(),
+        )
+        return write_segment(self._fs, self._root, spec, rows, self._catalog.tag_columns)
+
+    def _delete(self, meta: SegmentMeta) -> None:
+        self._manifest.delete_file(meta)
+
+    def _trim_log(self) -> None:
+        with self._commit_lock:
+            oldest = self._hot.oldest_sequence()
+            floor = self._hot.applied_sequence if oldest is None else oldest - 1
+        floor = min(floor, self._dirty.flushed_sequence)
+        if floor > self._manifest.current.wal_floor:
+            self._catalog.persist()
+            self._manifest.commit(wal_floor=floor)
+            self._wal.drop_through(floor)

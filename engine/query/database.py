@@ -1,0 +1,337 @@
+"""The DuckDB database behind analysts' SQL: the rollup tiers in a file, the catalogue and one statement's rows beside it.
+
+Used in process (``tidegauge.open``) or inside the query process.  DuckDB itself reads no file but its own and writes
+none but that: external access is off, no extension can be loaded, the configuration is locked.  Statements run in READ
+ONLY transactions on cursors of their own, at the same time as rollup flushes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.ipc
+
+from engine.errors import BadQuery, Bug, Damage, QueryLimit, TidegaugeError, Unavailable
+from engine.query.deadlines import Deadlines, Watch
+from engine.query.predicates import Evaluator
+from engine.query.relations import ROLLUPS, Relations, literal
+from engine.query.scans import SegmentFiles
+from engine.query.scopes import Resolver, needed_of
+from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlLimits, SqlRequest
+from engine.query.tagsets import TagStore
+from engine.query.validation import Statement, explain_error, parse
+from engine.query.views import Views
+from engine.rollups.store import RollupStore
+from native.catalogue import Catalogue
+
+#: Files stay readable for this version, so that going back to it is possible.
+STORAGE_VERSION = "v1.5.0"
+BATCH_ROWS = 65_536
+NEEDED_TIMEOUT_SECONDS = 30.0
+#: The name under which the rollup database is attached; everything else lives in the unnamed database in memory.
+ROLLUP_DATABASE = "rollups"
+
+# The column time has no time zone and is UTC; so are the clock's functions, or the two could not be compared.
+_UTC_FUNCTIONS = (
+    "CREATE MACRO now() AS CAST(system.main.now() AS TIMESTAMP)",
+    "CREATE MACRO get_current_timestamp() AS CAST(system.main.get_current_timestamp() AS TIMESTAMP)",
+    "CREATE MACRO transaction_timestamp() AS CAST(system.main.transaction_timestamp() AS TIMESTAMP)",
+    "CREATE MACRO to_timestamp(seconds) AS CAST(system.main.to_timestamp(seconds) AS TIMESTAMP)",
+)
+# Arrow has no type for these, or DuckDB exports them as something else: they are sent as text, digit for digit.
+_AS_TEXT = ("UHUGEINT", "BIGNUM", "VARINT", "BIT", "TIME WITH TIME ZONE", "UNION", "VARIANT", "GEOMETRY", "TIME_NS")
+
+
+class Database:
+    """One open database.  Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        path: str | None = None,
+        *,
+        memory_limit_bytes: int = 1 << 30,
+        threads: int | None = None,
+        pooled_tables: Collection[str] = (),
+        catalogue: Catalogue | None = None,
+    ) -> None:
+        """Open the rollup database at ``path``, in memory where it is None.
+
+        ``catalogue``: where definitions are kept; one of its own by default, to be filled by :meth:`define`.
+        Raises Unavailable when another process has the file open, Damage when it is not readable.
+        """
+        self.path = path
+        self._memory_limit_bytes = memory_limit_bytes
+        self.catalogue = catalogue if catalogue is not None else Catalogue()
+        self._tags = TagStore(self.catalogue)
+        self._relations = Relations(self.catalogue, self._tags, pooled_tables)
+        self._files = SegmentFiles()
+        self._deadlines = Deadlines()
+        self._defining = threading.Lock()
+        self._rolling = threading.Lock()
+        self._closing = threading.Condition()
+        self._running = 0
+        self._closed = False
+        self.broken = False
+        self._root = _connect(path, memory_limit_bytes, threads or os.cpu_count() or 1)
+        try:
+            self._cursors = self._root.cursor()
+            for macro in _UTC_FUNCTIONS:
+                self._cursors.execute(macro)
+            self._root.execute(f"USE {ROLLUP_DATABASE}")
+            self.rollups = RollupStore(self._root)
+            self.rollups.initialise()
+            self._root.execute("SET lock_configuration = true")
+        except BaseException:
+            self._root.close()
+            raise
+
+    def close(self) -> None:
+        """Interrupt what runs, wait until it has ended, and close the file; harmless when repeated."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            while self._running:
+                self._deadlines.expire_all()
+                self._closing.wait(0.1)
+        self._deadlines.close()
+        with self._rolling:
+            if not self.broken:
+                self.rollups.checkpoint()
+            self._cursors.close()
+            self._root.close()
+
+    # --- the catalogue
+
+    def define(self, definitions: bytes) -> tuple[int, int, int]:
+        """Add native catalogue definitions; ones that are known are skipped.  Returns the catalogue's mark.
+
+        Raises ValueError for definitions that contradict what is known.
+        """
+        with self._defining:
+            if definitions:
+                self.catalogue.apply_definitions(definitions)
+            return self.catalogue.mark()
+
+    def needed_relations(self, sql: str, parameters: Sequence[JsonScalar] = ()) -> Needed:
+        """Check a statement and say what must be prepared for it.  Raises BadQuery."""
+        with self._cursor(NEEDED_TIMEOUT_SECONDS, sql) as (cursor, _):
+            statement = self._parse(cursor, sql)
+            scopes = self._resolver(cursor, parameters).scopes(statement)
+            return needed_of(self._relations, self._tags, scopes, statement)
+
+    # --- statements
+
+    def sql(self, request: SqlRequest) -> SqlAnswer:
+        """Run one statement within its limits.
+
+        Raises BadQuery for one that is refused or fails, QueryLimit beyond a limit, Unavailable or Damage when a
+        source cannot be read.
+        """
+        started = time.monotonic()
+        self.define(request.definitions)
+        for source in request.tables:
+            if source.pooled and source.table_id < self.catalogue.table_count:
+                self._relations.mark_pooled(source.table_id)
+        limits = request.limits
+        with self._cursor(limits.timeout_seconds, request.sql) as (cursor, watch):
+            statement = self._parse(cursor, request.sql)
+            if statement.kind == "show_tables":
+                stream, rows = _stream(self._show_tables().to_reader(), limits, watch)
+            else:
+                scopes = self._resolver(cursor, request.parameters).scopes(statement)
+                views = Views(
+                    cursor, self._relations, self._tags, self._files, statement, request.tables, request.findings
+                )
+                views.create(scopes, _ROLLUP_TABLES)
+                cursor.execute("BEGIN TRANSACTION READ ONLY")
+                relation = cursor.sql(statement.text, params=list(request.parameters) or None)
+                stream, rows = _stream(_exportable(relation).to_arrow_reader(BATCH_ROWS), limits, watch)
+        return SqlAnswer(stream=stream, rows=rows, elapsed_seconds=time.monotonic() - started)
+
+    def _parse(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> Statement:
+        return parse(sql, _serialiser(cursor), self._relations.by_name())
+
+    def _resolver(self, cursor: duckdb.DuckDBPyConnection, parameters: Sequence[JsonScalar]) -> Resolver:
+        return Resolver(self._relations, self._tags, Evaluator(cursor, _serialiser(cursor), parameters))
+
+    def _show_tables(self) -> pa.Table:
+        relations = sorted(self._relations.by_name().values(), key=lambda relation: relation.name)
+        kinds = {"table": "measurement", "finding": "finding", "rollup": "rollup"}
+        return pa.table(
+            {
+                "name": pa.array([relation.name for relation in relations], pa.string()),
+                "kind": pa.array([kinds.get(relation.kind, "catalogue") for relation in relations], pa.string()),
+            }
+        )
+
+    @contextmanager
+    def _cursor(self, timeout_seconds: float, sql: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, Watch]]:
+        """Give a cursor for one statement under watch, and turn what goes wrong in the block into our errors."""
+        with self._closing:
+            if self._closed:
+                raise Unavailable("cannot run SQL: the database is closed")
+            self._running += 1
+            cursor = self._cursors.cursor()
+        try:
+            with self._deadlines.watch(cursor, timeout_seconds) as watch:
+                try:
+                    yield cursor, watch
+                except (TidegaugeError, duckdb.Error, pa.ArrowException, MemoryError, RuntimeError, OSError) as error:
+                    raise self._translated(error, sql, timeout_seconds, watch) from None
+        finally:
+            cursor.close()
+            with self._closing:
+                self._running -= 1
+                self._closing.notify_all()
+
+    def _translated(self, error: Exception, sql: str, timeout_seconds: float, watch: Watch) -> TidegaugeError:
+        text = str(error)
+        if isinstance(error, (duckdb.FatalException, duckdb.InternalException)) or "database has been invalidated" in text:
+            self.broken = True
+            return Bug(f"cannot run SQL: {text.splitlines()[0]}")
+        if watch.expired:
+            if self._closed:
+                return Unavailable("cannot run SQL: the database is being closed")
+            return QueryLimit(
+                f"cannot run SQL: it took longer than {timeout_seconds:g} s; restrict the time range or the series"
+            )
+        if isinstance(error, TidegaugeError):
+            return error
+        if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or "bad_alloc" in text or "allocate" in text:
+            return QueryLimit(
+                f"cannot run SQL: it needs more memory than the {self._memory_limit_bytes >> 20} MiB that statements"
+                " may use; restrict the time range, aggregate, or select fewer columns"
+            )
+        if isinstance(error, (pa.ArrowException, OSError)) or "get_next failed" in text:
+            return Unavailable(f"cannot run SQL: reading a source failed: {text.splitlines()[0]}")
+        if isinstance(error, duckdb.Error):
+            return explain_error(error, sql)
+        return Bug(f"cannot run SQL: {type(error).__name__}: {text}")
+
+    # --- rollups
+
+    def flush_rollups(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
+        """Replace the 1m rows of ``dirty`` buckets by ``buckets`` and carry that up the tiers, in one transaction."""
+        with self._roll("flush rollups"):
+            self.rollups.flush(buckets, dirty, sequence)
+
+    def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: Any = None) -> pa.Table:
+        """Return the rows of a tier in ``[start_ns, end_ns)``, of these series or of all."""
+        with self._roll("read rollups"):
+            return self.rollups.rows(tier, start_ns, end_ns, series_ids)
+
+    def watermark(self) -> int:
+        """Return the sequence number up to which rollups are stored."""
+        with self._roll("read the rollup watermark"):
+            return self.rollups.watermark()
+
+    def retain(self, cutoffs: Mapping[str, int]) -> int:
+        """Remove rollup rows before each tier's cutoff (ns); return how many."""
+        with self._roll("remove old rollups"):
+            return self.rollups.retain(cutoffs)
+
+    def rollup_stats(self) -> Any:
+        with self._roll("count rollups"):
+            return self.rollups.stats()
+
+    @contextmanager
+    def _roll(self, action: str) -> Iterator[None]:
+        with self._rolling:
+            if self._closed:
+                raise Unavailable(f"cannot {action}: the database is closed")
+            try:
+                yield
+            except (MemoryError, duckdb.OutOfMemoryException):
+                raise QueryLimit(f"cannot {action}: statements have taken all memory; try again") from None
+            except duckdb.Error as error:
+                text = str(error).splitlines()[0]
+                if isinstance(error, (duckdb.FatalException, duckdb.InternalException)) or "invalidated" in text:
+                    self.broken = True
+                raise Unavailable(f"cannot {action}: {text}") from None
+
+
+def _connect(path: str | None, memory_limit_bytes: int, threads: int) -> duckdb.DuckDBPyConnection:
+    config = {
+        "allow_community_extensions": "false",
+        "allow_persistent_secrets": "false",
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "memory_limit": f"{memory_limit_bytes}B",
+        "python_enable_replacements": "false",
+        "python_scan_all_frames": "false",
+        # No spilling: statements end at the memory limit instead of filling the disk that samples need.
+        "temp_directory": "",
+        "threads": str(threads),
+    }
+    root = duckdb.connect(":memory:", config=config)
+    try:
+        root.execute(
+            f"ATTACH {literal(path or ':memory:')} AS {ROLLUP_DATABASE}"
+            + (f" (STORAGE_VERSION '{STORAGE_VERSION}')" if path else "")
+        )
+        # After this DuckDB opens no other file, in whatever way it is asked.
+        root.execute("SET enable_external_access = false")
+        root.execute("SET GLOBAL TimeZone = 'UTC'")
+    except duckdb.Error as error:
+        root.close()
+        text = str(error).splitlines()[0]
+        if "lock" in text.lower():
+            raise Unavailable(f"cannot open rollup database {path}: another process has it open") from None
+        raise Damage(f"cannot open rollup database: {text}", path=str(path)) from None
+    return root
+
+
+def _serialiser(cursor: duckdb.DuckDBPyConnection) -> Callable[[str], str]:
+    def serialise(sql: str) -> str:
+        try:
+            return str(cursor.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()[0][0])
+        except duckdb.Error as error:
+            raise explain_error(error, sql) from None
+
+    return serialise
+
+
+def _exportable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Cast columns to text that Arrow could only carry wrongly."""
+    types = [str(type_) for type_ in relation.types]
+    if not any(type_.startswith(_AS_TEXT) for type_ in types):
+        return relation
+    columns = []
+    for number, (name, type_) in enumerate(zip(relation.columns, types, strict=True), start=1):
+        shown = '"' + name.replace('"', '""') + '"'
+        columns.append(f"CAST(#{number} AS VARCHAR) AS {shown}" if type_.startswith(_AS_TEXT) else f"#{number} AS {shown}")
+    return relation.project(", ".join(columns))
+
+
+def _stream(reader: pa.RecordBatchReader, limits: SqlLimits, watch: Watch) -> tuple[bytes, int]:
+    """Read an answer to its end as an Arrow IPC stream.  Raises QueryLimit when it is too large."""
+    rows = size = 0
+    sink = pa.BufferOutputStream()
+    with reader, pa.ipc.new_stream(sink, reader.schema) as writer:
+        for batch in reader:
+            rows += batch.num_rows
+            size += batch.nbytes
+            if rows > limits.max_rows:
+                raise QueryLimit(
+                    f"cannot run SQL: the answer has more than {limits.max_rows} rows; aggregate, restrict or add LIMIT"
+                )
+            if size > limits.max_result_bytes:
+                raise QueryLimit(
+                    f"cannot run SQL: the answer is larger than {limits.max_result_bytes} bytes;"
+                    " aggregate, select fewer columns or add LIMIT"
+                )
+            if watch.expired:
+                raise BadQuery("interrupted")
+            writer.write_batch(batch)
+    return sink.getvalue().to_pybytes(), rows
+
+
+_ROLLUP_TABLES = {name: f"SELECT * FROM {ROLLUP_DATABASE}.main.{name}" for name in ROLLUPS}

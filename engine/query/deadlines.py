@@ -1,0 +1,78 @@
+"""Interrupts statements that run too long, from one thread for all of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+#: DuckDB forgets an interrupt that comes between two statements, so it is repeated until the watch ends.
+REPEAT_SECONDS = 0.05
+
+
+class Interruptible(Protocol):
+    def interrupt(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """One statement under watch; ``expired`` says that its time is up."""
+
+    connection: Interruptible
+    deadline: float
+    expired: bool = False
+
+
+class Deadlines:
+    """The watches of one database."""
+
+    def __init__(self) -> None:
+        self._watches: set[Watch] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @contextmanager
+    def watch(self, connection: Interruptible, seconds: float) -> Iterator[Watch]:
+        """Interrupt ``connection`` once ``seconds`` have passed, as long as the block is not left."""
+        watch = Watch(connection, time.monotonic() + seconds)
+        with self._changed:
+            self._watches.add(watch)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="query-deadlines", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        try:
+            yield watch
+        finally:
+            with self._changed:
+                self._watches.discard(watch)
+
+    def expire_all(self) -> None:
+        """Let every watch expire now."""
+        with self._changed:
+            for watch in self._watches:
+                watch.deadline = 0.0
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                for watch in self._watches:
+                    if watch.deadline <= now:
+                        watch.expired = True
+                        watch.connection.interrupt()
+                waits = [max(watch.deadline - now, REPEAT_SECONDS) for watch in self._watches]
+                self._changed.wait(min(waits) if waits else None)

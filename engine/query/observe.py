@@ -1,0 +1,134 @@
+"""The newest value, or a recent aggregate, of every series of a metric: what rules and scaling policies look at.
+
+A value belongs to a tag set.  ``last`` is read from the hot store in constant time a series; other aggregates are taken
+over the samples of the last ``over`` nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.catalog.catalog import Catalog, Field
+from engine.catalog.matchers import equality_matchers
+from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
+from engine.query.range import LOOKBACK_NS, aggregate_values, window_buckets
+from engine.query.samples import SampleStore
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Values by tag set: ``tagset_ids`` int32[n] ascending, ``values`` float64[n], ``times`` int64[n] (ns)."""
+
+    tagset_ids: Int32Array
+    values: Float64Array
+    times: Int64Array
+
+    @staticmethod
+    def nothing() -> Observed:
+        return Observed(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.int64))
+
+
+class Observer:
+    """Reads observations of one engine; callable from any thread."""
+
+    def __init__(self, catalog: Catalog, samples: SampleStore) -> None:
+        self._catalog, self._samples = catalog, samples
+        self._selected: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[int, Int32Array]] = {}
+
+    def values(
+        self,
+        metric: str,
+        match: Mapping[str, str],
+        now_ns: int,
+        *,
+        aggregate: str = "last",
+        over_ns: int = 0,
+        divide_by: str | None = None,
+        scale: float = 1.0,
+    ) -> Observed:
+        """Return the metric's present value for each tag set that has the labels of ``match``.
+
+        With ``divide_by`` the value is the ratio of the two aggregates of the same labels; a tag set without a
+        divisor, or with a divisor of zero, has none.  The time is that of the newest sample behind the value.
+        """
+        found = self._metric(metric, match, now_ns, aggregate, over_ns)
+        if divide_by is not None:
+            found = self._ratio(found, self._metric(divide_by, match, now_ns, aggregate, over_ns))
+        if scale != 1.0:
+            found = Observed(found.tagset_ids, found.values * scale, found.times)
+        return found
+
+    def _metric(self, metric: str, match: Mapping[str, str], now_ns: int, aggregate: str, over_ns: int) -> Observed:
+        parts = [
+            self._field(field, self._select(field.table_id, match), now_ns, aggregate, over_ns)
+            for field in self._catalog.fields_of_metric(metric)
+        ]
+        parts = [part for part in parts if len(part.tagset_ids)]
+        if not parts:
+            return Observed.nothing()
+        if len(parts) == 1:
+            return parts[0]
+        tagset_ids = np.concatenate([part.tagset_ids for part in parts])
+        order = np.argsort(tagset_ids, kind="stable")
+        return Observed(
+            tagset_ids[order],
+            np.concatenate([part.values for part in parts])[order],
+            np.concatenate([part.times for part in parts])[order],
+        )
+
+    def _select(self, table_id: int, match: Mapping[str, str]) -> Int32Array | None:
+        """Return the tag sets with these labels, ascending, or None for all; remembered until there are new ones."""
+        if not match:
+            return None
+        key = (table_id, tuple(sorted(match.items())))
+        count = self._catalog.native.tagset_count
+        known = self._selected.get(key)
+        if known is None or known[0] != count:
+            known = (count, self._catalog.tagset_ids(table_id, equality_matchers(match)))
+            self._selected[key] = known
+        return known[1]
+
+    def _field(self, field: Field, selected: Int32Array | None, now_ns: int, aggregate: str, over_ns: int) -> Observed:
+        if aggregate == "last":
+            latest = self._samples.hot.latest(field.table_id, field.field_id)
+            if latest is None:
+                return Observed.nothing()
+            tagset_ids, values, times = latest.tagset_ids, latest.values, latest.times
+            if selected is not None:
+                chosen = np.isin(tagset_ids, selected)
+                tagset_ids, values, times = tagset_ids[chosen], values[chosen], times[chosen]
+            if len(tagset_ids) > 1 and not (tagset_ids[1:] > tagset_ids[:-1]).all():
+                order = np.argsort(tagset_ids)
+                tagset_ids, values, times = tagset_ids[order], values[order], times[order]
+            return Observed(tagset_ids, values, times)
+        start_ns = now_ns - over_ns
+        look_back = LOOKBACK_NS if aggregate in ("increase", "rate") else 0
+        buckets = window_buckets(self._samples, field, selected, start_ns + 1, now_ns + 1, look_back)
+        tagset_ids = (buckets.series_ids >> FIELD_ID_BITS).astype(np.int32)
+        return Observed(tagset_ids, aggregate_values(buckets, aggregate, over_ns), buckets.last_times)
+
+    def _ratio(self, above: Observed, below: Observed) -> Observed:
+        positions = np.searchsorted(below.tagset_ids, above.tagset_ids)
+        inside = positions < len(below.tagset_ids)
+        same = inside.copy()
+        same[inside] = below.tagset_ids[positions[inside]] == above.tagset_ids[inside]
+        if not same.any() and len(above.tagset_ids) and len(below.tagset_ids):
+            # Two tables number their tag sets apart; equal labels make the pair.
+            of_labels = {
+                tuple(sorted(self._catalog.tags(tagset_id).items())): index
+                for index, tagset_id in enumerate(below.tagset_ids.tolist())
+            }
+            found = [
+                of_labels.get(tuple(sorted(self._catalog.tags(tagset_id).items())), -1)
+                for tagset_id in above.tagset_ids.tolist()
+            ]
+            positions = np.array(found, np.int64)
+            same = positions >= 0
+        values = above.values[same]
+        divisors = below.values[positions[same]]
+        usable = divisors != 0
+        times = np.minimum(above.times[same], below.times[positions[same]])
+        return Observed(above.tagset_ids[same][usable], values[usable] / divisors[usable], times[usable])

@@ -1,0 +1,321 @@
+"""What a checked statement says about the rows it can use: conditions on one column of one relation.
+
+Only conditions that hold for every row that can reach the result are found: parts of a WHERE joined by AND, over one
+column of a relation named in the FROM of the same SELECT.  When in doubt a condition is left out, which costs time and
+never changes an answer: DuckDB applies every condition itself as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import msgspec
+import pyarrow as pa
+
+from engine.query.functions import CLOCKS, PUSHABLE
+from engine.query.sources import JsonScalar
+from engine.query.validation import Node, Select, Serialise, Statement, arguments_of, flatten_and, fold, literal_of
+
+_OPAQUE = frozenset({"DEFAULT", "LAMBDA", "LAMBDA_REF", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "WINDOW"})
+_VALUE = "tidegauge_value"
+_LATEST_NS = (1 << 63) - 2  # the next number stands for infinity
+_NULLABLE_SIDES = {"INNER": (False, False), "LEFT": (False, True), "RIGHT": (True, False), "FULL": (True, True), "OUTER": (True, True)}
+_FLIPPED = {">": "<", ">=": "<=", "<": ">", "<=": ">=", "=": "="}
+_COMPARISONS = {
+    "COMPARE_EQUAL": "=",
+    "COMPARE_GREATERTHAN": ">",
+    "COMPARE_GREATERTHANOREQUALTO": ">=",
+    "COMPARE_LESSTHAN": "<",
+    "COMPARE_LESSTHANOREQUALTO": "<=",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Predicate:
+    """A condition on one column, or on one key of the map ``labels``.
+
+    ``expression`` has the column replaced by a column ``tidegauge_value``.  ``outer``: rows of this relation may be
+    filled up with NULLs by an outer join, so the condition may be used ahead of the join only if NULL fails it.
+    """
+
+    column: str
+    key: str | None
+    expression: Node
+    outer: bool
+
+
+@dataclass(slots=True)
+class Use:
+    """One mention of a relation in a FROM, with what must hold for its rows."""
+
+    predicates: list[Predicate] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Source:
+    """One entry of a FROM: a relation (``use``) or something else (``use`` is None)."""
+
+    name: str
+    alias: str
+    use: Use | None
+    usable: bool
+    outer: bool
+
+
+def find_uses(statement: Statement) -> dict[str, list[Use]]:
+    """Return for each relation (folded name) one Use for each of its mentions, without predicates where unsure."""
+    found: dict[str, list[Use]] = {name: [] for name in statement.references}
+    for select in statement.selects:
+        sources, joins = _sources_of(select)
+        for conjunct in flatten_and(select.node.get("where_clause")):
+            _attribute(conjunct, sources, joins)
+        for source in sources:
+            if source.use is not None:
+                found[source.name].append(source.use)
+    for name, uses in found.items():
+        # A mention outside a plain FROM (PIVOT, DESCRIBE) was not seen above: it may use any row.
+        uses.extend(Use() for _ in range(statement.references[name] - len(uses)))
+    return found
+
+
+def _sources_of(select: Select) -> tuple[list[_Source], list[Node]]:
+    sources: list[_Source] = []
+    joins: list[Node] = []
+
+    def flatten(node: Node, usable: bool, outer: bool) -> None:
+        usable = usable and not node.get("sample")
+        kind = node.get("type")
+        alias = fold(str(node.get("alias") or node.get("table_name") or ""))
+        if kind == "JOIN":
+            joins.append(node)
+            kind = str(node.get("join_type"))
+            # In ASOF, POSITIONAL and nearest joins it matters which other rows there are.
+            plain = node.get("ref_type") in ("REGULAR", "CROSS", "DEPENDENT") and not node.get("ranking_expression")
+            usable = usable and plain and (kind in _NULLABLE_SIDES or kind in ("SEMI", "ANTI"))
+            left, right = _NULLABLE_SIDES.get(kind, (False, False))
+            flatten(node["left"], usable, outer or left)
+            # SEMI and ANTI joins filter their left side by their right one.
+            flatten(node["right"], usable and kind in _NULLABLE_SIDES, outer or right)
+        elif kind == "BASE_TABLE" and fold(node["table_name"]) not in select.with_names:
+            usable = usable and not node.get("column_name_alias")
+            sources.append(_Source(fold(node["table_name"]), alias, Use(), usable, outer))
+        elif kind != "EMPTY":
+            sources.append(_Source("", alias, None, False, outer))
+
+    flatten(select.node.get("from_table") or {"type": "EMPTY"}, not select.node.get("sample"), False)
+    return sources, joins
+
+
+def _walk(node: Any) -> Iterator[Node]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _walk(item)
+    elif isinstance(node, dict):
+        if "class" in node:
+            yield node
+        for child in node.values():
+            if isinstance(child, (dict, list)):
+                yield from _walk(child)
+
+
+def _is_pure(expression: Node, functions: frozenset[str]) -> bool:
+    for node in _walk(expression):
+        if node["class"] in _OPAQUE:
+            return False
+        if node["class"] == "FUNCTION" and (
+            fold(node["function_name"]) not in functions or node.get("filter") or node.get("distinct")
+        ):
+            return False
+    return True
+
+
+def _attribute(conjunct: Node, sources: list[_Source], joins: list[Node]) -> None:
+    """Add a condition to the relations it is about, if it is about one column and can be evaluated ahead."""
+    if not _is_pure(conjunct, PUSHABLE | CLOCKS):
+        return
+    columns: set[tuple[int, str, str | None]] = set()
+    unqualified: set[tuple[str, str | None]] = set()
+
+    def replace(node: Any) -> Any:
+        if isinstance(node, list):
+            return [replace(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        names, key = _column_of(node)
+        if names is None:
+            return {name: replace(child) for name, child in node.items()}
+        if len(names) == 1:
+            unqualified.add((names[0], key))
+        elif len(names) == 2:
+            owners = [index for index, source in enumerate(sources) if source.alias == names[0]]
+            columns.add((owners[0] if len(owners) == 1 else -1, names[1], key))
+        else:
+            columns.add((-1, "", None))
+        return _column(node, _VALUE)
+
+    expression = replace(conjunct)
+    if len(columns) + len(unqualified) != 1:
+        return
+    if columns:
+        index, column, key = columns.pop()
+        owned = [sources[index]] if index >= 0 else []
+    else:
+        column, key = unqualified.pop()
+        owned = sources if len(sources) == 1 or _all_share(joins, sources, column) else []
+    for source in owned:
+        if source.use is not None and source.usable:
+            source.use.predicates.append(Predicate(column, key, expression, source.outer))
+
+
+def _all_share(joins: list[Node], sources: list[_Source], column: str) -> bool:
+    """Whether every source is an inner join partner USING this column, so that it is one column for all of them."""
+    return all(source.use is not None for source in sources) and all(
+        join.get("join_type") == "INNER"
+        and join.get("ref_type") == "REGULAR"
+        and column in {fold(name) for name in join.get("using_columns", ())}
+        for join in joins
+    )
+
+
+def _column_of(node: Node) -> tuple[list[str] | None, str | None]:
+    """Return the folded name parts of a column, or of ``column['key']`` with that key; (None, None) for all else."""
+    if node.get("class") == "COLUMN_REF":
+        return [fold(str(name)) for name in node["column_names"]], None
+    if node.get("type") == "ARRAY_EXTRACT":
+        base, index = node["children"]
+        if base.get("class") == "COLUMN_REF" and index.get("class") == "CONSTANT":
+            try:
+                key = literal_of(index)
+            except ValueError:
+                return None, None
+            if isinstance(key, str):
+                return [fold(str(name)) for name in base["column_names"]], key
+    return None, None
+
+
+def _column(like: Node, name: str) -> Node:
+    location = {key: like[key] for key in ("query_location", "query_location_length") if key in like}
+    return {"class": "COLUMN_REF", "type": "COLUMN_REF", "alias": "", **location, "column_names": [name]}
+
+
+class Evaluator:
+    """Evaluates predicates ahead of a statement, with DuckDB itself, so that they mean what they mean there."""
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, serialise: Serialise, parameters: Sequence[JsonScalar]
+    ) -> None:
+        self._connection, self._serialise, self._parameters = connection, serialise, parameters
+
+    def time_bounds(self, predicate: Predicate) -> tuple[int | None, int | None]:
+        """Return (start_ns, end_ns), half-open, outside of which the predicate on a time column fails."""
+        start: int | None = None
+        end: int | None = None
+        for operator, expression in _comparisons(predicate.expression):
+            is_lower, is_upper = operator in (">", ">=", "="), operator in ("<", "<=", "=")
+            if not _is_pure(expression, PUSHABLE):
+                # The clock moves on until the statement runs: what grows with it is a lower bound, never an upper one.
+                if not _grows_with_clock(expression):
+                    continue
+                is_upper = False
+            value = self._nanoseconds(expression)
+            if value is None:
+                continue
+            if is_lower:
+                lower = min(value + (operator == ">"), _LATEST_NS)
+                start = lower if start is None else max(start, lower)
+            if is_upper and value < _LATEST_NS:
+                upper = value + (operator != "<")
+                end = upper if end is None else min(end, upper)
+        return start, end
+
+    def accepted(self, predicate: Predicate, values: pa.Array) -> pa.Array | None:
+        """Return the indices (int64, ascending) of the strings for which the predicate is true.
+
+        The index ``len(values)`` stands for NULL.  ``None``: it cannot be told ahead.
+        """
+        if not _is_pure(predicate.expression, PUSHABLE):
+            return None
+        with_null = pa.concat_arrays([values.cast(pa.string()), pa.nulls(1, pa.string())])
+        rows = pa.table({"number": pa.array(range(len(values) + 1), pa.int64()), _VALUE: with_null})
+        template = "SELECT number FROM tidegauge_values WHERE tidegauge_hole ORDER BY number"
+        found = self._run(template, predicate.expression, rows)
+        if found is None:
+            return None
+        accepted = found.column(0).combine_chunks()
+        if predicate.outer and len(accepted) and accepted[-1].as_py() == len(values):
+            return None
+        return accepted
+
+    def _nanoseconds(self, expression: Node) -> int | None:
+        found = self._run("SELECT epoch_ns(CAST(tidegauge_hole AS TIMESTAMP_NS))", expression, None)
+        value = None if found is None else found.column(0)[0].as_py()
+        return value if isinstance(value, int) else None
+
+    def _run(self, template: str, expression: Node, rows: pa.Table | None) -> pa.Table | None:
+        used = {node["identifier"] for node in _walk(expression) if node["class"] == "PARAMETER"}
+        try:
+            parameters = {name: self._parameters[int(name) - 1] for name in used}
+            tree = _fill(msgspec.json.decode(self._serialise(template)), expression)
+            text = self._connection.execute(
+                "SELECT json_deserialize_sql($1)", [msgspec.json.encode(tree).decode()]
+            ).fetchall()[0][0]
+            if rows is not None:
+                self._connection.register("tidegauge_values", rows)
+            return self._connection.sql(text, params=parameters or None).to_arrow_table()
+        except (duckdb.Error, ValueError, IndexError, RecursionError):
+            # Whatever is wrong with the condition, the statement itself will say it.
+            return None
+        finally:
+            if rows is not None:
+                self._connection.unregister("tidegauge_values")
+
+
+def _fill(node: Any, expression: Node) -> Any:
+    if isinstance(node, list):
+        return [_fill(item, expression) for item in node]
+    if isinstance(node, dict):
+        if node.get("class") == "COLUMN_REF" and node["column_names"] == ["tidegauge_hole"]:
+            return expression
+        return {key: _fill(child, expression) for key, child in node.items()}
+    return node
+
+
+def _is_value(node: Node) -> bool:
+    return bool(node.get("class") == "COLUMN_REF")
+
+
+def _comparisons(expression: Node) -> list[tuple[str, Node]]:
+    """Return (operator, other side) for comparisons of the column itself with something that has no column in it."""
+    found: list[tuple[str, Node]] = []
+    if expression.get("class") == "COMPARISON":
+        operator = _COMPARISONS.get(expression["type"])
+        left, right = expression["left"], expression["right"]
+        if operator and _is_value(left):
+            found.append((operator, right))
+        elif operator and _is_value(right):
+            found.append((_FLIPPED[operator], left))
+    elif expression.get("type") == "COMPARE_BETWEEN" and _is_value(expression["input"]):
+        found += [(">=", expression["lower"]), ("<=", expression["upper"])]
+    return [pair for pair in found if not any(_is_value(node) for node in _walk(pair[1]))]
+
+
+def _grows_with_clock(expression: Node) -> bool:
+    """Whether an expression is the clock, rounded down or moved by constants, and so never gives less when run later."""
+    if expression.get("class") == "CAST":
+        return _grows_with_clock(expression["child"])
+    if expression.get("class") != "FUNCTION":
+        return False
+    name = fold(expression["function_name"])
+    arguments = arguments_of(expression)
+    constant: Callable[[Node], bool] = lambda node: _is_pure(node, PUSHABLE)  # noqa: E731
+    if name in CLOCKS:
+        return not arguments
+    if name in ("-", "date_trunc", "datetrunc", "time_bucket", "+") and len(arguments) == 2:
+        first, second = arguments
+        if name in ("-", "+") and _grows_with_clock(first) and constant(second):
+            return True
+        return name != "-" and constant(first) and _grows_with_clock(second)
+    return False

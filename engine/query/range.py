@@ -1,0 +1,335 @@
+"""Aligned aggregated series without SQL: matchers -> tag sets -> raw samples or a rollup tier -> buckets.
+
+Buckets are half-open, ``[start + k*step, start + (k+1)*step)``.  Averages across series weigh every sample the same:
+sums and counts are merged, not averages.  ``increase`` attributes the difference between two samples to the bucket of
+the later one and counts a falling value as a reset to zero (Prometheus, ``increase``), without extrapolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.catalog.catalog import Catalog, Field
+from engine.catalog.matchers import Matcher
+from engine.clock import NS_PER_MINUTE, NS_PER_SECOND
+from engine.errors import BadRequest, QueryLimit
+from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
+from engine.query.samples import SampleStore
+from engine.rollups.tiers import TIERS, Tier
+from native.rollup import BucketColumns, aggregate
+
+AGGREGATES = ("avg", "sum", "min", "max", "count", "first", "last", "increase", "rate")
+_RAW_ONLY = ("increase", "rate")
+MAX_POINTS_PER_SERIES = 100_000
+MAX_POINTS = 10_000_000
+#: Below this many raw rows, reading them costs less than asking the query process for a tier.
+RAW_ROWS_PREFERRED = 500_000
+LOOKBACK_NS = 5 * NS_PER_MINUTE
+
+
+@dataclass(frozen=True, slots=True)
+class RangeQuery:
+    """``by``: None keeps every series apart; otherwise series with equal values of these labels are merged."""
+
+    metric: str
+    start_ns: int
+    end_ns: int
+    step_ns: int
+    aggregate: str = "avg"
+    matchers: tuple[Matcher, ...] = ()
+    by: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesPoints:
+    """One line of an answer.  ``times``: int64[n] bucket starts; ``values``: float64[n]; empty buckets are left out."""
+
+    labels: dict[str, str]
+    times: Int64Array
+    values: Float64Array
+
+
+@dataclass(slots=True)
+class RangeAnswer:
+    """Aligned series, and where they come from.
+
+    ``tier``: ``raw`` or a rollup's name; ``rows_read``: raw rows or rollup rows looked at; ``fresh_to_ns``: the newest
+    time of a sample in the answer, None when it is empty.
+    """
+
+    metric: str
+    aggregate: str
+    step_ns: int
+    tier: str
+    series: list[SeriesPoints] = field(default_factory=list)
+    rows_read: int = 0
+    fresh_to_ns: int | None = None
+
+
+@dataclass(slots=True)
+class Buckets:
+    """Bucket columns sorted by (series, time), whichever source they come from."""
+
+    series_ids: Int64Array
+    times: Int64Array
+    counts: Int64Array
+    sums: Float64Array
+    mins: Float64Array
+    maxs: Float64Array
+    firsts: Float64Array
+    lasts: Float64Array
+    last_times: Int64Array
+    increases: Float64Array
+
+
+TierRows = Callable[[str, int, int, Int64Array], Buckets]
+
+
+class RangeReader:
+    """Answers range queries of one engine; callable from any thread."""
+
+    def __init__(self, catalog: Catalog, samples: SampleStore, tier_rows: TierRows) -> None:
+        """``tier_rows(tier, start_ns, end_ns, series_ids)`` gives a tier's rows, everything visible included."""
+        self._catalog, self._samples, self._tier_rows = catalog, samples, tier_rows
+
+    def answer(self, query: RangeQuery, *, raw_since_ns: Callable[[int], int]) -> RangeAnswer:
+        """Answer one query; ``raw_since_ns(table_id)`` is the oldest time for which raw samples are still kept.
+
+        Raises BadRequest for a query that makes no sense and QueryLimit for one that is too large.
+        """
+        _validate(query)
+        fields = self._catalog.fields_of_metric(query.metric)
+        answer = RangeAnswer(query.metric, query.aggregate, query.step_ns, "raw")
+        for one in fields:
+            tagset_ids = self._catalog.tagset_ids(one.table_id, query.matchers)
+            if not len(tagset_ids):
+                continue
+            points = len(tagset_ids) * ((query.end_ns - query.start_ns) // query.step_ns + 1)
+            if query.by is None and points > MAX_POINTS:
+                raise QueryLimit(
+                    f"cannot answer query: {len(tagset_ids)} series make up to {points} points,"
+                    f" the limit is {MAX_POINTS}; narrow the matchers, take a longer step or group with by="
+                )
+            tier = self._choose(query, one, tagset_ids, raw_since_ns(one.table_id))
+            buckets = self._raw(query, one, tagset_ids) if tier is None else self._tier(query, one, tagset_ids, tier)
+            if tier is not None:
+                answer.tier = tier.name
+            answer.rows_read += int(buckets.counts.sum()) if tier is None else len(buckets.counts)
+            if len(buckets.last_times):
+                answer.fresh_to_ns = max(answer.fresh_to_ns or 0, int(buckets.last_times.max()))
+            answer.series.extend(self._lines(query, buckets))
+        return answer
+
+    # --- sources
+
+    def _choose(self, query: RangeQuery, one: Field, tagset_ids: Int32Array, raw_since_ns: int) -> Tier | None:
+        """Return the coarsest tier that gives the same answer as raw samples, or None for raw samples."""
+        if query.aggregate in _RAW_ONLY:
+            return None
+        newest = self._samples.newest_time_ns(one.table_id)
+        usable = [
+            tier
+            for tier in TIERS
+            if query.step_ns % tier.width_ns == 0
+            and query.start_ns % tier.width_ns == 0
+            and (query.end_ns % tier.width_ns == 0 or newest < query.end_ns)
+        ]
+        if not usable:
+            return None
+        expected = self._samples.expected_rows(one.table_id, query.start_ns, query.end_ns)
+        share = len(tagset_ids) / max(1, len(self._catalog.tagset_ids(one.table_id)))
+        if query.start_ns >= raw_since_ns and expected * share <= RAW_ROWS_PREFERRED:
+            return None
+        return max(usable, key=lambda tier: tier.width_ns)
+
+    def _raw(self, query: RangeQuery, one: Field, tagset_ids: Int32Array) -> Buckets:
+        start = query.start_ns - LOOKBACK_NS if query.aggregate in _RAW_ONLY else query.start_ns
+        rows = self._samples.collect(one.table_id, start, query.end_ns, tagset_ids, (one.field_id,))
+        return _of_columns(
+            aggregate(
+                rows.tagset_ids,
+                rows.times,
+                np.ascontiguousarray(rows.values),
+                np.array(rows.field_ids, np.int32),
+                query.step_ns,
+                query.start_ns,
+            )
+        )
+
+    def _tier(self, query: RangeQuery, one: Field, tagset_ids: Int32Array, tier: Tier) -> Buckets:
+        series_ids = (tagset_ids.astype(np.int64) << FIELD_ID_BITS) | one.field_id
+        found = self._tier_rows(tier.name, query.start_ns, query.end_ns, series_ids)
+        if tier.width_ns == query.step_ns:
+            return found
+        into = query.start_ns + (found.times - query.start_ns) // query.step_ns * query.step_ns
+        return _merge(found, found.series_ids, into)
+
+    # --- results
+
+    def _lines(self, query: RangeQuery, buckets: Buckets) -> list[SeriesPoints]:
+        if query.aggregate in _RAW_ONLY:
+            buckets = _with_boundaries(buckets, query.start_ns)
+        if not len(buckets.times):
+            return []
+        labels: list[dict[str, str]] = []
+        keys, inverse = np.unique(buckets.series_ids, return_inverse=True)
+        tagsets = [self._catalog.tags(int(key) >> FIELD_ID_BITS) for key in keys]
+        if query.by is None:
+            labels, group = tagsets, inverse
+        else:
+            numbers: dict[tuple[str, ...], int] = {}
+            wanted = [tuple(tags.get(label, "") for label in query.by) for tags in tagsets]
+            of_key = [numbers.setdefault(values, len(numbers)) for values in wanted]
+            labels = [dict(zip(query.by, values, strict=True)) for values in numbers]
+            group = np.array(of_key, np.int64)[inverse]
+            buckets = _merge(buckets, group.astype(np.int64), buckets.times)
+            group = buckets.series_ids
+        values = aggregate_values(buckets, query.aggregate, query.step_ns)
+        lines = []
+        starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+        ends = np.r_[starts[1:], len(group)]
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            lines.append(SeriesPoints(labels[int(group[start])], buckets.times[start:end], values[start:end]))
+        return lines
+
+
+def window_buckets(
+    samples: SampleStore, one: Field, tagset_ids: Int32Array | None, start_ns: int, end_ns: int, look_back_ns: int = 0
+) -> Buckets:
+    """Return one bucket a series for ``[start_ns, end_ns)``.
+
+    With ``look_back_ns`` the increase counts from the last sample of that time before the window.
+    """
+    width = end_ns - start_ns
+    rows = samples.collect(one.table_id, start_ns - look_back_ns, end_ns, tagset_ids, (one.field_id,))
+    field_ids = np.array(rows.field_ids, np.int32)
+    values = np.ascontiguousarray(rows.values)
+    buckets = _of_columns(aggregate(rows.tagset_ids, rows.times, values, field_ids, width, start_ns))
+    return _with_boundaries(buckets, start_ns) if look_back_ns else buckets
+
+
+def _validate(query: RangeQuery) -> None:
+    if query.aggregate not in AGGREGATES:
+        raise BadRequest(f"cannot aggregate: got {query.aggregate!r}, want one of {', '.join(AGGREGATES)}")
+    if query.step_ns <= 0:
+        raise BadRequest(f"cannot answer query: the step is {query.step_ns} ns, want more than 0")
+    if query.end_ns <= query.start_ns:
+        raise BadRequest(f"cannot answer query: the end ({query.end_ns}) is not after the start ({query.start_ns})")
+    points = (query.end_ns - query.start_ns) // query.step_ns
+    if points > MAX_POINTS_PER_SERIES:
+        raise BadRequest(
+            f"cannot answer query: {points} points a series, want at most {MAX_POINTS_PER_SERIES}; take a longer step"
+        )
+
+
+def aggregate_values(buckets: Buckets, name: str, width_ns: int) -> Float64Array:
+    """Return one aggregate of each bucket; ``width_ns`` is what a rate is taken over."""
+    match name:
+        case "avg":
+            return buckets.sums / buckets.counts
+        case "sum":
+            return buckets.sums
+        case "min":
+            return buckets.mins
+        case "max":
+            return buckets.maxs
+        case "count":
+            return buckets.counts.astype(np.float64)
+        case "first":
+            return buckets.firsts
+        case "last":
+            return buckets.lasts
+        case "increase":
+            return buckets.increases
+        case _:
+            return buckets.increases / (width_ns / NS_PER_SECOND)
+
+
+def _of_columns(columns: BucketColumns) -> Buckets:
+    return Buckets(
+        columns.series_ids,
+        columns.times,
+        columns.counts,
+        columns.sums,
+        columns.mins,
+        columns.maxs,
+        columns.firsts,
+        columns.lasts,
+        columns.last_times,
+        columns.increases,
+    )
+
+
+def _with_boundaries(buckets: Buckets, start_ns: int) -> Buckets:
+    """Add to each bucket the step from the series' previous sample, and drop the look-back before ``start_ns``."""
+    same = np.r_[False, buckets.series_ids[1:] == buckets.series_ids[:-1]]
+    previous = np.r_[np.nan, buckets.lasts[:-1]]
+    step = buckets.firsts - previous
+    step = np.where(step >= 0, step, buckets.firsts)
+    # A series' very first sample adds nothing: what it counted before is unknown.
+    increases = buckets.increases + np.where(same, step, 0.0)
+    return _take(
+        Buckets(
+            buckets.series_ids,
+            buckets.times,
+            buckets.counts,
+            buckets.sums,
+            buckets.mins,
+            buckets.maxs,
+            buckets.firsts,
+            buckets.lasts,
+            buckets.last_times,
+            increases,
+        ),
+        buckets.times >= start_ns,
+    )
+
+
+def _take(buckets: Buckets, chosen: npt.NDArray[np.bool_] | Int64Array) -> Buckets:
+    return Buckets(*(getattr(buckets, name)[chosen] for name in Buckets.__slots__))
+
+
+def _merge(buckets: Buckets, groups: Int64Array, times: Int64Array) -> Buckets:
+    """Merge bucket rows with equal (group, time); sums are added in the order given."""
+    if not len(times):
+        return buckets
+    order = np.lexsort((times, groups))
+    ordered = _take(buckets, order)
+    groups, times = groups[order], times[order]
+    starts = np.flatnonzero(np.r_[True, (groups[1:] != groups[:-1]) | (times[1:] != times[:-1])])
+    ends = np.r_[starts[1:], len(times)] - 1
+    return Buckets(
+        groups[starts],
+        times[starts],
+        np.add.reduceat(ordered.counts, starts),
+        np.add.reduceat(ordered.sums, starts),
+        np.minimum.reduceat(ordered.mins, starts),
+        np.maximum.reduceat(ordered.maxs, starts),
+        ordered.firsts[starts],
+        ordered.lasts[ends],
+        np.maximum.reduceat(ordered.last_times, starts),
+        np.add.reduceat(ordered.increases, starts),
+    )
+
+
+def buckets_of_table(columns: Sequence[npt.NDArray[np.generic]]) -> Buckets:
+    """Return bucket columns from a tier's arrays in the order of docs/formats/rollups.md, sorted by (series, time)."""
+    series_ids, times, counts, sums, mins, maxs, firsts, lasts, _first_times, last_times = columns
+    found = Buckets(
+        series_ids.astype(np.int64),
+        times.astype(np.int64),
+        counts.astype(np.int64),
+        sums.astype(np.float64),
+        mins.astype(np.float64),
+        maxs.astype(np.float64),
+        firsts.astype(np.float64),
+        lasts.astype(np.float64),
+        last_times.astype(np.int64),
+        np.zeros(len(times), np.float64),
+    )
+    order = np.lexsort((found.times, found.series_ids))
+    return _take(found, order)

@@ -1,0 +1,219 @@
+"""The relations that SQL sees: their names, kinds and columns, derived from the catalogue (docs/sql.md).
+
+Names are compared as DuckDB does, without regard to ASCII case.  Where two names clash, the rules below give each a
+name that depends only on the catalogue, never on the order of queries.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from engine.query.tagsets import METRIC_TAG, TagStore
+from engine.query.validation import fold
+from native.catalogue import Catalogue
+
+ROLLUPS = ("rollup_1m", "rollup_5m", "rollup_15m", "rollup_1h", "rollup_1d")
+#: What the engine found, said and did; sent along with each statement that reads them.
+FINDINGS = ("alerts", "alert_events", "anomalies", "bottlenecks", "decisions", "deploys", "audit")
+TIME = "time"
+
+Kind = Literal["table", "samples", "rollup", "series", "metrics", "finding"]
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """``name`` as it is shown; ``table_id`` only for measurements."""
+
+    name: str
+    kind: Kind
+    table_id: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a measurement's view: a tag (``key``) or a field (``field_id``)."""
+
+    name: str
+    key: bytes | None = None
+    field_id: int = -1
+
+
+@dataclass(slots=True)
+class MetricTable:
+    """Every metric once for each (table, field): parallel lists.  Pooled tables have one entry for each name."""
+
+    names: list[str] = field(default_factory=list)
+    table_ids: list[int] = field(default_factory=list)
+    field_ids: list[int] = field(default_factory=list)
+    series_counts: list[int] = field(default_factory=list)
+
+
+FIXED_RELATIONS: dict[str, Relation] = {
+    "samples": Relation("samples", "samples"),
+    "series": Relation("series", "series"),
+    "metrics": Relation("metrics", "metrics"),
+    **{name: Relation(name, "rollup") for name in ROLLUPS},
+    **{name: Relation(name, "finding") for name in FINDINGS},
+}
+
+
+def visible(name: bytes) -> str:
+    """Return a name as SQL shows it.  NUL, which no SQL text can hold, becomes the replacement character."""
+    return name.decode().replace("\0", "�")
+
+
+def quoted(name: str) -> str:
+    """Return an identifier in double quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return a string constant in single quotes."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """Return ``name``, or ``name_2``, ``name_3``, ... when that is taken (folded names)."""
+    candidate, number = name, 2
+    while fold(candidate) in taken:
+        candidate, number = f"{name}_{number}", number + 1
+    return candidate
+
+
+def name_columns(fields: Iterable[bytes], keys: Iterable[bytes]) -> list[Column]:
+    """Return the columns of a measurement after ``time``: tags in order of first sight, then fields by number.
+
+    Fields keep their names; a field called ``time`` becomes ``time_field``.  A tag whose name a field or ``time`` has
+    gets ``_tag`` behind it.  What then still clashes (``Host`` and ``host``) is numbered from 2 in that order.
+    """
+    taken = {TIME}
+    field_columns: list[Column] = []
+    for field_id, raw in enumerate(fields):
+        name = visible(raw)
+        name = unused(f"{name}_field" if fold(name) == TIME else name, taken)
+        taken.add(fold(name))
+        field_columns.append(Column(name, field_id=field_id))
+    reserved = frozenset(taken)
+    tag_columns: list[Column] = []
+    for key in keys:
+        name = visible(key)
+        name = unused(f"{name}_tag" if fold(name) in reserved else name, taken)
+        taken.add(fold(name))
+        tag_columns.append(Column(name, key=key))
+    return tag_columns + field_columns
+
+
+class Relations:
+    """The relations of one catalogue.  Thread-safe; follows the catalogue as it grows."""
+
+    def __init__(self, catalogue: Catalogue, tags: TagStore, pooled: Collection[str] = ()) -> None:
+        self._catalogue, self._tags = catalogue, tags
+        self._pooled = {name.encode() for name in pooled}
+        self._lock = threading.Lock()
+        self._known = dict(FIXED_RELATIONS)
+        self._tables_known = 0
+        self._columns: dict[int, tuple[tuple[int, int], list[Column]]] = {}
+        self._metrics: tuple[object, MetricTable] = (None, MetricTable())
+
+    def by_name(self) -> dict[str, Relation]:
+        """Return all relations by folded name.  The dictionary is shared: read only."""
+        with self._lock:
+            count = self._catalogue.table_count
+            if count > self._tables_known:
+                known = dict(self._known)
+                for table_id in range(self._tables_known, count):
+                    name = visible(self._catalogue.table_name(table_id))
+                    if fold(name) in FIXED_RELATIONS:
+                        name = f"{name}_table"
+                    name = unused(name, known)
+                    known[fold(name)] = Relation(name, "table", table_id)
+                self._known, self._tables_known = known, count
+            return self._known
+
+    def mark_pooled(self, table_id: int) -> None:
+        """Note that a table's metrics are named by its tag ``__name__``."""
+        name = self._catalogue.table_name(table_id)
+        with self._lock:
+            if name not in self._pooled:
+                self._pooled.add(name)
+                self._metrics = (None, MetricTable())
+
+    def is_pooled(self, table_id: int) -> bool:
+        return self._catalogue.table_name(table_id) in self._pooled
+
+    def table_name(self, table_id: int) -> str:
+        return visible(self._catalogue.table_name(table_id))
+
+    def field_names(self, table_id: int) -> list[str]:
+        return [visible(name) for name in self._catalogue.fields(table_id)]
+
+    def field_metrics(self, table_id: int) -> list[str]:
+        """Return the metric of each field as ``<measurement>_<field>``: in pooled tables only where the tag ``__name__`` is missing."""
+        prefix = self.table_name(table_id)
+        return [f"{prefix}_{name}" for name in self.field_names(table_id)]
+
+    def columns(self, table_id: int) -> list[Column]:
+        """Return the columns of a measurement's view after ``time``."""
+        fields, keys = self._catalogue.fields(table_id), self._tags.keys_of(table_id)
+        size = (len(fields), len(keys))
+        with self._lock:
+            cached = self._columns.get(table_id)
+            if cached is None or cached[0] != size:
+                cached = (size, name_columns(fields, keys))
+                self._columns[table_id] = cached
+            return cached[1]
+
+    def metrics(self) -> MetricTable:
+        """Return every metric there is."""
+        state = (self._catalogue.mark(), self._tags.sync())
+        with self._lock:
+            if self._metrics[0] != state:
+                self._metrics = (state, self._read_metrics())
+            return self._metrics[1]
+
+    def _read_metrics(self) -> MetricTable:
+        found = MetricTable()
+        tables = self._tags.tables_of(self._tags.all())
+        series = np.bincount(tables, minlength=self._catalogue.table_count).tolist()
+        for table_id in range(self._catalogue.table_count):
+            name = self._catalogue.table_name(table_id)
+            fields = self._catalogue.fields(table_id)
+            if name in self._pooled:
+                self._read_pooled(table_id, len(fields), found)
+                continue
+            found.names.extend(self.field_metrics(table_id))
+            found.table_ids.extend([table_id] * len(fields))
+            found.field_ids.extend(range(len(fields)))
+            found.series_counts.extend([series[table_id]] * len(fields))
+        return found
+
+    def _read_pooled(self, table_id: int, fields: int, found: MetricTable) -> None:
+        names = self._tags.texts(self._tags.column(METRIC_TAG, self._tags.of_table(table_id)))
+        counted = names.value_counts()
+        fallback = self.field_metrics(table_id)
+        for name, count in zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True):
+            for field_id in range(fields):
+                found.names.append(fallback[field_id] if name is None else name)
+                found.table_ids.append(table_id)
+                found.field_ids.append(field_id)
+                found.series_counts.append(count)
+
+    def metrics_table(self) -> pa.Table:
+        """Return the relation ``metrics``."""
+        metrics = self.metrics()
+        fields = {table_id: self.field_names(table_id) for table_id in set(metrics.table_ids)}
+        pairs = zip(metrics.table_ids, metrics.field_ids, strict=True)
+        return pa.table(
+            {
+                "metric": pa.array(metrics.names, pa.string()),
+                "measurement": pa.array([self.table_name(table_id) for table_id in metrics.table_ids], pa.string()),
+                "field": pa.array([fields[table_id][field_id] for table_id, field_id in pairs], pa.string()),
+                "series_count": pa.array(metrics.series_counts, pa.int64()),
+            }
+        )

@@ -1,0 +1,221 @@
+"""Every raw sample there is, exactly once: sealed segments and hot blocks seen as one.
+
+A *snapshot* is taken under one lock, so that a row is seen either in its hot block or in its segment.  Files that a
+seal has replaced are deleted only when no reader from before is left.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.disk.filesystem import FileSystem
+from engine.hot.block import Block
+from engine.hot.store import BlockView, HotStore
+from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
+from engine.segments.layout import SegmentMeta
+from engine.segments.reader import read_segment
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The sources of one table for one time range.
+
+    ``settled``: segments without a late row in their time, to be read as they are; ``disturbed``: segments that late
+    rows may correct; ``fresh``: hot blocks of rows that exist nowhere else; ``late``: the others, in order of arrival.
+    """
+
+    table_id: int
+    start_ns: int
+    end_ns: int
+    settled: tuple[SegmentMeta, ...]
+    disturbed: tuple[SegmentMeta, ...]
+    fresh: tuple[BlockView, ...]
+    late: tuple[BlockView, ...]
+
+
+class SampleStore:
+    """Segments and hot store of one engine, read together."""
+
+    def __init__(self, fs: FileSystem, root: str, hot: HotStore, segments: Sequence[SegmentMeta]) -> None:
+        self.hot = hot
+        self._fs, self._root = fs, root
+        self._segments: dict[int, tuple[SegmentMeta, ...]] = {}
+        self._lock = threading.Lock()
+        self._epoch = 0
+        self._readers: dict[int, int] = {}
+        self._doomed: list[tuple[int, Callable[[], None]]] = []
+        for meta in segments:
+            self._segments[meta.table_id] = (*self._segments.get(meta.table_id, ()), meta)
+
+    # --- who reads
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep the files of every snapshot taken inside from being deleted."""
+        with self._lock:
+            epoch = self._epoch
+            self._readers[epoch] = self._readers.get(epoch, 0) + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers[epoch] -= 1
+                if not self._readers[epoch]:
+                    del self._readers[epoch]
+            self._sweep()
+
+    def _sweep(self) -> None:
+        with self._lock:
+            oldest = min(self._readers, default=self._epoch + 1)
+            ready = [remove for epoch, remove in self._doomed if epoch < oldest]
+            self._doomed = [(epoch, remove) for epoch, remove in self._doomed if epoch >= oldest]
+        for remove in ready:
+            remove()
+
+    # --- what changes
+
+    def segments(self, table_id: int | None = None) -> tuple[SegmentMeta, ...]:
+        if table_id is not None:
+            return self._segments.get(table_id, ())
+        return tuple(meta for metas in self._segments.values() for meta in metas)
+
+    def swap(
+        self,
+        table_id: int,
+        added: Sequence[SegmentMeta],
+        removed: Sequence[SegmentMeta],
+        sealed: Sequence[Block],
+        ranges: Sequence[tuple[int, int]],
+        delete: Callable[[SegmentMeta], None],
+    ) -> None:
+        """Let ``added`` take the place of ``removed`` and of the sealed rows, at one instant for every reader."""
+        gone = {meta.file for meta in removed}
+        with self.hot.lock:
+            kept = [meta for meta in self._segments.get(table_id, ()) if meta.file not in gone]
+            self._segments[table_id] = tuple(sorted([*kept, *added], key=lambda meta: meta.start_ns))
+            if sealed:
+                self.hot.replace(table_id, sealed, ranges)
+        with self._lock:
+            doomed = [(self._epoch, lambda meta=meta: delete(meta)) for meta in removed]
+            self._doomed.extend(doomed)
+            self._epoch += 1
+        self._sweep()
+
+    # --- reading
+
+    def snapshot(self, table_id: int, start_ns: int, end_ns: int) -> Snapshot:
+        """Return the sources that may hold rows with ``start_ns <= time < end_ns``."""
+        with self.hot.lock:
+            segments = [
+                meta
+                for meta in self._segments.get(table_id, ())
+                if meta.min_time_ns < end_ns and meta.max_time_ns >= start_ns
+            ]
+            views = self.hot.snapshot(table_id, start_ns, end_ns)
+        late = tuple(view for view in views if view.late)
+        settled: list[SegmentMeta] = []
+        disturbed: list[SegmentMeta] = []
+        for meta in segments:
+            (disturbed if _any_between(late, meta.min_time_ns, meta.max_time_ns) else settled).append(meta)
+        fresh = tuple(view for view in views if not view.late)
+        return Snapshot(table_id, start_ns, end_ns, tuple(settled), tuple(disturbed), fresh, late)
+
+    def newest_time_ns(self, table_id: int) -> int:
+        """Return the newest time of a row of the table, or the earliest possible time when it has none."""
+        with self.hot.lock:
+            times = [meta.max_time_ns for meta in self._segments.get(table_id, ())]
+            times += [view.max_time_ns for view in self.hot.snapshot(table_id, NEVER_NS, FOREVER_NS)]
+        return max(times, default=NEVER_NS)
+
+    def expected_rows(self, table_id: int, start_ns: int, end_ns: int) -> int:
+        """Return about how many rows the range holds, assuming that each source is evenly spread over its time."""
+        with self.hot.lock:
+            sources = [(m.min_time_ns, m.max_time_ns, m.rows) for m in self._segments.get(table_id, ())]
+            views = self.hot.snapshot(table_id, start_ns, end_ns)
+        sources += [(view.min_time_ns, view.max_time_ns, len(view.rows)) for view in views]
+        expected = 0.0
+        for low, high, rows in sources:
+            overlap = min(high + 1, end_ns) - max(low, start_ns)
+            if overlap > 0:
+                expected += rows * overlap / (high + 1 - low)
+        return round(expected)
+
+    def read(
+        self,
+        meta: SegmentMeta,
+        start_ns: int,
+        end_ns: int,
+        tagset_ids: Int32Array | None = None,
+        field_ids: tuple[int, ...] | None = None,
+    ) -> Rows:
+        return read_segment(
+            self._fs,
+            self._root,
+            meta,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            tagset_ids=tagset_ids,
+            field_ids=field_ids,
+        )
+
+    def collect(
+        self,
+        table_id: int,
+        start_ns: int,
+        end_ns: int,
+        tagset_ids: Int32Array | None = None,
+        field_ids: tuple[int, ...] | None = None,
+    ) -> Rows:
+        """Return the table's rows in ``[start_ns, end_ns)``, sorted by (tag set, time), each key once.
+
+        ``tagset_ids`` (ascending) and ``field_ids`` narrow what is returned; None means all.
+        """
+        with self.reading():
+            snapshot = self.snapshot(table_id, start_ns, end_ns)
+            parts = [
+                self.read(meta, start_ns, end_ns, tagset_ids, field_ids)
+                for meta in (*snapshot.settled, *snapshot.disturbed)
+            ]
+        for view in (*snapshot.fresh, *snapshot.late):
+            rows = view.rows
+            if view.min_time_ns < start_ns or view.max_time_ns >= end_ns:
+                rows = rows.between(start_ns, end_ns)
+            parts.append(_narrow(rows, tagset_ids, field_ids))
+        return sort_merge(concat(parts))
+
+
+def _narrow(rows: Rows, tagset_ids: Int32Array | None, field_ids: tuple[int, ...] | None) -> Rows:
+    if field_ids is not None and rows.field_ids != field_ids:
+        kept = tuple(field for field in rows.field_ids if field in field_ids)
+        index = [rows.field_ids.index(field) for field in kept]
+        rows = Rows(rows.tagset_ids, rows.times, kept, rows.values[index])
+    if tagset_ids is not None and len(rows):
+        rows = rows.take(_is_member(rows.tagset_ids, tagset_ids))
+    return rows
+
+
+def _is_member(values: Int32Array, sorted_set: Int32Array) -> npt.NDArray[np.bool_]:
+    if len(sorted_set) == 1:
+        return values == sorted_set[0]
+    if not len(sorted_set):
+        return np.zeros(len(values), np.bool_)
+    wanted = np.zeros(max(int(values.max()), int(sorted_set[-1])) + 1, np.bool_)
+    wanted[sorted_set] = True
+    chosen: npt.NDArray[np.bool_] = wanted[values]
+    return chosen
+
+
+def _any_between(views: Sequence[BlockView], low_ns: int, high_ns: int) -> bool:
+    for view in views:
+        if view.max_time_ns < low_ns or view.min_time_ns > high_ns:
+            continue
+        times: Int64Array = view.rows.times
+        if ((times >= low_ns) & (times <= high_ns)).any():
+            return True
+    return False

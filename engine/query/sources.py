@@ -1,0 +1,95 @@
+"""What a SQL statement needs and what it is given: plain structures that travel to the query process and back.
+
+The main process asks what a statement touches (:class:`Needed`), prepares the files that hold those rows, and hands
+them over with the statement (:class:`SqlRequest`).  Nothing here opens anything.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+JsonScalar = str | int | float | bool | None
+
+DEFAULT_TIMEOUT_SECONDS = 30.0
+DEFAULT_MAX_ROWS = 1_000_000
+DEFAULT_MAX_RESULT_BYTES = 256 * 1024 * 1024
+
+
+class ParquetFile(msgspec.Struct, frozen=True):
+    """One sealed segment.  ``columns`` maps field numbers to the file's column names."""
+
+    path: str
+    columns: dict[int, str]
+
+
+class TableSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Every row of one table, in files of which no two hold the same key (tag set, time).
+
+    ``parquet``: columns tagset_id INT32, time TIMESTAMP(ns), and the fields as INT64, DECIMAL(18, k) or DOUBLE, each
+    file as it likes; other columns are ignored.  ``arrow``: paths of uncompressed Arrow IPC files, mapped rather than
+    read, with tagset_id int32, time timestamp[ns] and one nullable float64 column ``f<field number>`` a field.
+    ``pooled``: the metric's name is the tag ``__name__`` instead of ``<table>_<field>``.
+    """
+
+    table_id: int
+    name: str
+    pooled: bool = False
+    parquet: tuple[ParquetFile, ...] = ()
+    arrow: tuple[str, ...] = ()
+
+
+class SqlLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one statement may use.  Beyond any of them it ends with QueryLimit; nothing is ever cut off silently."""
+
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    max_rows: int = DEFAULT_MAX_ROWS
+    max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES
+
+
+class SqlRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One statement with everything it may read.
+
+    ``parameters`` stand for ``?`` or ``$1`` in order.  ``tables`` holds one source for each table of :class:`Needed`;
+    a table without a source is taken to be empty.  ``findings`` maps relation names (``alerts``, ``decisions``, ...)
+    to Arrow IPC streams, with their schema even when they have no rows.  ``definitions`` are native catalogue
+    definitions that the other side may not know yet.
+    """
+
+    sql: str
+    parameters: list[JsonScalar] = []
+    tables: tuple[TableSource, ...] = ()
+    findings: dict[str, bytes] = {}
+    definitions: bytes = b""
+    limits: SqlLimits = SqlLimits()
+
+
+class SqlAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete answer: ``stream`` is an Arrow IPC stream of ``rows`` rows; never a truncated one."""
+
+    stream: bytes
+    rows: int
+    elapsed_seconds: float
+
+
+class NeededTable(msgspec.Struct, frozen=True, kw_only=True):
+    """One table that a statement reads, and the part of it that can matter: a superset of what it will look at.
+
+    ``field_ids``: the fields it can name, ``None`` for all.  Rows outside ``start_ns <= time < end_ns`` cannot matter
+    (``None``: no bound was found).  ``tagset_ids``: the only tag sets that can matter, ascending; ``None`` for all
+    or too many to list.
+    """
+
+    table_id: int
+    name: str
+    field_ids: tuple[int, ...] | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+    tagset_ids: tuple[int, ...] | None = None
+
+
+class Needed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a valid statement reads: tables to be prepared, findings to be sent, rollup relations to bring up to date."""
+
+    tables: tuple[NeededTable, ...] = ()
+    findings: tuple[str, ...] = ()
+    rollups: tuple[str, ...] = ()

@@ -1,0 +1,297 @@
+"""The views of one statement, made on its own cursor: only those it names, only the columns it can name.
+
+A cursor has a temporary schema of its own, so that statements do not see each other's views and nothing has to be
+removed: it goes when the cursor is closed.  Column lists are always complete; a column that the statement cannot name
+is NULL instead of being read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from engine.errors import Bug, Unavailable
+from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, Int32Array
+from engine.query.relations import Column, Relations, literal, quoted
+from engine.query.scans import SegmentFiles, hot_scans
+from engine.query.scopes import MAX_LISTED_TAGSETS, Scope, mentioned_fields
+from engine.query.sources import TableSource
+from engine.query.tagsets import METRIC_TAG, TagStore
+from engine.query.validation import Statement, fold
+
+#: Up to this many (measurement, field) pairs each become a branch of ``samples``; beyond, the fields of a measurement
+#: share one.  DuckDB plans a few hundred branches slowly, and reads separate ones faster than unnested ones.
+MAX_BRANCHES = 48
+
+_ROLLUP_VALUES = ("count", "sum", "min", "max", "first", "last", "first_time", "last_time")
+
+
+class Views:
+    """Creates the views of one statement."""
+
+    def __init__(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        relations: Relations,
+        tags: TagStore,
+        files: SegmentFiles,
+        statement: Statement,
+        sources: Iterable[TableSource],
+        findings: Mapping[str, bytes],
+    ) -> None:
+        self._cursor, self._relations, self._tags, self._files = cursor, relations, tags, files
+        self._mentions = statement.mentions
+        self._sources = {source.table_id: source for source in sources}
+        self._findings = {fold(name): stream for name, stream in findings.items()}
+        self._registered = 0
+        # Internal names must differ from every relation's that the statement names.
+        self._prefix = "tidegauge_"
+        while any(name.startswith(self._prefix) for name in statement.references):
+            self._prefix += "_"
+
+    def create(self, scopes: Sequence[Scope], rollup_tables: Mapping[str, str]) -> None:
+        """Create the views; ``rollup_tables`` gives the SQL that reads the rows of a rollup relation's tier."""
+        for scope in scopes:
+            relation = scope.relation
+            if relation.kind == "table":
+                self._view(relation.name, self._wide(scope))
+            elif relation.kind == "samples":
+                self._view(relation.name, self._samples(scope))
+            elif relation.kind == "rollup":
+                self._view(relation.name, self._rollup(scope, rollup_tables[relation.name]))
+            elif relation.kind == "series":
+                self._view(relation.name, self._series(scope))
+            elif relation.kind == "metrics":
+                self._view(relation.name, f"SELECT * FROM {self._register(self._relations.metrics_table())}")
+            else:
+                self._view(relation.name, self._finding(relation.name))
+
+    def _view(self, name: str, select: str) -> None:
+        self._cursor.execute(f"CREATE TEMP VIEW {quoted(name)} AS {select}")
+
+    def _register(self, data: object) -> str:
+        self._registered += 1
+        name = f"{self._prefix}{self._registered}"
+        self._cursor.register(name, data)
+        return quoted(name)
+
+    def _names(self, column: str) -> bool:
+        return self._mentions is None or fold(column) in self._mentions
+
+    # --- rows of one table: tagset_id, time, f<field id>...
+
+    def _rows(self, table_id: int, field_ids: Sequence[int], scope: Scope) -> str:
+        source = self._sources.get(table_id)
+        branches = []
+        if source is not None and (scope.tagset_ids is None or len(scope.tagset_ids)):
+            scans = hot_scans(source)
+            if source.parquet:
+                scans += self._files.scans(source.parquet, field_ids, scope)
+            for scan in scans:
+                columns = ", ".join(_double(scan.columns.get(field_id), field_id) for field_id in field_ids)
+                where = "" if scan.filtered else _where(scope)
+                selected = f'tagset_id, "time"{", " + columns if columns else ""}'
+                branches.append(f"SELECT {selected} FROM {self._register(scan.data)}{where}")
+        if not branches:
+            nulls = "".join(f", NULL::DOUBLE AS f{field_id}" for field_id in field_ids)
+            return f'SELECT NULL::INTEGER AS tagset_id, NULL::TIMESTAMP_NS AS "time"{nulls} WHERE false'
+        return " UNION ALL ".join(branches)
+
+    # --- a measurement, wide
+
+    def _wide(self, scope: Scope) -> str:
+        table_id = scope.relation.table_id
+        columns = self._relations.columns(table_id)
+        field_ids = mentioned_fields(self._relations, table_id, self._mentions)
+        if field_ids is None:
+            field_ids = tuple(column.field_id for column in columns if column.key is None)
+        keys = [column for column in columns if column.key is not None and self._names(column.name)]
+        tags = ""
+        if keys or scope.tagset_ids is not None:
+            ids = self._tags.of_table(table_id) if scope.tagset_ids is None else scope.tagset_ids
+            tags = f" JOIN {self._tag_columns(ids, keys)} t ON t.tagset_id = r.tagset_id"
+        values = {column: f"t.k{index}" for index, column in enumerate(keys)}
+        wanted = set(field_ids)
+        values |= {column: f"r.f{column.field_id}" for column in columns if column.field_id in wanted}
+        selected = ['r."time" AS "time"']
+        for column in columns:
+            value = values.get(column, "NULL::DOUBLE" if column.key is None else "NULL::VARCHAR")
+            selected.append(f"{value} AS {quoted(column.name)}")
+        return f"SELECT {', '.join(selected)} FROM ({self._rows(table_id, field_ids, scope)}) r{tags}"
+
+    def _tag_columns(self, tagset_ids: Int32Array, keys: Sequence[Column]) -> str:
+        arrays: dict[str, pa.Array] = {"tagset_id": pa.array(tagset_ids)}
+        for index, column in enumerate(keys):
+            assert column.key is not None
+            arrays[f"k{index}"] = self._tags.texts(self._tags.column(column.key, tagset_ids))
+        return self._register(pa.table(arrays))
+
+    # --- all measurements, long
+
+    def _samples(self, scope: Scope) -> str:
+        fields = scope.fields or {}
+        with_metric = self._names("metric")
+        share = sum(len(ids) for ids in fields.values()) > MAX_BRANCHES
+        branches = []
+        for table_id, field_ids in fields.items():
+            rows = self._rows(table_id, field_ids, scope)
+            names = self._relations.field_metrics(table_id)
+            metrics = {field_id: literal(names[field_id]) if with_metric else "''" for field_id in field_ids}
+            if share and len(field_ids) > 1:
+                numbers = ", ".join(str(field_id) for field_id in field_ids)
+                texts = ", ".join(metrics.values())
+                values = ", ".join(f"f{field_id}" for field_id in field_ids)
+                branches.append(
+                    f'SELECT tagset_id, "time", unnest([{numbers}]) AS field_id, unnest([{texts}]) AS metric,'
+                    f" unnest([{values}]) AS value FROM ({rows})"
+                )
+                continue
+            shared = self._shared_rows(rows, len(field_ids))
+            branches += [
+                f'SELECT tagset_id, "time", {field_id} AS field_id, {metric} AS metric, f{field_id} AS value FROM {shared}'
+                for field_id, metric in metrics.items()
+            ]
+        if not branches:
+            branches = [
+                'SELECT NULL::INTEGER AS tagset_id, NULL::TIMESTAMP_NS AS "time", 0 AS field_id,'
+                " NULL::VARCHAR AS metric, NULL::DOUBLE AS value WHERE false"
+            ]
+        pooled = any(self._relations.is_pooled(table_id) for table_id in fields)
+        tags, metric, labels = self._labelled(scope, scope.tagset_ids, pooled and with_metric)
+        return (
+            f'SELECT r."time" AS "time", {metric} AS metric, {labels} AS labels, r.value AS value,'
+            f" r.tagset_id::BIGINT * {MAX_FIELDS} + r.field_id AS series_id"
+            f" FROM ({' UNION ALL '.join(branches)}) r{tags} WHERE r.value IS NOT NULL"
+        )
+
+    def _shared_rows(self, rows: str, branches: int) -> str:
+        """Return what to select the rows from; a view where several branches need the same rows."""
+        if branches == 1:
+            return f"({rows})"
+        self._registered += 1
+        name = f"{self._prefix}{self._registered}"
+        self._view(name, rows)
+        return quoted(name)
+
+    def _labelled(self, scope: Scope, ids: Int32Array | None, pooled: bool) -> tuple[str, str, str]:
+        """Return (join with tag sets, metric, labels) for rows ``r`` with tagset_id and metric."""
+        with_labels = self._names("labels")
+        if ids is None and not with_labels and not pooled:
+            return "", "r.metric", _NO_LABELS
+        table = self._label_table(self._tags.all() if ids is None else ids, with_labels, pooled)
+        metric = "coalesce(t.name, r.metric)" if pooled else "r.metric"
+        return f" JOIN {table} t ON t.tagset_id = r.tagset_id", metric, "t.labels" if with_labels else _NO_LABELS
+
+    def _label_table(self, tagset_ids: Int32Array, with_labels: bool, with_names: bool) -> str:
+        tables = self._tags.tables_of(tagset_ids)
+        pooled_tables = [table_id for table_id in np.unique(tables).tolist() if self._relations.is_pooled(table_id)]
+        pooled = np.isin(tables, pooled_tables)
+        arrays = {"tagset_id": pa.array(tagset_ids), "table_id": pa.array(tables)}
+        if with_labels:
+            arrays["labels"] = self._tags.labels(tagset_ids, pooled)
+        if with_names:
+            names = self._tags.column(METRIC_TAG, tagset_ids)
+            arrays["name"] = self._tags.texts(np.where(pooled, names, np.int32(-1)))
+        return self._register(pa.table(arrays))
+
+    # --- rollups and the catalogue
+
+    def _rollup(self, scope: Scope, rows: str) -> str:
+        """``rows``: SQL giving series_id BIGINT, time TIMESTAMP_NS and the rollup's values."""
+        where = []
+        if scope.tagset_ids is not None:
+            ids = scope.tagset_ids
+            first, last = (int(ids[0]), int(ids[-1])) if len(ids) else (1, 0)
+            where.append(f"series_id BETWEEN {first * MAX_FIELDS} AND {last * MAX_FIELDS + MAX_FIELDS - 1}")
+        if scope.fields is not None:
+            field_ids = sorted({field_id for ids in scope.fields.values() for field_id in ids})
+            if len(field_ids) <= MAX_LISTED_TAGSETS:
+                listed = ", ".join(str(field_id) for field_id in field_ids) or "NULL"
+                where.append(f"(series_id & {MAX_FIELDS - 1}) IN ({listed})")
+        condition = f" WHERE {' AND '.join(where)}" if where else ""
+        values = ", ".join(f"r.{quoted(name)} AS {quoted(name)}" for name in _ROLLUP_VALUES)
+        with_metric = self._names("metric")
+        if not with_metric and not self._names("labels") and scope.tagset_ids is None:
+            return (
+                f'SELECT r."time" AS "time", r.series_id AS series_id, NULL::VARCHAR AS metric,'
+                f" {_NO_LABELS} AS labels, {values} FROM ({rows}) r{condition}"
+            )
+        ids = self._tags.all() if scope.tagset_ids is None else scope.tagset_ids
+        tags = self._label_table(ids, self._names("labels"), True)
+        labels = "t.labels" if self._names("labels") else _NO_LABELS
+        return (
+            f'SELECT r."time" AS "time", r.series_id AS series_id, coalesce(t.name, m.metric) AS metric,'
+            f" {labels} AS labels, {values} FROM (SELECT * FROM ({rows}){condition}) r"
+            f" JOIN {tags} t ON t.tagset_id = (r.series_id >> {FIELD_ID_BITS})::INTEGER"
+            f" JOIN {self._field_table()} m ON m.table_id = t.table_id"
+            f" AND m.field_id = (r.series_id & {MAX_FIELDS - 1})::INTEGER"
+        )
+
+    def _series(self, scope: Scope) -> str:
+        ids = self._tags.all() if scope.tagset_ids is None else scope.tagset_ids
+        tags = self._label_table(ids, self._names("labels"), True)
+        labels = "t.labels" if self._names("labels") else _NO_LABELS
+        return (
+            f"SELECT t.tagset_id::BIGINT * {MAX_FIELDS} + m.field_id AS series_id,"
+            f" coalesce(t.name, m.metric) AS metric, m.measurement AS measurement, m.field AS field, {labels} AS labels"
+            f" FROM {tags} t JOIN {self._field_table()} m ON m.table_id = t.table_id"
+        )
+
+    def _field_table(self) -> str:
+        """Register (table_id, field_id, measurement, field, metric), one row a field."""
+        rows = [
+            (relation.table_id, field_id)
+            for relation in self._relations.by_name().values()
+            if relation.kind == "table"
+            for field_id in range(len(self._relations.field_names(relation.table_id)))
+        ]
+        names = {table_id: self._relations.field_names(table_id) for table_id, _ in rows}
+        metrics = {table_id: self._relations.field_metrics(table_id) for table_id in names}
+        return self._register(
+            pa.table(
+                {
+                    "table_id": pa.array([table_id for table_id, _ in rows], pa.int32()),
+                    "field_id": pa.array([field_id for _, field_id in rows], pa.int32()),
+                    "measurement": pa.array([self._relations.table_name(each) for each, _ in rows], pa.string()),
+                    "field": pa.array([names[table_id][field_id] for table_id, field_id in rows], pa.string()),
+                    "metric": pa.array([metrics[table_id][field_id] for table_id, field_id in rows], pa.string()),
+                }
+            )
+        )
+
+    def _finding(self, name: str) -> str:
+        stream = self._findings.get(fold(name))
+        if stream is None:
+            raise Unavailable(f"cannot run SQL: relation {name!r} is not available here")
+        try:
+            table = pa.ipc.open_stream(stream).read_all()
+        except pa.ArrowInvalid as error:
+            raise Bug(f"cannot read relation {name!r}: {error}") from None
+        return f"SELECT * FROM {self._register(table)}"
+
+
+_NO_LABELS = "NULL::MAP(VARCHAR, VARCHAR)"
+
+
+def _double(column: str | None, field_id: int) -> str:
+    # "- 0.0" changes no double, not even -0.0.  It keeps DuckDB 1.5 from handing comparisons to pyarrow, where NaN and
+    # -0.0 compare differently.
+    value = "NULL::DOUBLE" if column is None else f"CAST({quoted(column)} AS DOUBLE) - 0.0::DOUBLE"
+    return f"{value} AS f{field_id}"
+
+
+def _where(scope: Scope) -> str:
+    parts = []
+    if scope.start_ns is not None:
+        parts.append(f'"time" >= make_timestamp_ns({scope.start_ns})')
+    if scope.end_ns is not None:
+        parts.append(f'"time" < make_timestamp_ns({scope.end_ns})')
+    if scope.tagset_ids is not None and len(scope.tagset_ids):
+        if len(scope.tagset_ids) <= MAX_LISTED_TAGSETS:
+            parts.append(f"tagset_id IN ({', '.join(map(str, scope.tagset_ids.tolist()))})")
+        else:
+            parts.append(f"tagset_id BETWEEN {int(scope.tagset_ids[0])} AND {int(scope.tagset_ids[-1])}")
+    return f" WHERE {' AND '.join(parts)}" if parts else ""

@@ -1,0 +1,445 @@
+"""The engine put together: builds, opens, recovers, starts and closes the parts.  The only file that knows them all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from engine.alerting.alerts import alert_events_columns, alerts_columns
+from engine.alerting.store import AlertStore
+from engine.alerting.watch import RuleWatch
+from engine.catalog.catalog import Catalog
+from engine.catalog.control import ControlDatabase
+from engine.clock import Clock, SystemClock
+from engine.config import Config
+from engine.config_units import Duration
+from engine.delivery.outbox import STATES, Outbox
+from engine.disk.filesystem import FileSystem
+from engine.disk.real import RealFileSystem
+from engine.errors import Bug, DiskFull, QueryLimit, QueueFull, TidegaugeError
+from engine.hot.store import HotStore
+from engine.ingest.admission import Admission
+from engine.ingest.arrow import ArrowDecoder
+from engine.ingest.batch import WriteResult
+from engine.ingest.lines import LinesDecoder
+from engine.ingest.objects import ObjectsDecoder
+from engine.ingest.pipeline import Pipeline
+from engine.maintenance.recover import Recovery, replay
+from engine.maintenance.retain import Retainer
+from engine.maintenance.scale import Decider
+from engine.maintenance.scheduler import Job, Scheduler
+from engine.maintenance.seal import Sealer
+from engine.maintenance.watch import Watcher
+from engine.model.rows import Int64Array, Rows
+from engine.query.exports import Exports, arrow_of_columns
+from engine.query.link import LocalLink, ProcessLink, QueryLink
+from engine.query.observe import Observer
+from engine.query.range import Buckets, RangeAnswer, RangeQuery, RangeReader, buckets_of_table
+from engine.query.samples import SampleStore
+from engine.query.sources import SqlLimits, SqlRequest
+from engine.query.turns import Turns
+from engine.rollups.dirty import DirtyBuckets
+from engine.scaling.policy import Decision
+from engine.scaling.store import ScaleStore, decisions_columns
+from engine.segments.manifest import ManifestStore
+from engine.vitals import Vitals
+from engine.wal.writer import WalWriter
+
+LOG = logging.getLogger("tidegauge")
+
+FLUSH_SECONDS = 5.0
+SEAL_CHECK_SECONDS = 1.0
+RETAIN_SECONDS = 60.0
+DELIVER_SECONDS = 0.5
+#: A decision is answered for this many ticks before asking for it makes a new one.
+DECISION_TICKS = 3
+#: Writes are turned away once the hot store holds this many times its limit: sealing cannot keep up.
+HOT_CEILING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SqlResult:
+    """An analyst's answer: an Arrow table and what it was made from."""
+
+    table: pa.Table
+    metadata: dict[str, Any]
+
+
+class Engine:
+    """One open data directory.  Every public method may be called from any thread."""
+
+    def __init__(
+        self,
+        data_dir: str,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        fs: FileSystem | None = None,
+        mode: Literal["server", "embedded"] = "server",
+    ) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.vitals = Vitals()
+        self._fs = fs or RealFileSystem()
+        self._root = os.path.abspath(data_dir)
+        self._closing = threading.Lock()
+        self._closed = False
+        self._disk_checked = (-1.0, 0)
+        started = self.clock.monotonic()
+        self._fs.makedirs(self._root)
+        self._lock = self._fs.lock(self._path("LOCK"))
+        try:
+            self._open_storage()
+            self._open_queries(mode)
+            self._open_watching()
+            self._start_jobs()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._show_vitals()
+        seconds = self.clock.monotonic() - started
+        LOG.info("opened %s in %.3f s: %s", self._root, seconds, self.recovery)
+
+    @classmethod
+    def open(cls, data_dir: str, config: Config | None = None, **options: Any) -> Engine:
+        """Open a data directory, creating it where there is none, and recover what the log holds.
+
+        Raises Unavailable when another process has it open, Damage when what is there cannot be read.
+        """
+        return cls(data_dir, config or Config(), **options)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._root, name)
+
+    # --- opening
+
+    def _open_storage(self) -> None:
+        fs, storage = self._fs, self.config.storage
+        fs.makedirs(self._path("wal"))
+        self.catalog = Catalog(fs, self._path("catalog.log"))
+        self.catalog.load()
+        self.manifest = ManifestStore(fs, self._root)
+        manifest = self.manifest.load()
+        self.hot = HotStore()
+        self.samples = SampleStore(fs, self._root, self.hot, manifest.segments)
+        self.dirty = DirtyBuckets(self.samples.collect, self._flush_buckets)
+        sealed = max((meta.sealed_through for meta in manifest.segments), default=0)
+        floor = manifest.wal_floor
+        self.recovery: Recovery = replay(
+            fs, self._path("wal"), self.catalog, self.samples, self.dirty.mark, after_sequence=floor
+        )
+        last = max(self.recovery.last_sequence, sealed, floor)
+        self.hot.applied_sequence = last
+        self.wal = WalWriter(fs, self._path("wal"), next_sequence=last + 1, segment_bytes=int(storage.wal_segment))
+        self.admission = Admission(self.catalog, self.config.ingest, self.config.retention, self.clock)
+        self._lines = LinesDecoder(self.admission)
+        self._objects = ObjectsDecoder(self.admission)
+        self._arrow = ArrowDecoder(self.admission)
+        self.pipeline = Pipeline(
+            catalog=self.catalog,
+            wal=self.wal,
+            hot=self.hot,
+            vitals=self.vitals,
+            clock=self.clock,
+            queue_bytes=int(self.config.ingest.queue),
+            admit=self._admit,
+            applied=self._applied,
+        )
+        self.sealer = Sealer(
+            fs=fs,
+            root=self._root,
+            settings=storage,
+            catalog=self.catalog,
+            samples=self.samples,
+            manifest=self.manifest,
+            wal=self.wal,
+            dirty=self.dirty,
+            commit_lock=self.pipeline.commit_lock,
+            vitals=self.vitals,
+            clock=self.clock,
+        )
+        self.retainer = Retainer(
+            retention=self.config.retention,
+            admission=self.admission,
+            samples=self.samples,
+            manifest=self.manifest,
+            retain_rollups=self._retain_rollups,
+            vitals=self.vitals,
+            clock=self.clock,
+        )
+
+    def _open_queries(self, mode: str) -> None:
+        query = self.config.query
+        if mode == "embedded" or query.in_process:
+            self.link: QueryLink = LocalLink(self._path("rollups.duckdb"), query, self.catalog.native)
+        else:
+            self.link = ProcessLink(self._path("rollups.duckdb"), query, self.catalog.native)
+        self.exports = Exports(self.samples, self._root)
+        self._turns = Turns(query.concurrency, query.queue, query.timeout.seconds)
+        self.ranges = RangeReader(self.catalog, self.samples, self._tier_rows)
+        self.observer = Observer(self.catalog, self.samples)
+
+    def _open_watching(self) -> None:
+        config = self.config
+        self.control = ControlDatabase(self._path("control.sqlite"))
+        channels = {channel.name: channel for channel in config.channels}
+        self.alerts = AlertStore(self.control, channels=tuple(channels))
+        self.rule_watch = RuleWatch(config.effective_rules, self.alerts, stale_after_ns=int(config.watch.stale_after))
+        self.watcher = Watcher(
+            rules=self.rule_watch,
+            catalog=self.catalog,
+            observer=self.observer,
+            vitals=self.vitals,
+            clock=self.clock,
+        )
+        self.outbox = Outbox(self.control, channels)
+        self.decisions = ScaleStore(self.control)
+        self.decider = Decider(
+            targets=config.scale,
+            catalog=self.catalog,
+            observer=self.observer,
+            store=self.decisions,
+            vitals=self.vitals,
+            clock=self.clock,
+            keep=Duration(DECISION_TICKS * int(config.watch.tick)),
+        )
+
+    def _start_jobs(self) -> None:
+        self._scheduler = Scheduler(self.vitals)
+        for job in (
+            Job("rollup", FLUSH_SECONDS, self.flush_rollups),
+            Job("seal", SEAL_CHECK_SECONDS, self.sealer.run),
+            Job("retain", RETAIN_SECONDS, self.retainer.run),
+            Job("watch", self.config.watch.tick.seconds, self.watcher.tick),
+            Job("scale", self.config.watch.tick.seconds, self.decider.tick),
+            *(Job(f"deliver-{name}", DELIVER_SECONDS, partial(self._deliver, name)) for name in self.outbox.channels),
+        ):
+            self._scheduler.start(job)
+
+    def close(self) -> None:
+        """Finish what has been taken, bring the tiers up to date, seal what is in memory, and release the directory."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        self._scheduler.close()
+        self.pipeline.close()
+        try:
+            self.sealer.seal()
+        except TidegaugeError as error:
+            # Everything is in the log; the next start recovers it.
+            LOG.warning("stopped without sealing: %s", error)
+        self.link.close()
+        self.exports.close()
+        self.wal.close()
+        self.control.close()
+        self._lock.release()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- writing
+
+    def submit_lines(self, body: bytes, unit_ns: int = 1) -> Future[WriteResult]:
+        """Queue line protocol whose timestamps count ``unit_ns`` nanoseconds (0: guess by size)."""
+        return self.pipeline.submit("line_protocol", len(body), lambda: self._lines.decode(body, unit_ns))
+
+    def submit_objects(self, body: bytes) -> Future[WriteResult]:
+        """Queue a JSON batch."""
+        return self.pipeline.submit("json", len(body), lambda: self._objects.decode(body))
+
+    def submit_arrow(self, body: bytes, table: str | None = None) -> Future[WriteResult]:
+        """Queue an Arrow IPC stream; ``table`` overrides the name in its schema's metadata."""
+        return self.pipeline.submit("arrow", len(body), lambda: self._arrow.decode(body, table))
+
+    def _admit(self) -> None:
+        if self.hot.nbytes > HOT_CEILING * int(self.config.storage.hot_limit):
+            self.vitals.overloaded.labels("hot_full").inc()
+            raise QueueFull("cannot accept a write: rows arrive faster than they can be sealed")
+        checked_at, free = self._disk_checked
+        now = self.clock.monotonic()
+        if now - checked_at >= 1.0 or now < checked_at:
+            free = self._fs.free_bytes(self._root)
+            self._disk_checked = (now, free)
+        if free < int(self.config.storage.disk_reserve):
+            self.vitals.overloaded.labels("disk_reserve").inc()
+            raise DiskFull(
+                f"cannot accept a write: {free} bytes are free, {int(self.config.storage.disk_reserve)} are kept in"
+                " reserve (storage.disk_reserve)",
+                retry_after_seconds=30,
+            )
+
+    def _applied(self, table_id: int, sequence: int, rows: Rows) -> None:
+        self.dirty.mark(table_id, sequence, rows.tagset_ids, rows.times)
+
+    # --- tiers
+
+    def flush_rollups(self) -> int:
+        """Bring the tiers up to date with what is visible; return how many 1m rows were written."""
+        try:
+            written = self.dirty.flush()
+        except BaseException:
+            self.vitals.rollup_flushes.labels("failed").inc()
+            raise
+        if written:
+            self.vitals.rollup_flushes.labels("done").inc()
+            self.vitals.rollup_buckets.inc(written)
+        return written
+
+    def _flush_buckets(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
+        self.link.flush_rollups(buckets, dirty, sequence)
+
+    def _retain_rollups(self, cutoffs: Mapping[str, int]) -> int:
+        return self.link.retain(cutoffs)
+
+    def _tier_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: Int64Array) -> Buckets:
+        self.flush_rollups()
+        table = self.link.rollup_rows(tier, start_ns, end_ns, series_ids)
+        return buckets_of_table([column.to_numpy() for column in table.columns])
+
+    # --- reading
+
+    def query(self, query: RangeQuery) -> RangeAnswer:
+        """Answer an aligned range query from raw samples or the best tier."""
+        with self._timed("query"):
+            now_ns = self.clock.now_ns()
+            return self.ranges.answer(query, raw_since_ns=lambda table_id: self.admission.oldest_ns(now_ns, table_id))
+
+    def sql(self, statement: str, parameters: Sequence[Any] = ()) -> SqlResult:
+        """Run one analyst's SELECT; raises BadQuery, QueryLimit, or QueueFull when too many are waiting."""
+        with self._timed("sql"), self._turns.take():
+            needed = self.link.needed(statement, list(parameters))
+            if needed.rollups:
+                self.flush_rollups()
+            findings = {name: self._finding(name) for name in needed.findings}
+            with self.exports.sources(needed.tables) as tables:
+                settings = self.config.query
+                answer = self.link.sql(
+                    SqlRequest(
+                        sql=statement,
+                        parameters=list(parameters),
+                        tables=tables,
+                        findings=findings,
+                        limits=SqlLimits(
+                            timeout_seconds=settings.timeout.seconds,
+                            max_rows=settings.max_rows,
+                            max_result_bytes=int(settings.max_result),
+                        ),
+                    )
+                )
+            files = sum(len(table.parquet) + len(table.arrow) for table in tables)
+            with pa.ipc.open_stream(answer.stream) as reader:
+                table = reader.read_all()
+        metadata = {
+            "rows": answer.rows,
+            "elapsed_seconds": round(answer.elapsed_seconds, 6),
+            "tables": [table.name for table in needed.tables],
+            "tiers": list(needed.rollups),
+            "files": files,
+        }
+        return SqlResult(table, metadata)
+
+    def _finding(self, name: str) -> bytes:
+        """Return one of the engine's own relations as an Arrow IPC stream."""
+        match name:
+            case "alerts":
+                columns, table = alerts_columns(), self.alerts.alerts_table(self.clock.now_ns())
+            case "alert_events":
+                columns, table = alert_events_columns(), self.alerts.alert_events_table()
+            case "decisions":
+                columns, table = decisions_columns(), self.decisions.decisions_table()
+            case _:
+                raise Bug(f"cannot prepare relation {name!r}: nothing makes it")
+        return arrow_of_columns(columns, table)
+
+    @contextmanager
+    def _timed(self, path: str) -> Iterator[None]:
+        started = self.clock.monotonic()
+        outcome = "failed"
+        try:
+            yield
+            outcome = "answered"
+        except (QueryLimit, QueueFull):
+            outcome = "limited"
+            raise
+        except TidegaugeError:
+            outcome = "refused"
+            raise
+        finally:
+            self.vitals.queries.labels(path, outcome).inc()
+            self.vitals.query_seconds.labels(path).observe(self.clock.monotonic() - started)
+
+    # --- watching and deciding
+
+    def scale(self, target: str) -> Decision:
+        """Return the decision for a configured target; raises NotFound for another."""
+        return self.decider.latest(target)
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Return how each rule stands."""
+        return [
+            {
+                "name": status.rule.name,
+                "metric": status.rule.metric,
+                "op": status.rule.op,
+                "threshold": status.rule.threshold,
+                "clear": status.rule.clear_level,
+                "severity": status.rule.severity,
+                "category": status.rule.category,
+                "for_seconds": status.rule.for_.seconds,
+                "cooldown_seconds": status.rule.cooldown.seconds,
+                "series": status.series,
+                "pending": status.pending,
+                "firing": status.firing,
+                "stale": status.stale,
+                "judged_ns": status.judged_ns,
+            }
+            for status in self.rule_watch.status()
+        ]
+
+    def _deliver(self, channel: str) -> None:
+        delivered = self.outbox.deliver_due(self.clock.now_ns(), channel)
+        self.vitals.notifications.labels("delivered").inc(delivered)
+
+    # --- about itself
+
+    def readiness(self) -> dict[str, Any]:
+        """Return whether writes and queries are served, and what recovery found."""
+        recovery = self.recovery
+        return {
+            "ready": not self._closed,
+            "state": "closing" if self._closed else "ready",
+            "recovered_rows": recovery.rows_replayed,
+            "log_findings": recovery.log.sentences(),
+        }
+
+    def _show_vitals(self) -> None:
+        watch = self.vitals.watch
+        watch("tag_sets", "Tag sets in the catalogue", lambda: self.catalog.native.tagset_count)
+        watch("tables", "Tables in the catalogue", lambda: self.catalog.native.table_count)
+        watch("hot_rows", "Rows in memory that no segment holds yet", self.hot.held_rows)
+        watch("hot_bytes", "Memory of the hot store", lambda: self.hot.nbytes)
+        watch("wal_bytes", "Bytes of log on disk", lambda: self.wal.bytes_on_disk)
+        watch("segments", "Sealed segments", lambda: len(self.samples.segments()))
+        watch("segment_bytes", "Bytes of sealed segments", lambda: sum(meta.bytes for meta in self.samples.segments()))
+        watch("ingest_queue_bytes", "Body bytes waiting to be committed", lambda: self.pipeline.held_bytes)
+        watch("rollup_pending_rows", "Rows whose buckets wait to be recomputed", lambda: self.dirty.pending_rows)
+        watch("disk_free_bytes", "Free bytes where the data directory is", lambda: self._fs.free_bytes(self._root))
+        for state in STATES:
+            watch(f"notifications_{state}", f"Notifications that are {state}", partial(self._notifications, state))
+        watch("rules", "Rules that are evaluated", lambda: len(self.rule_watch.rules))
+
+    def _notifications(self, state: str) -> float:
+        return self.outbox.counts()[state]

@@ -1,0 +1,4 @@
+"""Scaling: how many instances a target should have now, and why.
+
+Semantics: docs/scaling.md.
+"""

@@ -1,0 +1,70 @@
+"""What the engine counts about itself, kept in one registry and shown on ``/metrics``.
+
+Names follow the Prometheus naming conventions (prometheus.io, "Metric and label naming"): base units, ``_total`` on
+counters, ``tidegauge_`` in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LATENCY_BUCKETS_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class Vitals:
+    """All self-metrics of one engine."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.rows_accepted = self._counter("ingest_rows", "Rows acknowledged", "protocol")
+        self.samples_accepted = self._counter("ingest_samples", "Samples acknowledged", "protocol")
+        self.bytes_received = self._counter("ingest_bytes", "Body bytes received, decompressed", "protocol")
+        self.refused = self._counter("ingest_refused", "Lines, rows or fields refused, by cause", "protocol", "cause")
+        self.rounded = self._counter("ingest_rounded", "Integers stored as the nearest float64", "protocol")
+        self.overloaded = self._counter("ingest_overloaded", "Writes turned away whole, by reason", "reason")
+        self.late_rows = self._counter("ingest_late_rows", "Rows not newer than their tag set's newest")
+        self.ack_seconds = Histogram(
+            "tidegauge_ingest_ack_seconds",
+            "Time from the complete body to its durable acknowledgement",
+            buckets=_LATENCY_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self.commits = self._counter("wal_commits", "Group commits, each one write and one sync")
+        self.wal_bytes = self._counter("wal_written_bytes", "Bytes written to the log")
+        self.rollup_flushes = self._counter("rollup_flushes", "Flushes of recomputed buckets", "outcome")
+        self.rollup_buckets = self._counter("rollup_buckets", "1m bucket rows recomputed")
+        self.seals = self._counter("seals", "Segments written by sealing", "outcome")
+        self.sealed_samples = self._counter("sealed_samples", "Samples written into segments, rewrites included")
+        self.retained = self._counter("retention_removed", "Things removed by retention", "what")
+        self.queries = self._counter("queries", "Queries answered, by path and outcome", "path", "outcome")
+        self.query_seconds = Histogram(
+            "tidegauge_query_seconds",
+            "Time to answer a query",
+            ("path",),
+            buckets=_LATENCY_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self.rule_tick_seconds = Histogram(
+            "tidegauge_rule_tick_seconds",
+            "Time to evaluate all rules once",
+            buckets=_LATENCY_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self.alert_transitions = self._counter("alert_transitions", "Alert state changes", "to")
+        self.notifications = self._counter("notifications", "Notification attempts by outcome", "outcome")
+        self.decisions = self._counter("scale_decisions", "Scaling decisions answered", "action")
+        self.job_failures = self._counter("job_failures", "Background jobs that raised", "job")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"tidegauge_{name}", text, labels, registry=self.registry)
+
+    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Show a gauge whose value is asked for at each scrape."""
+        Gauge(f"tidegauge_{name}", text, registry=self.registry).set_function(read)
+
+    def render(self) -> bytes:
+        """Return the exposition in Prometheus' text format 0.0.4."""
+        return generate_latest(self.registry)

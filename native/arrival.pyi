@@ -1,0 +1,13 @@
+import numpy as np
+import numpy.typing as npt
+
+def split_late(
+    tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64], last_times: npt.NDArray[np.int64]
+) -> tuple[int, npt.NDArray[np.bool_] | None]: ...
+def update_latest(
+    tagset_ids: npt.NDArray[np.int32],
+    times: npt.NDArray[np.int64],
+    column: npt.NDArray[np.float64],
+    latest_times: npt.NDArray[np.int64],
+    latest_values: npt.NDArray[np.float64],
+) -> None: ...

@@ -1,0 +1,87 @@
+"""What is known of each tag set on arrival: whether a row is late, and the latest value of a field.
+
+Both functions keep arrays indexed by tag set number, owned and grown by the caller.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+
+from native.absent cimport ABSENT_BITS
+from native.arguments cimport checked_array, checked_output, same_length
+
+import numpy as np
+
+
+def split_late(tagset_ids, times, last_times):
+    """Return (how many rows are late, bool[n] mask of them); the mask is None when no row is.
+
+    ``tagset_ids``: int32[n] below len(last_times); ``times``: int64[n], nanoseconds; ``last_times``: int64[s],
+    updated in place.  Row by row: late means not after the newest time its tag set has seen, a duplicate included;
+    any other row sets that time.  Raises TypeError or ValueError for other input, before anything is changed.
+    """
+    cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
+    cdef Py_ssize_t rows = ids.shape[0]
+    same_length(checked_array(times, "times", np.int64, 1), "times", rows, "tagset_ids")
+    cdef const int64_t[::1] stamps = times
+    cdef int64_t[::1] newest = checked_output(last_times, "last_times", np.int64, 1)
+    _checked_ids(ids, newest.shape[0], "last_times")
+    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t late = 0
+    # Fast path: no late row, no mask.
+    with nogil:
+        while at < rows and stamps[at] > newest[ids[at]]:
+            newest[ids[at]] = stamps[at]
+            at += 1
+    if at == rows:
+        return 0, None
+    mask = np.zeros(rows, np.uint8)
+    cdef uint8_t[::1] out = mask
+    with nogil:
+        while at < rows:
+            if stamps[at] > newest[ids[at]]:
+                newest[ids[at]] = stamps[at]
+            else:
+                out[at] = 1
+                late += 1
+            at += 1
+    return late, mask.view(np.bool_)
+
+
+def update_latest(tagset_ids, times, column, latest_times, latest_values):
+    """Bring the latest value of one field up to date, row by row; of equal times the last arrival wins.
+
+    ``tagset_ids``: int32[n] below len(latest_times); ``times``: int64[n], nanoseconds; ``column``: float64[n], where
+    ABSENT is no sample and any other NaN is one.  ``latest_times``: int64[s] and ``latest_values``: float64[s],
+    updated in place.  Raises TypeError or ValueError for other input, before anything is changed.
+    """
+    cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
+    cdef Py_ssize_t rows = ids.shape[0]
+    same_length(checked_array(times, "times", np.int64, 1), "times", rows, "tagset_ids")
+    same_length(checked_array(column, "column", np.float64, 1), "column", rows, "tagset_ids")
+    cdef const int64_t[::1] stamps = times
+    # Cells are moved as integers: no NaN is ever touched as a number.
+    cdef const uint64_t[::1] cells = column.view(np.uint64)
+    cdef int64_t[::1] newest = checked_output(latest_times, "latest_times", np.int64, 1)
+    checked_output(latest_values, "latest_values", np.float64, 1)
+    same_length(latest_values, "latest_values", newest.shape[0], "latest_times")
+    cdef uint64_t[::1] out = latest_values.view(np.uint64)
+    _checked_ids(ids, newest.shape[0], "latest_times")
+    cdef Py_ssize_t at
+    with nogil:
+        for at in range(rows):
+            if cells[at] != ABSENT_BITS and stamps[at] >= newest[ids[at]]:
+                newest[ids[at]] = stamps[at]
+                out[ids[at]] = cells[at]
+
+
+cdef int _checked_ids(const int32_t[::1] ids, Py_ssize_t limit, str owner) except -1:
+    """Raise ValueError unless every id is a position in an array of ``limit`` entries."""
+    cdef Py_ssize_t at
+    cdef Py_ssize_t wrong = -1
+    with nogil:
+        for at in range(ids.shape[0]):
+            if ids[at] < 0 or ids[at] >= limit:
+                wrong = at
+                break
+    if wrong >= 0:
+        raise ValueError(f"cannot use tagset_ids: got {ids[wrong]} in row {wrong}, want 0..{limit - 1} as in {owner}")
+    return 0

@@ -1,0 +1,431 @@
+"""Catalogue: the numbers of tables, fields and tag sets (threads and the native interface: catalogue.pxd).
+
+Everything in the engine carries these numbers instead of names.  They are given in order of first sight and never
+change, and `definitions` writes down what was given between two marks so that `apply_definitions` can give the same
+numbers again in another process or after a restart.  The bytes are laid out in docs/formats/catalogue.md.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy
+from libcpp.vector cimport vector
+
+import os
+
+import numpy as np
+
+from native.cursor cimport Cursor, cursor_over, left, read_u16, read_u32, take
+from native.definitions cimport (
+    APPLIED,
+    BAD_NAME,
+    BAD_TAGSET,
+    CONTRADICTION,
+    FULL,
+    GAP,
+    NO_MEMORY,
+    TRAILING_BYTES,
+    TRUNCATED,
+    UNKNOWN_TABLE,
+    WRONG_VERSION,
+    ApplyCode,
+    ApplyProblem,
+    Sink,
+    apply_definitions,
+    write_definitions,
+)
+from native.labels cimport (
+    LABEL_FULL,
+    LABEL_NO_MEMORY,
+    LabelEntry,
+    label_map_bytes,
+    label_map_find,
+    label_map_free,
+    label_map_init,
+    label_map_intern,
+    label_map_truncate,
+)
+from native.tagset_key cimport canonical_key, check_name
+
+
+_APPLY_PROBLEMS = {
+    <int>TRUNCATED: "got an item that runs past the end, want it whole",
+    <int>WRONG_VERSION: "got version {found}, want version {expected}",
+    <int>GAP: "got item {found} of its kind next, want {expected} or one already defined",
+    <int>CONTRADICTION: "got item {found} that contradicts the name or number already defined, want the same again",
+    <int>BAD_NAME: "got a name that is empty or not UTF-8, want 1 to 65535 bytes of UTF-8",
+    <int>UNKNOWN_TABLE: "got a reference to table {found}, want one of the {expected} tables defined",
+    <int>BAD_TAGSET: "got a tag set that is not canonical, want unique tag keys in ascending order, all UTF-8, within 1 MiB",
+    <int>TRAILING_BYTES: "got bytes after the last item, want none",
+}
+
+
+cdef int64_t defined(str action, int64_t number) except -1:
+    """Return the number a definition gave, or raise what it returned instead."""
+    if number == LABEL_NO_MEMORY:
+        raise MemoryError(f"cannot {action}: got no memory")
+    if number < 0:
+        raise ValueError(f"cannot {action}: got one too many, want no more than its identifiers can number")
+    return number
+
+
+cdef class Catalogue:
+    """Tables, the fields of each table, and tag sets, numbered from 0 in order of first sight.
+
+    Readers in any thread may call every method at any time.  Methods that define something new (`table`, `field`,
+    `tagset`, `apply_definitions`) and `LineDecoder.decode` take turns: a second caller waits until the first is done.
+    """
+
+    def __cinit__(self):
+        label_map_init(&self.tables, <uint64_t>int.from_bytes(os.urandom(8), "little"))
+        label_map_init(&self.tagsets, self.tables.seed + 1)
+
+    def __dealloc__(self):
+        cdef uint32_t table_id
+        for table_id in range(self.tables.count):
+            label_map_free(&self.table_fields[table_id])
+        free(self.table_fields)
+        free(self.field_log)
+        label_map_free(&self.tables)
+        label_map_free(&self.tagsets)
+
+    # -- native interface (catalogue.pxd) --
+
+    cdef int64_t find_table_id(self, const char *name, size_t length) noexcept nogil:
+        return label_map_find(&self.tables, name, length)
+
+    cdef int64_t find_field_id(self, uint32_t table_id, const char *name, size_t length) noexcept nogil:
+        return label_map_find(&self.table_fields[table_id], name, length)
+
+    cdef int64_t find_tagset_id(self, const char *key, size_t length) noexcept nogil:
+        return label_map_find(&self.tagsets, key, length)
+
+    cdef int64_t define_table_id(self, const char *name, size_t length) noexcept nogil:
+        cdef uint32_t known = self.tables.count, capacity
+        cdef int64_t table_id = LABEL_NO_MEMORY
+        cdef void *memory
+        self.lock.lock()
+        if known == self.table_fields_capacity:
+            capacity = 16 if known == 0 else known * 2
+            memory = realloc(self.table_fields, capacity * sizeof(LabelMap))
+            if memory != NULL:
+                self.table_fields = <LabelMap *>memory
+                self.table_fields_capacity = capacity
+        if known < self.table_fields_capacity:
+            table_id = label_map_intern(&self.tables, name, length)
+            if self.tables.count > known:
+                label_map_init(&self.table_fields[table_id], self.tables.seed + 2 + table_id)
+        self.lock.unlock()
+        return table_id
+
+    cdef int64_t define_field_id(self, uint32_t table_id, const char *name, size_t length) noexcept nogil:
+        cdef LabelMap *fields = &self.table_fields[table_id]
+        cdef uint32_t known = fields.count, capacity
+        cdef int64_t field_id
+        cdef void *memory
+        if known == MAX_TABLE_FIELDS:
+            field_id = label_map_find(fields, name, length)
+            return field_id if field_id >= 0 else LABEL_FULL
+        self.lock.lock()
+        field_id = LABEL_NO_MEMORY
+        if self.field_count == self.field_capacity:
+            capacity = 64 if self.field_count == 0 else self.field_count * 2
+            memory = realloc(self.field_log, capacity * sizeof(FieldDefinition))
+            if memory != NULL:
+                self.field_log = <FieldDefinition *>memory
+                self.field_capacity = capacity
+        if self.field_count < self.field_capacity:
+            field_id = label_map_intern(fields, name, length)
+            if fields.count > known:
+                self.field_log[self.field_count].table_id = table_id
+                self.field_log[self.field_count].field_id = known
+                self.field_count += 1
+        self.lock.unlock()
+        return field_id
+
+    cdef int64_t define_tagset_id(self, const char *key, size_t length) noexcept nogil:
+        cdef int64_t tagset_id
+        self.lock.lock()
+        tagset_id = label_map_intern(&self.tagsets, key, length)
+        self.lock.unlock()
+        return tagset_id
+
+    cdef void forget_after(self, uint32_t tables, uint32_t fields, uint32_t tagsets) noexcept nogil:
+        """Forget the newest definitions down to these counts: definitions that turned out to be bad midway."""
+        cdef FieldDefinition *last
+        cdef uint32_t table_id
+        self.lock.lock()
+        label_map_truncate(&self.tagsets, tagsets)
+        while self.field_count > fields:
+            self.field_count -= 1
+            last = &self.field_log[self.field_count]
+            label_map_truncate(&self.table_fields[last.table_id], last.field_id)
+        for table_id in range(tables, self.tables.count):
+            label_map_free(&self.table_fields[table_id])
+        label_map_truncate(&self.tables, tables)
+        self.lock.unlock()
+
+    # -- Python interface --
+
+    @property
+    def table_count(self):
+        """How many tables are defined."""
+        return self.tables.count
+
+    @property
+    def tagset_count(self):
+        """How many tag sets are defined over all tables."""
+        return self.tagsets.count
+
+    @property
+    def memory_bytes(self):
+        """Bytes allocated for names, keys and their look-up tables."""
+        cdef size_t total
+        cdef uint32_t table_id
+        self.lock.lock()
+        total = label_map_bytes(&self.tables) + label_map_bytes(&self.tagsets)
+        total += self.table_fields_capacity * sizeof(LabelMap) + self.field_capacity * sizeof(FieldDefinition)
+        for table_id in range(self.tables.count):
+            total += label_map_bytes(&self.table_fields[table_id])
+        self.lock.unlock()
+        return total
+
+    def find_table(self, bytes name not None):
+        """Return the number of the table, or -1 when there is none of that name."""
+        cdef int64_t table_id
+        self.lock.lock()
+        table_id = label_map_find(&self.tables, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        self.lock.unlock()
+        return table_id
+
+    def table(self, bytes name not None):
+        """Return the number of the table, defining it when it is new.
+
+        Raises ValueError for a name that is empty, longer than 65535 bytes or not UTF-8.
+        """
+        cdef const char *data
+        cdef size_t length
+        cdef int64_t table_id = self.find_table(name)
+        if table_id >= 0:
+            return table_id
+        check_name("define a table", name)
+        data = PyBytes_AS_STRING(name)
+        length = PyBytes_GET_SIZE(name)
+        with nogil:
+            self.writer.lock()
+            table_id = self.define_table_id(data, length)
+            self.writer.unlock()
+        return defined("define a table", table_id)
+
+    def table_name(self, int64_t table_id):
+        """Return the name of the table; ValueError when there is no such number."""
+        cdef LabelEntry entry
+        self.checked_table(table_id)
+        self.lock.lock()
+        entry = self.tables.entries[table_id]
+        self.lock.unlock()
+        return PyBytes_FromStringAndSize(entry.data, entry.length)
+
+    def find_field(self, int64_t table_id, bytes name not None):
+        """Return the number of the field within its table, or -1; ValueError when there is no such table."""
+        cdef int64_t field_id
+        self.checked_table(table_id)
+        self.lock.lock()
+        field_id = label_map_find(&self.table_fields[table_id], PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        self.lock.unlock()
+        return field_id
+
+    def field(self, int64_t table_id, bytes name not None):
+        """Return the number of the field within its table, defining it when it is new.
+
+        Raises ValueError for an unknown table, the 65537th field of a table, or a name that is empty, longer than
+        65535 bytes or not UTF-8.
+        """
+        cdef const char *data
+        cdef size_t length
+        cdef int64_t field_id = self.find_field(table_id, name)
+        if field_id >= 0:
+            return field_id
+        check_name("define a field", name)
+        data = PyBytes_AS_STRING(name)
+        length = PyBytes_GET_SIZE(name)
+        with nogil:
+            self.writer.lock()
+            field_id = self.define_field_id(<uint32_t>table_id, data, length)
+            self.writer.unlock()
+        return defined("define a field", field_id)
+
+    def fields(self, int64_t table_id):
+        """Return the names of the table's fields by number; ValueError when there is no such table."""
+        cdef vector[LabelEntry] entries
+        cdef LabelEntry entry
+        cdef LabelMap *fields
+        cdef uint32_t count
+        self.checked_table(table_id)
+        self.lock.lock()
+        count = self.table_fields[table_id].count
+        self.lock.unlock()
+        entries.resize(count)  # allocated outside the lock, where a failure may raise
+        self.lock.lock()
+        fields = &self.table_fields[table_id]
+        count = min(count, fields.count)
+        if count:
+            memcpy(entries.data(), fields.entries, count * sizeof(LabelEntry))
+        self.lock.unlock()
+        entries.resize(count)
+        return [PyBytes_FromStringAndSize(entry.data, entry.length) for entry in entries]
+
+    def find_tagset(self, int64_t table_id, tags):
+        """Return the number of the tag set of that table, or -1; raises as `tagset` does."""
+        cdef bytes key
+        cdef int64_t tagset_id
+        self.checked_table(table_id)
+        key = canonical_key("find a tag set", <uint32_t>table_id, tags)
+        self.lock.lock()
+        tagset_id = label_map_find(&self.tagsets, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        self.lock.unlock()
+        return tagset_id
+
+    def tagset(self, int64_t table_id, tags):
+        """Return the number of the tag set, a sequence of (key, value) in any order, defining it when it is new.
+
+        Numbers count over all tables; the same tags in two tables are two tag sets.  Raises ValueError for an unknown
+        table, a key that comes twice, is empty or longer than 65535 bytes, anything that is not UTF-8, and tags that
+        take more than 1 MiB together.
+        """
+        cdef bytes key
+        cdef const char *data
+        cdef size_t length
+        cdef int64_t tagset_id
+        self.checked_table(table_id)
+        key = canonical_key("define a tag set", <uint32_t>table_id, tags)
+        self.lock.lock()
+        tagset_id = label_map_find(&self.tagsets, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        self.lock.unlock()
+        if tagset_id >= 0:
+            return tagset_id
+        data = PyBytes_AS_STRING(key)
+        length = PyBytes_GET_SIZE(key)
+        with nogil:
+            self.writer.lock()
+            tagset_id = self.define_tagset_id(data, length)
+            self.writer.unlock()
+        return defined("define a tag set", tagset_id)
+
+    def tags(self, int64_t tagset_id):
+        """Return the tags of the tag set as (key, value) pairs sorted by key; ValueError when there is no such number."""
+        cdef LabelEntry entry
+        cdef Cursor cursor
+        cdef uint32_t length
+        cdef list pairs = []
+        cdef bytes name
+        self.checked_tagsets(tagset_id, tagset_id + 1)
+        self.lock.lock()
+        entry = self.tagsets.entries[tagset_id]
+        self.lock.unlock()
+        cursor = cursor_over(<const uint8_t *>entry.data, entry.length, 4)
+        while left(&cursor):
+            length = read_u16(&cursor)
+            name = PyBytes_FromStringAndSize(<const char *>take(&cursor, length), length)
+            length = read_u32(&cursor)
+            pairs.append((name, PyBytes_FromStringAndSize(<const char *>take(&cursor, length), length)))
+        return pairs
+
+    def tagset_tables(self, int64_t first, int64_t last):
+        """Return int32[last - first]: the table of each tag set with ``first <= number < last``."""
+        cdef int64_t index
+        cdef int32_t[::1] tables
+        self.checked_tagsets(first, last)
+        result = np.empty(last - first, dtype=np.int32)
+        tables = result
+        self.lock.lock()
+        for index in range(last - first):
+            memcpy(&tables[index], self.tagsets.entries[first + index].data, 4)
+        self.lock.unlock()
+        return result
+
+    def mark(self):
+        """Return (tables, fields of all tables, tag sets) defined so far."""
+        cdef uint32_t tables, fields, tagsets
+        self.lock.lock()
+        tables = self.tables.count
+        fields = self.field_count
+        tagsets = self.tagsets.count
+        self.lock.unlock()
+        return tables, fields, tagsets
+
+    def definitions(self, since, until):
+        """Return what was defined between two marks, as docs/formats/catalogue.md lays it out.
+
+        Nothing between the marks is no bytes at all.  Raises ValueError unless ``since <= until <= mark()``, item by item.
+        """
+        cdef uint32_t first[3]
+        cdef uint32_t last[3]
+        cdef Sink sink
+        cdef bytes data
+        marks = zip(since, until, self.mark(), strict=True)
+        for index, (start, stop, most) in enumerate(marks):
+            if not 0 <= start <= stop <= most:
+                raise ValueError(
+                    f"cannot list definitions: got the marks {since} and {until}, want ascending ones up to {self.mark()}"
+                )
+            first[index] = start
+            last[index] = stop
+        if tuple(since) == tuple(until):
+            return b""
+        sink.at = NULL
+        sink.length = 0
+        with nogil:
+            write_definitions(self, first, last, &sink)
+        data = PyBytes_FromStringAndSize(NULL, sink.length)
+        sink.at = PyBytes_AS_STRING(data)
+        sink.length = 0
+        with nogil:
+            write_definitions(self, first, last, &sink)
+        return data
+
+    def apply_definitions(self, data):
+        """Define everything that ``data``, made by `definitions`, says, with the same numbers.
+
+        Definitions that are known already, with the same numbers, are passed over.  Raises ValueError when the bytes are
+        malformed, contradict what is defined, or leave a gap in the numbers; the catalogue is then as it was before.
+        """
+        cdef Py_buffer view
+        cdef ApplyProblem problem
+        cdef uint32_t tables, fields, tagsets
+        cdef ApplyCode code = APPLIED
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if view.len == 0:
+                return
+            with nogil:
+                self.writer.lock()
+                tables = self.tables.count
+                fields = self.field_count
+                tagsets = self.tagsets.count
+                code = apply_definitions(self, <const uint8_t *>view.buf, view.len, &problem)
+                if code != APPLIED:
+                    self.forget_after(tables, fields, tagsets)
+                self.writer.unlock()
+        finally:
+            PyBuffer_Release(&view)
+        if code == NO_MEMORY:
+            raise MemoryError("cannot apply definitions: got no memory")
+        if code == FULL:
+            raise ValueError("cannot apply definitions: got more items than identifiers can number")
+        if code != APPLIED:
+            sentence = _APPLY_PROBLEMS[<int>code].format(found=problem.found, expected=problem.expected)
+            raise ValueError(f"cannot apply definitions: {sentence} (offset {problem.offset})")
+
+    cdef int checked_table(self, int64_t table_id) except -1:
+        if not 0 <= table_id < self.tables.count:
+            raise ValueError(f"cannot use table {table_id}: got {self.tables.count} tables, want a smaller number")
+        return 0
+
+    cdef int checked_tagsets(self, int64_t first, int64_t last) except -1:
+        if not 0 <= first <= last <= self.tagsets.count:
+            raise ValueError(
+                f"cannot use tag sets {first} to {last}: got {self.tagsets.count} tag sets, want numbers among them"
+            )
+        return 0

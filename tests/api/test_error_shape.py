@@ -1,0 +1,175 @@
+"""Every path answers mistakes with ``{"error", "message", "details"}`` and a status that says whose mistake it was."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.app import Application
+from engine.clock import ManualClock
+from engine.config import Config, Query, ScaleTarget, Server, Token
+from engine.runtime import Engine
+
+TOKEN = "correct horse"
+
+
+def config(**changes: Any) -> Config:
+    return Config(query=Query(in_process=True), scale=(ScaleTarget(target="web", match={}),), **changes)
+
+
+class Caller:
+    """Calls the application in process, without a socket."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    def __call__(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        return asyncio.run(self._call(method, path, body, headers or {}))
+
+    async def _call(
+        self, method: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
+        where, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": where,
+            "raw_path": where.encode(),
+            "root_path": "",
+            "query_string": query.encode(),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+            + [(b"content-length", str(len(body)).encode())],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 8433),
+            "state": {},
+        }
+        sent: list[dict[str, Any]] = []
+        waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        await self._application(scope, receive, send)
+        start = sent[0]
+        answer = b"".join(message.get("body", b"") for message in sent[1:])
+        return start["status"], {name.decode().lower(): value.decode() for name, value in start["headers"]}, answer
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    path: Path = tmp_path_factory.mktemp("engine") / "data"
+    with Engine.open(str(path), config(), clock=ManualClock()) as engine:
+        yield Caller(Application(engine, config(server=Server(max_body=4096))))
+
+
+JSON = {"Content-Type": "application/json"}
+ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}
+
+MISTAKES = [
+    ("GET", "/nowhere", b"", {}, 404, "not_found"),
+    ("GET", "/write", b"", {}, 400, "bad_request"),
+    ("POST", "/write?precision=weeks", b"a b=1", {}, 400, "bad_request"),
+    ("POST", "/write", b"x" * 5_000, {}, 413, "too_large"),
+    ("POST", "/write", b"a b=1", {"Content-Encoding": "br"}, 415, "unsupported_media_type"),
+    ("POST", "/write", b"not gzip", {"Content-Encoding": "gzip"}, 400, "bad_request"),
+    ("POST", "/v1/ingest", b"{}", {}, 415, "unsupported_media_type"),
+    ("POST", "/v1/ingest", b"{}", JSON, 400, "bad_request"),
+    ("POST", "/v1/ingest", b"{}", ARROW, 400, "bad_request"),
+    ("POST", "/v1/sql", b"", JSON, 400, "bad_request"),
+    ("POST", "/v1/sql", b"{}", JSON, 400, "bad_request"),
+    ("POST", "/v1/sql", b'{"sql": "SELECT 1", "more": 1}', JSON, 400, "bad_request"),
+    ("POST", "/v1/sql", b'{"sql": "SELEC 1"}', JSON, 400, "bad_query"),
+    ("POST", "/v1/sql", b'{"sql": "DROP TABLE series"}', JSON, 400, "bad_query"),
+    ("POST", "/v1/sql", b'{"sql": "SELECT * FROM nothing"}', JSON, 400, "bad_query"),
+    ("POST", "/v1/sql", b'{"sql": "SELECT 1"}', JSON | {"Accept": "image/png"}, 400, "bad_request"),
+    ("GET", "/v1/sql", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/query", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/query?metric=m&step=0", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/query?metric=m&step=1x", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/query?metric=m&start=soon", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/query?metric=m&start=now&end=-1h", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/query?metric=m&agg=mode", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/query?metric=m&match=host", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/query?metric=m&limit=0", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/series?match=x=~%22(%22", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/alerts?state=lost", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/alerts?match=a!=%22b%22", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/alerts/7", b"", {}, 404, "not_found"),
+    ("POST", "/v1/alerts/7/ack", b'{"by": "me"}', JSON, 404, "not_found"),
+    ("POST", "/v1/alerts/7/ack", b'{"by": " "}', JSON, 400, "bad_request"),
+    ("POST", "/v1/alerts/7/ack", b"[]", JSON, 400, "bad_request"),
+    ("DELETE", "/v1/alerts", b"", {}, 405, "method_not_allowed"),
+    ("GET", "/v1/scale/nothing", b"", {}, 404, "not_found"),
+    ("GET", "/v1/scale/web/keda", b"", {}, 503, "unavailable"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "headers", "status", "code"), MISTAKES)
+def test_mistakes(
+    call: Caller, method: str, path: str, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    found, answered, raw = call(method, path, body, headers)
+    assert found == status, raw
+    answer = json.loads(raw)
+    assert set(answer) == {"error", "message", "details"}
+    assert answer["error"] == code
+    assert answer["message"].startswith("cannot "), answer["message"]
+    assert "Traceback" not in answer["message"]
+    assert answered["content-type"].startswith("application/json")
+    if status in (429, 503):
+        assert int(answered["retry-after"]) >= 1
+
+
+def test_partial_writes_keep_the_good_lines_and_tell_the_others(call: Caller) -> None:
+    status, headers, raw = call("POST", "/write", b'shape,host=a x=1\nnonsense\nshape,host=b x=2,y="text"\n')
+    answer = json.loads(raw)
+    assert (status, headers["x-tidegauge-rows"], answer["stored_rows"]) == (400, "2", 2)
+    assert [(each["line_number"], each["original_line"], each["cause"]) for each in answer["data"]] == [
+        (2, "nonsense", "malformed"),
+        (3, 'shape,host=b x=2,y="text"', "string_field"),
+    ]
+    status, _, raw = call("POST", "/v1/sql", b'{"sql": "SELECT host, x FROM shape ORDER BY host"}', JSON)
+    assert (status, json.loads(raw)["rows"]) == (200, [["a", 1.0], ["b", 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": f"Bearer {TOKEN}"}, 200),
+        ({"Authorization": f"Token {TOKEN}"}, 200),
+        ({"X-API-Key": TOKEN}, 200),
+    ],
+)
+def test_tokens_open_what_their_scope_says(tmp_path: Path, header: dict[str, str], expected: int) -> None:
+    token = Token(name="analyst", sha256=hashlib.sha256(TOKEN.encode()).hexdigest(), scopes=("read",))
+    with Engine.open(str(tmp_path / "data"), config(), clock=ManualClock()) as engine:
+        guarded = Caller(Application(engine, config(server=Server(tokens=(token,)))))
+        status, _, raw = guarded("GET", "/v1/metrics-names", headers=header)
+        assert status == expected, raw
+        assert guarded("GET", "/health/live")[0] == 200
+        if expected == 200:
+            status, _, raw = guarded("POST", "/write", b"a b=1", header)
+            assert (status, json.loads(raw)["error"]) == (403, "forbidden")
+        assert TOKEN.encode() not in raw
+
+
+def test_the_documentation_page_lists_the_typed_paths(call: Caller) -> None:
+    status, _, raw = call("GET", "/docs/openapi.json")
+    assert status == 200
+    assert {"/v1/sql", "/v1/query", "/v1/alerts", "/health/ready", "/metrics"} <= set(json.loads(raw)["paths"])

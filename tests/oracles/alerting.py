@@ -1,0 +1,88 @@
+"""The slow, obvious twin of engine.alerting: one rule, one series at a time, as a story of one dictionary."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+
+from engine.config import Rule
+
+OPERATORS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+
+
+@dataclass
+class SeriesStory:
+    """What one series has been through under one rule."""
+
+    rule: Rule
+    stale_after_ns: int
+    state: str = "inactive"
+    since_ns: int = 0
+    seen_ns: int = 0
+    cleared_ns: int = 0
+    quiet_until_ns: int = 0
+    notified: bool = False
+    stale: bool = False
+
+    def tick(self, value: float, time_ns: int, now_ns: int) -> list[tuple[str, bool]]:
+        """Live through one tick; return what is told: (event, whether somebody is notified)."""
+        rule = self.rule
+        if not math.isnan(value):
+            self.seen_ns = max(self.seen_ns, time_ns)
+        usable = not math.isnan(value) and time_ns >= now_ns - self.stale_after_ns
+        overdue = self.seen_ns < now_ns - self.stale_after_ns
+        above = usable and OPERATORS[rule.op](value, rule.threshold)
+        clear = rule.threshold if rule.clear is None else rule.clear
+        held = usable and OPERATORS[rule.op](value, clear)
+
+        if self.state == "inactive":
+            if not above:
+                return []
+            self.since_ns = self.seen_ns = time_ns
+            if rule.for_ == 0 or now_ns - time_ns >= rule.for_:
+                return [self._fire(now_ns)]
+            self.state = "pending"
+            return [("pending", False)]
+
+        if self.state == "pending":
+            if overdue or (usable and not above):
+                self.state = "inactive"
+                return [("cancelled", False)]
+            if above and now_ns - self.since_ns >= rule.for_:
+                return [self._fire(now_ns)]
+            return []
+
+        told: list[tuple[str, bool]] = []
+        if overdue:
+            if not self.stale:
+                self.stale = True
+                told.append(("stale", False))
+        elif usable:
+            if self.stale:
+                self.stale = False
+                told.append(("fresh", False))
+            if self.state == "clearing" and held:
+                self.state = "firing"
+                told.append(("held", False))
+            elif not held:
+                if self.state == "firing":
+                    self.cleared_ns = time_ns
+                if rule.keep_firing == 0 or now_ns - self.cleared_ns >= rule.keep_firing:
+                    told.append(("resolved", self.notified))
+                    if self.notified:
+                        self.quiet_until_ns = now_ns + rule.cooldown
+                    self.state, self.notified = "inactive", False
+                    return told
+                if self.state == "firing":
+                    self.state = "clearing"
+                    told.append(("clearing", False))
+        if self.state == "firing" and not self.notified and now_ns >= self.quiet_until_ns:
+            self.notified = True
+            told.append(("notified", True))
+        return told
+
+    def _fire(self, now_ns: int) -> tuple[str, bool]:
+        self.state = "firing"
+        self.notified = now_ns >= self.quiet_until_ns
+        return ("firing", self.notified)
