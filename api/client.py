@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.query.range import RangeAnswer
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
-TABLE_KEY = "tidegauge.table"
+TABLE_KEY = b"tidegauge.table"
 _ERRORS: dict[str, type[errors.TidegaugeError]] = {
     kind.code: kind
     for kind in (

@@ -40,7 +40,8 @@ class Suite:
                 result: SuiteReport = entry(settings, folder)
         except Exception as error:  # one suite's failure must not hide the others' figures
             result = SuiteReport(suite=self.name, title=self.title)
-            result.check("the suite ran", False, f"{type(error).__name__}: {error}")
+            notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+            result.check("the suite ran", False, f"{type(error).__name__}: {error}{notes}")
         result.suite, result.title = self.name, self.title
         result.seconds = time.perf_counter() - began
         return result
@@ -131,9 +132,7 @@ def _chosen(name: str | None, settings: Settings, pattern: str) -> Iterable[Suit
                 yield from micro_suite.run(quick=settings.quick, pattern=pattern)
 
         return everything()
-    measures: dict[str, Callable[[Settings], SuiteReport]] = {
-        one.name: one.measure for one in (*SUITES, PEERS)
-    }
+    measures: dict[str, Callable[[Settings], SuiteReport]] = {one.name: one.measure for one in (*SUITES, PEERS)}
     if name not in measures:
         known = ", ".join(known for known, _ in suite_names())
         raise BadInput(f"cannot run benchmarks: got suite {name!r}, want one of {known}")
@@ -189,9 +188,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--quick", action="store_true", help="small data, for continuous integration")
     made.add_argument("--list", dest="list_only", action="store_true", help="show the suites")
-    made.add_argument(
-        "--filter", dest="pattern", default="", metavar="TEXT", help="micro: only names with TEXT"
-    )
+    made.add_argument("--filter", dest="pattern", default="", metavar="TEXT", help="micro: only names with TEXT")
     made.add_argument("--hosts", type=int, help="hosts of the generated data")
     made.add_argument("--hours", type=float, help="hours of the generated data")
     made.add_argument("--values", choices=VALUE_KINDS, help="kind of the generated values (default int)")
@@ -206,9 +203,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks from the command line and return the exit code."""
     chosen = vars(parser().parse_args(arguments))
-    given = {
-        name: chosen.pop(name) for name in Settings.__struct_fields__ if name in chosen and name != "quick"
-    }
+    given = {name: chosen.pop(name) for name in Settings.__struct_fields__ if name in chosen and name != "quick"}
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except BadInput as error:

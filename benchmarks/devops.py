@@ -155,14 +155,10 @@ DISK = Measurement(
         Field("used", derive=lambda columns, host, seconds: DISK_BYTES - columns["free"]),
         Field(
             "used_percent",
-            derive=lambda columns, host, seconds: np.trunc(
-                100.0 * (DISK_BYTES - columns["free"]) / DISK_BYTES
-            ),
+            derive=lambda columns, host, seconds: np.trunc(100.0 * (DISK_BYTES - columns["free"]) / DISK_BYTES),
         ),
         Field("inodes_total", derive=_disk_constant(DISK_BYTES / DISK_BLOCK_BYTES)),
-        Field(
-            "inodes_free", derive=lambda columns, host, seconds: np.trunc(columns["free"] / DISK_BLOCK_BYTES)
-        ),
+        Field("inodes_free", derive=lambda columns, host, seconds: np.trunc(columns["free"] / DISK_BLOCK_BYTES)),
         Field(
             "inodes_used",
             derive=lambda columns, host, seconds: (
@@ -256,9 +252,7 @@ REDIS = Measurement(
             _clamped(5.0, 1000.0),
         ),
         *_walks("mem_fragmentation_ratio", _clamped(5.0, 100.0)),
-        *_walks(
-            "used_cpu_sys used_cpu_user used_cpu_sys_children used_cpu_user_children", _clamped(5.0, 1000.0)
-        ),
+        *_walks("used_cpu_sys used_cpu_user used_cpu_sys_children used_cpu_user_children", _clamped(5.0, 1000.0)),
     ),
     ("port", "server"),
 )

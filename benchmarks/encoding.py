@@ -54,9 +54,7 @@ def integer_digits(values: Int64Array) -> ByteMatrix:
 def integer_text(values: Float64Array) -> ByteMatrix:
     """Return whole numbers as padded text ending in ``i``, the line protocol's mark of an integer."""
     integers = values.astype(np.int64)
-    return np.hstack(
-        [*_signed(integers < 0, integer_digits(np.abs(integers))), _letter(len(values), ord("i"))]
-    )
+    return np.hstack([*_signed(integers < 0, integer_digits(np.abs(integers))), _letter(len(values), ord("i"))])
 
 
 def two_decimals_text(values: Float64Array) -> ByteMatrix:
@@ -102,8 +100,7 @@ class LineEncoder:
     def __init__(self, generator: DevopsGenerator) -> None:
         self._shape = generator.shape
         self._prefixes = {
-            measurement.name: _prefix_matrix(generator, measurement)
-            for measurement in self._shape.measurements
+            measurement.name: _prefix_matrix(generator, measurement) for measurement in self._shape.measurements
         }
 
     def texts(self, block: Block, *, one_field: bool = False) -> Iterator[bytes]:

@@ -50,13 +50,9 @@ class DataShape:
 
     def __post_init__(self) -> None:
         if self.use not in MEASUREMENTS:
-            raise ValueError(
-                f"cannot generate data: got use case {self.use!r}, want one of {', '.join(MEASUREMENTS)}"
-            )
+            raise ValueError(f"cannot generate data: got use case {self.use!r}, want one of {', '.join(MEASUREMENTS)}")
         if self.values not in VALUE_KINDS:
-            raise ValueError(
-                f"cannot generate data: got values {self.values!r}, want one of {', '.join(VALUE_KINDS)}"
-            )
+            raise ValueError(f"cannot generate data: got values {self.values!r}, want one of {', '.join(VALUE_KINDS)}")
         if self.hosts < 1 or self.steps < 1 or self.interval_ns < 1:
             raise ValueError(
                 f"cannot generate data: got {self.hosts} hosts, {self.steps} steps, interval "
@@ -177,9 +173,7 @@ class DevopsGenerator:
         self.tags, self._extra_tags = _draw_tags(random, shape.hosts)
         self.host_constants: dict[str, Float64Array] = {
             "boot_time": random.randint(0, 240, shape.hosts).astype(np.float64),
-            "memory_bytes": np.array(MEMORY_SIZES_BYTES)[
-                random.randint(0, len(MEMORY_SIZES_BYTES), shape.hosts)
-            ],
+            "memory_bytes": np.array(MEMORY_SIZES_BYTES)[random.randint(0, len(MEMORY_SIZES_BYTES), shape.hosts)],
         }
 
     def tag_columns(self, measurement: Measurement) -> dict[str, list[str]]:
@@ -254,9 +248,7 @@ class DevopsGenerator:
             monotone=np.flatnonzero([walk.kind == "monotone" for walk in walks.values()]),
         )
 
-    def _measure(
-        self, measurement: Measurement, walks: _WalkState, steps: int, seconds: Float64Array
-    ) -> Float64Array:
+    def _measure(self, measurement: Measurement, walks: _WalkState, steps: int, seconds: Float64Array) -> Float64Array:
         walked = walks.advance(steps)
         _quantise(walked, self.shape.values)
         if len(walks.names) == len(measurement.fields):
@@ -288,9 +280,7 @@ def _seed_of(seed: int, stream: int) -> npt.NDArray[np.uint32]:
     return np.array([seed & 0xFFFF_FFFF, (seed >> 32) & 0xFFFF_FFFF, stream], dtype=np.uint32)
 
 
-def _draw_tags(
-    random: np.random.RandomState, hosts: int
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _draw_tags(random: np.random.RandomState, hosts: int) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Return the tags common to all measurements and the extra ones as ``measurement.key`` -> values."""
 
     def numbers(high: int) -> list[int]:

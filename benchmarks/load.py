@@ -61,18 +61,12 @@ class PreparedLoad:
             for body in line_batches(self.generator, self.lines_per_batch, one_field=True):
                 yield body, body.count(b"\n")
             return
-        fields = [
-            len(measurement.fields)
-            for measurement in self.shape.measurements
-            for _ in range(self.shape.hosts)
-        ]
+        fields = [len(measurement.fields) for measurement in self.shape.measurements for _ in range(self.shape.hosts)]
         position = 0
         for body in line_batches(self.generator, self.lines_per_batch):
             lines = body.count(b"\n")
             whole, rest = divmod(lines, len(fields))
-            samples = whole * sum(fields) + sum(
-                fields[(position + line) % len(fields)] for line in range(rest)
-            )
+            samples = whole * sum(fields) + sum(fields[(position + line) % len(fields)] for line in range(rest))
             position = (position + lines) % len(fields)
             yield body, samples
 

@@ -43,12 +43,8 @@ def startup(settings: Settings, folder: Path) -> SuiteReport:
             stopped.append(server.stop())
     report.add_summary("ready", summarise(ready), "s", "lower")
     report.add_summary("first write acknowledged", summarise(first_write), "s", "lower")
-    report.add_summary(
-        "idle PSS of all processes", summarise(pss), "MiB", "lower", note=f"{processes} processes"
-    )
-    report.add_summary(
-        "idle RSS of all processes", summarise(rss), "MiB", "lower", note="shared pages count twice"
-    )
+    report.add_summary("idle PSS of all processes", summarise(pss), "MiB", "lower", note=f"{processes} processes")
+    report.add_summary("idle RSS of all processes", summarise(rss), "MiB", "lower", note="shared pages count twice")
     report.add_summary("graceful stop", summarise(stopped), "s", "lower")
     return report
 

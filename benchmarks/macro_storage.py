@@ -54,9 +54,7 @@ def _measure_storage(report: SuiteReport, load: PreparedLoad, folder: Path, pref
     with TidegaugeServer(data) as server:
         server.start()
         sent = load_server(server, load.lines, "/write?precision=ns", {}, 2)
-        report.check(
-            f"{prefix}every sample was acknowledged", sent.samples == samples, "; ".join(sent.refused)
-        )
+        report.check(f"{prefix}every sample was acknowledged", sent.samples == samples, "; ".join(sent.refused))
         stop_seconds = server.stop()
     segment_bytes = file_bytes(data / "segments")
     rollup_bytes = sum(file_bytes(path) for path in data.glob("rollups.duckdb*"))

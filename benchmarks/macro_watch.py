@@ -36,9 +36,7 @@ def run(settings: Settings, folder: Path) -> SuiteReport:
 
     ticks = settings.repetitions(full=100, quick=20)
     hosts = settings.hosts or HOSTS
-    shape = DataShape(
-        hosts=hosts, steps=1, seed=settings.seed, values="full", start_ns=time.time_ns() - INTERVAL_NS
-    )
+    shape = DataShape(hosts=hosts, steps=1, seed=settings.seed, values="full", start_ns=time.time_ns() - INTERVAL_NS)
     generator = DevopsGenerator(shape)
     rules = _rules()
     report = SuiteReport(
@@ -74,13 +72,9 @@ def _rules() -> tuple[Rule, ...]:
     from engine.config import Rule
 
     high = [
-        Rule(name=f"high-{field}", metric=f"{CPU.name}_{field}", op=">", threshold=HIGH)
-        for field in CPU.field_names
+        Rule(name=f"high-{field}", metric=f"{CPU.name}_{field}", op=">", threshold=HIGH) for field in CPU.field_names
     ]
-    low = [
-        Rule(name=f"low-{field}", metric=f"{CPU.name}_{field}", op="<", threshold=LOW)
-        for field in CPU.field_names
-    ]
+    low = [Rule(name=f"low-{field}", metric=f"{CPU.name}_{field}", op="<", threshold=LOW) for field in CPU.field_names]
     return (*high, *low)
 
 
@@ -113,9 +107,7 @@ def _judging_seconds(engine: Engine, ticks: int) -> list[float]:
     for tick in range(ticks + WARM_UP_TICKS):
         began = time.perf_counter()
         for index, (rule, given) in enumerate(zip(engine.config.rules, inputs, strict=True)):
-            states[index] = evaluate(
-                rule, states[index], given, now_ns, stale_after_ns=stale_after_ns
-            ).next_state
+            states[index] = evaluate(rule, states[index], given, now_ns, stale_after_ns=stale_after_ns).next_state
         if tick >= WARM_UP_TICKS:
             seconds.append(time.perf_counter() - began)
     return seconds

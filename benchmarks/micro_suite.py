@@ -42,9 +42,7 @@ def cases_of(name: str) -> list[Case]:
     cases = list(module.cases())
     for case in cases:
         if not (isinstance(case, tuple) and len(case) == 4 and callable(case[3]) and case[1] > 0):
-            raise TypeError(
-                f"cannot run micro benchmark {name}: got {case!r}, want (name, count > 0, unit, callable)"
-            )
+            raise TypeError(f"cannot run micro benchmark {name}: got {case!r}, want (name, count > 0, unit, callable)")
     return cases
 
 

@@ -57,9 +57,7 @@ class DuckDB(Engine):
 
     def ask(self, query: Query) -> Any:
         relation = self._database.sql(sql_of(query, DUCKDB))
-        return (
-            relation.to_arrow_table() if hasattr(relation, "to_arrow_table") else relation.fetch_arrow_table()
-        )
+        return relation.to_arrow_table() if hasattr(relation, "to_arrow_table") else relation.fetch_arrow_table()
 
     def read(self, query: Query, raw: Any) -> Answer:
         return answer_from_arrow(query, raw)

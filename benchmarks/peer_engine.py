@@ -127,9 +127,7 @@ class ServerEngine(Engine):
         while True:
             if self._process.poll() is not None:
                 tail = log_path.read_bytes()[-1000:].decode("utf-8", "replace")
-                raise RuntimeError(
-                    f"cannot start {self.name}: it ended with code {self._process.returncode}\n{tail}"
-                )
+                raise RuntimeError(f"cannot start {self.name}: it ended with code {self._process.returncode}\n{tail}")
             with suppress(OSError), Connection(self.port, timeout_seconds=10.0) as connection:
                 if connection.request("GET", self.health).status < 300:
                     return

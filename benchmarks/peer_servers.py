@@ -97,9 +97,7 @@ class VictoriaMetrics(ServerEngine):
             case "last-rows":
                 time = query.end_ns / NS_PER_SECOND - self.load_data.shape.interval_ns / NS_PER_SECOND
                 return only, self.get(f"/api/v1/query?{self._parameters(query=selector, time=f'{time:.3f}')}")
-        parameters = self._parameters(
-            query=expression, start=f"{first:.3f}", end=f"{last:.3f}", step=f"{bucket:.0f}"
-        )
+        parameters = self._parameters(query=expression, start=f"{first:.3f}", end=f"{last:.3f}", step=f"{bucket:.0f}")
         return only, self.get(f"/api/v1/query_range?{parameters}")
 
     def _parameters(self, **parameters: str) -> str:
@@ -269,9 +267,7 @@ class InfluxDB(ServerEngine):
                 fields = ", ".join(query.fields)
                 return f"SELECT {fields}, hostname FROM cpu WHERE usage_user > {HIGH_CPU_PERCENT} AND {where}"
             case "last-rows":
-                return (
-                    f"SELECT {', '.join(query.fields)} FROM cpu GROUP BY hostname ORDER BY time DESC LIMIT 1"
-                )
+                return f"SELECT {', '.join(query.fields)} FROM cpu GROUP BY hostname ORDER BY time DESC LIMIT 1"
             case "latest-minutes":
                 return (
                     f"SELECT {aggregated('max')} FROM cpu WHERE time < {query.end_ns} GROUP BY time(1m) "

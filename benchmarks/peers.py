@@ -162,9 +162,7 @@ def _add_figures(report: SuiteReport, figures: EngineFigures, shape: DataShape) 
     report.check(f"{name} was measured", not figures.error, figures.error)
     if figures.load_seconds:
         report.add(f"{name}: load", shape.samples / figures.load_seconds, "samples/s", "higher")
-        report.add(
-            f"{name}: CPU to load", figures.load_cpu_seconds / shape.samples * 1e9, "ns/sample", "lower"
-        )
+        report.add(f"{name}: CPU to load", figures.load_cpu_seconds / shape.samples * 1e9, "ns/sample", "lower")
         settled = figures.settled_cpu_seconds / shape.samples * 1e9
         report.add(f"{name}: CPU to settle", settled, "ns/sample", "lower")
     if figures.stored_bytes:

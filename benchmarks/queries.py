@@ -24,9 +24,7 @@ LATEST_MINUTES = 5
 NO_HOST = -1
 RELATIVE_TOLERANCE = 1e-9
 
-Kind = Literal[
-    "max-per-minute", "max-per-hour", "mean-per-host-hour", "high-rows", "last-rows", "latest-minutes"
-]
+Kind = Literal["max-per-minute", "max-per-hour", "mean-per-host-hour", "high-rows", "last-rows", "latest-minutes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +172,7 @@ class ExpectedAnswers:
             )
         return Answer(times, np.full(buckets, NO_HOST, np.int64), split.max(axis=(2, 3)))
 
-    def _high_rows(
-        self, query: Query, hosts: Int64Array, first: int, last: int, window: Float64Array
-    ) -> Answer:
+    def _high_rows(self, query: Query, hosts: Int64Array, first: int, last: int, window: Float64Array) -> Answer:
         user = query.fields.index("usage_user")
         step, host = np.nonzero(window[user] > HIGH_CPU_PERCENT)
         times = self._shape.start_ns + (first + step.astype(np.int64)) * self._shape.interval_ns

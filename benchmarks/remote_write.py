@@ -68,9 +68,7 @@ class _Template:
         return content.tobytes()
 
 
-def _template(
-    generator: DevopsGenerator, measurement: Measurement, hosts: slice, time_bytes: int
-) -> _Template:
+def _template(generator: DevopsGenerator, measurement: Measurement, hosts: slice, time_bytes: int) -> _Template:
     tags = generator.tag_columns(measurement)
     content = bytearray()
     value_ends = []
@@ -79,9 +77,7 @@ def _template(
         for field in measurement.field_names:
             labels = {**own, "__name__": f"{measurement.name}_{field}"}
             sample = key(1, FIXED64) + bytes(VALUE_BYTES) + key(2, VARINT) + bytes(time_bytes)
-            series = b"".join(label(name, value) for name, value in sorted(labels.items())) + message(
-                2, sample
-            )
+            series = b"".join(label(name, value) for name, value in sorted(labels.items())) + message(2, sample)
             content += message(1, series)
             value_ends.append(len(content) - time_bytes - 1)
     ends = np.array(value_ends, np.int64)[:, None]
@@ -111,9 +107,7 @@ def write_requests(generator: DevopsGenerator, max_samples: int = 10_000) -> Ite
         for step, time_ns in enumerate(block.times.tolist()):
             time_ms = varint(time_ns // NS_PER_MS)
             if len(time_ms) != time_bytes:
-                raise ValueError(
-                    f"cannot encode remote write: times from {shape.start_ns} on change their length"
-                )
+                raise ValueError(f"cannot encode remote write: times from {shape.start_ns} on change their length")
             for measurement in shape.measurements:
                 values = block.columns[measurement.name][:, step].T
                 for template in templates[measurement.name]:

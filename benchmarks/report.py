@@ -76,9 +76,7 @@ class SuiteReport(msgspec.Struct, kw_only=True):
         self, name: str, summary: Summary, unit: str, better: Better, *, scale: float = 1.0, note: str = ""
     ) -> None:
         """Add the median of repeated figures, each multiplied by ``scale``."""
-        self.add(
-            name, summary.median * scale, unit, better, spread=summary.spread, runs=summary.runs, note=note
-        )
+        self.add(name, summary.median * scale, unit, better, spread=summary.spread, runs=summary.runs, note=note)
 
     def check(self, name: str, passed: bool, detail: str = "") -> None:
         self.checks.append(Check(name=name, passed=passed, detail=detail))
@@ -105,9 +103,7 @@ def save(report: RunReport, path: str) -> None:
     try:
         Path(path).write_bytes(text + b"\n")
     except OSError as error:
-        raise BadInput(
-            f"cannot write benchmark report: got {error.strerror}, want a writable file ({path})"
-        ) from error
+        raise BadInput(f"cannot write benchmark report: got {error.strerror}, want a writable file ({path})") from error
 
 
 def load(path: str) -> RunReport:
@@ -115,18 +111,14 @@ def load(path: str) -> RunReport:
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
-        raise BadInput(
-            f"cannot read benchmark report: got {error.strerror}, want a readable file ({path})"
-        ) from error
+        raise BadInput(f"cannot read benchmark report: got {error.strerror}, want a readable file ({path})") from error
     try:
         version = msgspec.json.decode(raw, type=dict[str, Any]).get("format")
         if version != FORMAT:
             raise BadInput(f"cannot read benchmark report: got format {version!r}, want {FORMAT} ({path})")
         return msgspec.json.decode(raw, type=RunReport)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"cannot read benchmark report: got {error}, want a report of this command ({path})"
-        ) from error
+        raise BadInput(f"cannot read benchmark report: got {error}, want a report of this command ({path})") from error
 
 
 def format_value(value: float) -> str:
@@ -146,9 +138,7 @@ def format_spread(spread: float | None) -> str:
     return "" if spread is None else f"±{spread * 100:.0f}%"
 
 
-def table_lines(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()
-) -> list[str]:
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
     """Return an aligned text table; ``right`` lists the columns set flush right."""
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]

@@ -78,9 +78,7 @@ def send(order: SendOrder) -> SendReport:
         process.stdin.close()
         answer = process.stdout.read()
         if process.wait() != 0:
-            raise RuntimeError(
-                f"cannot send batches: the sending process ended with code {process.returncode}"
-            )
+            raise RuntimeError(f"cannot send batches: the sending process ended with code {process.returncode}")
     finally:
         if process.poll() is None:
             process.kill()

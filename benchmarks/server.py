@@ -49,6 +49,8 @@ class TidegaugeServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        if error is not None:
+            error.add_note(f"the server's log ends:\n{self.log_tail()}")
 
     def start(self) -> float:
         """Start the process and return the seconds until ``/health/ready`` answered 200."""
@@ -85,9 +87,7 @@ class TidegaugeServer:
         last = "no answer"
         while time.perf_counter() < deadline:
             if self._process is None or self._process.poll() is not None:
-                raise RuntimeError(
-                    f"cannot benchmark: the server ended before it was ready\n{self.log_tail()}"
-                )
+                raise RuntimeError(f"cannot benchmark: the server ended before it was ready\n{self.log_tail()}")
             try:
                 with Connection(self.port, timeout_seconds=10.0) as connection:
                     response = connection.request(method, target, body)

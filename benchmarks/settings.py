@@ -33,9 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("hosts", "hours", "connections", "batch_lines", "runs"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise BadInput(
-                    f"cannot run benchmarks: got {name.replace('_', ' ')} {value:g}, want more than 0"
-                )
+                raise BadInput(f"cannot run benchmarks: got {name.replace('_', ' ')} {value:g}, want more than 0")
 
     def shape(
         self, *, hosts: int, hours: float, quick_hosts: int, quick_hours: float, use: str = "cpu-only"

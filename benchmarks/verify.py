@@ -25,9 +25,7 @@ def aggregates_sql(measurement: Measurement, fields: int) -> str:
     return f"SELECT hostname, {', '.join(columns)} FROM {measurement.name} GROUP BY hostname"
 
 
-def stored_differences(
-    sql: SqlClient, generator: DevopsGenerator, *, one_field: bool = False
-) -> dict[str, str]:
+def stored_differences(sql: SqlClient, generator: DevopsGenerator, *, one_field: bool = False) -> dict[str, str]:
     """Return measurement -> how the stored aggregates differ from the generated ones, empty when they do
     not.
     """

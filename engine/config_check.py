@@ -88,8 +88,7 @@ class _Consistency:
     def _entries(self, path: Path, entries: tuple[Any, ...]) -> list[tuple[Path, Any]]:
         """Return each entry that stands in the file with its path there."""
         return [
-            ((*path, index), entry)
-            for index, entry in zip(self._checker.kept.get(path, ()), entries, strict=False)
+            ((*path, index), entry) for index, entry in zip(self._checker.kept.get(path, ()), entries, strict=False)
         ]
 
     def _report(self, path: Path, found: object, allowed: str, *, involved: tuple[Path, ...] = ()) -> None:
@@ -104,9 +103,7 @@ class _Consistency:
         if address is None:
             self._report(("server", "listen"), server.listen, 'HOST:PORT such as "127.0.0.1:8433"')
         elif not is_loopback(address[0]) and not server.tokens:
-            allowed = (
-                "an address of this machine alone (127.0.0.1), or at least one entry in [[server.tokens]]"
-            )
+            allowed = "an address of this machine alone (127.0.0.1), or at least one entry in [[server.tokens]]"
             self._report(("server", "listen"), server.listen, allowed, involved=(("server", "tokens"),))
         for one, other in (("tls_key", "tls_certificate"), ("tls_certificate", "tls_key")):
             if getattr(server, one) is not None and getattr(server, other) is None:
@@ -193,9 +190,7 @@ class _Consistency:
             for index, name in enumerate(rule.channels):
                 if name not in known:
                     allowed = "the name of one of the channels: " + ", ".join(map(str, known))
-                    self._report(
-                        (*place, "channels", index), name, allowed if known else "an entry in [[channels]]"
-                    )
+                    self._report((*place, "channels", index), name, allowed if known else "an entry in [[channels]]")
         try:
             fields = [name for _, name, _, _ in string.Formatter().parse(rule.summary) if name is not None]
         except ValueError:

@@ -134,9 +134,7 @@ def _fits(value: Any, kind: inspect.Type) -> bool:
     if isinstance(kind, inspect.LiteralType):
         return isinstance(value, str) and value in kind.values
     if isinstance(kind, inspect.StrType):
-        length_fits = isinstance(value, str) and (kind.min_length or 0) <= len(value) <= (
-            kind.max_length or math.inf
-        )
+        length_fits = isinstance(value, str) and (kind.min_length or 0) <= len(value) <= (kind.max_length or math.inf)
         return length_fits and (kind.pattern is None or re.search(kind.pattern, value) is not None)
     if isinstance(kind, inspect.IntType):
         return type(value) is int and _in_range(value, kind)
@@ -168,9 +166,7 @@ def _describe(kind: inspect.Type) -> str:
         if kind.pattern is not None:
             return f"a text that matches {kind.pattern}"
         return (
-            "a text"
-            if kind.max_length is None
-            else f"a text of {kind.min_length or 0} to {kind.max_length} characters"
+            "a text" if kind.max_length is None else f"a text of {kind.min_length or 0} to {kind.max_length} characters"
         )
     if isinstance(kind, inspect.VarTupleType):
         least = f"at least {kind.min_length} of " if kind.min_length else ""
@@ -198,9 +194,7 @@ def _range_words(kind: inspect.IntType | inspect.FloatType) -> Iterator[str]:
 
 def _describe_quantity(cls: type[Any], extra: dict[str, Any]) -> str:
     noun = 'a duration such as "30s"' if cls is Duration else 'a size such as "64MiB"'
-    bounds = (
-        f"of at least {extra['min']}" if extra["max"] is None else f"from {extra['min']} to {extra['max']}"
-    )
+    bounds = f"of at least {extra['min']}" if extra["max"] is None else f"from {extra['min']} to {extra['max']}"
     return f"{noun}, {bounds}{', or ' + chr(34) + 'forever' + chr(34) if extra['forever'] else ''}"
 
 

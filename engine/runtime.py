@@ -182,7 +182,9 @@ class Engine:
         if mode == "embedded" or query.in_process:
             self.link: QueryLink = LocalLink(self._path("rollups.duckdb"), query, self.catalog.native)
         else:
-            self.link = ProcessLink(self._path("rollups.duckdb"), query, self.catalog.native)
+            process = ProcessLink(self._path("rollups.duckdb"), query, self.catalog.native)
+            process.start()
+            self.link = process
         self.exports = Exports(self.samples, self._root)
         self._turns = Turns(query.concurrency, query.queue, query.timeout.seconds)
         self.ranges = RangeReader(self.catalog, self.samples, self._tier_rows)
@@ -437,6 +439,9 @@ class Engine:
         watch("ingest_queue_bytes", "Body bytes waiting to be committed", lambda: self.pipeline.held_bytes)
         watch("rollup_pending_rows", "Rows whose buckets wait to be recomputed", lambda: self.dirty.pending_rows)
         watch("disk_free_bytes", "Free bytes where the data directory is", lambda: self._fs.free_bytes(self._root))
+        watch("query_process_starts", "Query processes started", lambda: self.link.counters().starts)
+        watch("query_process_kills", "Query processes killed for a statement", lambda: self.link.counters().kills)
+        watch("query_process_deaths", "Query processes that ended on their own", lambda: self.link.counters().deaths)
         for state in STATES:
             watch(f"notifications_{state}", f"Notifications that are {state}", partial(self._notifications, state))
         watch("rules", "Rules that are evaluated", lambda: len(self.rule_watch.rules))

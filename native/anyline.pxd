@@ -75,7 +75,13 @@ cdef inline int refuse_fields(LineDecoder decoder, const char *line, const char 
 
 
 cdef inline Problem read_fields(
-    LineDecoder decoder, const char *at, const char *end, const TableRows *table, char **spare, Fault *fault, const char **after
+    LineDecoder decoder,
+    const char *at,
+    const char *end,
+    const TableRows *table,
+    char **spare,
+    Fault *fault,
+    const char **after,
 ) except? PROBLEMS_END nogil:
     """Read the fields into `fields`, those that alone are refused into `field_faults`; `after` is their end."""
     cdef const char *mark
@@ -114,6 +120,16 @@ cdef inline Problem read_fields(
         at += 1
 
 
+cdef inline bint is_new_field(LineDecoder decoder, int64_t table_id, const Field *field) noexcept nogil:
+    """Return whether neither the table nor an earlier field of this line has the name."""
+    if field.column >= 0:
+        return False
+    if table_id >= 0:
+        if decoder.catalogue.find_field_id(<uint32_t>table_id, field.name.data, field.name.length) >= 0:
+            return False
+    return label_map_find(&decoder.fresh_fields, field.name.data, field.name.length) < 0
+
+
 cdef inline int drop_fields_over_limit(LineDecoder decoder, int64_t table_id) except -1 nogil:
     """Move fields that would be new beyond the limit to `field_faults`."""
     cdef size_t index, kept = 0
@@ -123,11 +139,7 @@ cdef inline int drop_fields_over_limit(LineDecoder decoder, int64_t table_id) ex
     label_map_free(&decoder.fresh_fields)
     for index in range(decoder.fields.size()):
         field = &decoder.fields[index]
-        if (
-            field.column < 0
-            and (table_id < 0 or decoder.catalogue.find_field_id(<uint32_t>table_id, field.name.data, field.name.length) < 0)
-            and label_map_find(&decoder.fresh_fields, field.name.data, field.name.length) < 0
-        ):
+        if is_new_field(decoder, table_id, field):
             if known + decoder.fresh_fields.count >= decoder.max_fields:
                 refuse(&fault, FIELD_LIMIT, field.at, field.end)
                 decoder.field_faults.push_back(fault)
@@ -139,7 +151,9 @@ cdef inline int drop_fields_over_limit(LineDecoder decoder, int64_t table_id) ex
     return 0
 
 
-cdef inline int write_row(LineDecoder decoder, uint32_t table_id, int32_t tagset_id, int64_t time, uint32_t series) except -1 nogil:
+cdef inline int write_row(
+    LineDecoder decoder, uint32_t table_id, int32_t tagset_id, int64_t time, uint32_t series
+) except -1 nogil:
     """Write the line's fields as one row; of a field set twice the last value counts."""
     cdef TableRows *table = decoder.tables[table_id]
     cdef uint32_t row = table.rows, touched = 0, rounded = 0
@@ -182,6 +196,7 @@ cdef inline int read_any_line(LineDecoder decoder, const char *line, const char 
     cdef Fault fault
     cdef int64_t remembered, table_id, tagset_id = -1, time = 0
     cdef char *spare
+    cdef TableRows *rows
     if at == end or at[0] == b"#":
         return 0
     decoder.lines += 1
@@ -205,7 +220,8 @@ cdef inline int read_any_line(LineDecoder decoder, const char *line, const char 
         canonical_key(<uint32_t>max(table_id, 0), decoder.tags, decoder.canonical)
         if table_id >= 0:
             tagset_id = decoder.catalogue.find_tagset_id(decoder.canonical.data(), decoder.canonical.size())
-    if read_fields(decoder, skip_spaces(key_end, end), end, known_table(decoder, table_id), &spare, &fault, &at) != FINE:
+    rows = known_table(decoder, table_id)
+    if read_fields(decoder, skip_spaces(key_end, end), end, rows, &spare, &fault, &at) != FINE:
         return refuse_line(decoder, line, end, &fault)
     if read_timestamp(at, end, &decoder.rules, &time, &fault) != FINE:
         return refuse_line(decoder, line, end, &fault)

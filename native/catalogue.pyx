@@ -7,7 +7,7 @@ numbers again in another process or after a restart.  The bytes are laid out in 
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
@@ -19,20 +19,11 @@ import numpy as np
 from native.cursor cimport Cursor, cursor_over, left, read_u16, read_u32, take
 from native.definitions cimport (
     APPLIED,
-    BAD_NAME,
-    BAD_TAGSET,
-    CONTRADICTION,
-    FULL,
-    GAP,
-    NO_MEMORY,
-    TRAILING_BYTES,
-    TRUNCATED,
-    UNKNOWN_TABLE,
-    WRONG_VERSION,
     ApplyCode,
     ApplyProblem,
     Sink,
     apply_definitions,
+    refuse_definitions,
     write_definitions,
 )
 from native.labels cimport (
@@ -47,18 +38,6 @@ from native.labels cimport (
     label_map_truncate,
 )
 from native.tagset_key cimport canonical_key, check_name
-
-
-_APPLY_PROBLEMS = {
-    <int>TRUNCATED: "got an item that runs past the end, want it whole",
-    <int>WRONG_VERSION: "got version {found}, want version {expected}",
-    <int>GAP: "got item {found} of its kind next, want {expected} or one already defined",
-    <int>CONTRADICTION: "got item {found} that contradicts the name or number already defined, want the same again",
-    <int>BAD_NAME: "got a name that is empty or not UTF-8, want 1 to 65535 bytes of UTF-8",
-    <int>UNKNOWN_TABLE: "got a reference to table {found}, want one of the {expected} tables defined",
-    <int>BAD_TAGSET: "got a tag set that is not canonical, want unique tag keys in ascending order, all UTF-8, within 1 MiB",
-    <int>TRAILING_BYTES: "got bytes after the last item, want none",
-}
 
 
 cdef int64_t defined(str action, int64_t number) except -1:
@@ -314,7 +293,7 @@ cdef class Catalogue:
         return defined("define a tag set", tagset_id)
 
     def tags(self, int64_t tagset_id):
-        """Return the tags of the tag set as (key, value) pairs sorted by key; ValueError when there is no such number."""
+        """Return the tags as (key, value) pairs sorted by key; ValueError when there is no such tag set."""
         cdef LabelEntry entry
         cdef Cursor cursor
         cdef uint32_t length
@@ -358,7 +337,7 @@ cdef class Catalogue:
     def definitions(self, since, until):
         """Return what was defined between two marks, as docs/formats/catalogue.md lays it out.
 
-        Nothing between the marks is no bytes at all.  Raises ValueError unless ``since <= until <= mark()``, item by item.
+        Nothing between the marks is no bytes at all.  Raises ValueError unless ``since <= until <= mark()`` in each part.
         """
         cdef uint32_t first[3]
         cdef uint32_t last[3]
@@ -368,7 +347,7 @@ cdef class Catalogue:
         for index, (start, stop, most) in enumerate(marks):
             if not 0 <= start <= stop <= most:
                 raise ValueError(
-                    f"cannot list definitions: got the marks {since} and {until}, want ascending ones up to {self.mark()}"
+                    f"cannot list definitions: got marks {since} and {until}, want ascending ones up to {self.mark()}"
                 )
             first[index] = start
             last[index] = stop
@@ -410,13 +389,8 @@ cdef class Catalogue:
                 self.writer.unlock()
         finally:
             PyBuffer_Release(&view)
-        if code == NO_MEMORY:
-            raise MemoryError("cannot apply definitions: got no memory")
-        if code == FULL:
-            raise ValueError("cannot apply definitions: got more items than identifiers can number")
         if code != APPLIED:
-            sentence = _APPLY_PROBLEMS[<int>code].format(found=problem.found, expected=problem.expected)
-            raise ValueError(f"cannot apply definitions: {sentence} (offset {problem.offset})")
+            refuse_definitions(code, &problem)
 
     cdef int checked_table(self, int64_t table_id) except -1:
         if not 0 <= table_id < self.tables.count:

@@ -131,7 +131,7 @@ cdef struct Scratch:
 
 
 cdef Scratch scratch(size_t rows, size_t out_bytes) except *:
-    """Return memory for columns of ``rows`` rows, sized for the worst case: what is not touched is never real memory."""
+    """Return memory for columns of ``rows`` rows, for the worst case: what is not touched is never real memory."""
     cdef Scratch memory
     memory.integers = <int64_t*>malloc(8 * (2 * rows + 1) + out_bytes)
     if memory.integers == NULL:

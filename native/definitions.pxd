@@ -64,7 +64,9 @@ cdef inline void emit_u32(Sink *sink, uint32_t number) noexcept nogil:
     emit(sink, &number, sizeof(number))
 
 
-cdef inline void write_definitions(Catalogue catalogue, const uint32_t *since, const uint32_t *until, Sink *sink) noexcept nogil:
+cdef inline void write_definitions(
+    Catalogue catalogue, const uint32_t *since, const uint32_t *until, Sink *sink
+) noexcept nogil:
     """Write, or count, what lies between two marks; what is defined meanwhile changes nothing about that."""
     cdef uint32_t number
     cdef LabelEntry *entry
@@ -186,3 +188,28 @@ cdef inline ApplyCode apply_definitions(
                 return CONTRADICTION
     problem.offset = position(&cursor)
     return APPLIED if left(&cursor) == 0 else TRAILING_BYTES
+
+
+cdef inline int refuse_definitions(ApplyCode code, const ApplyProblem *problem) except -1:
+    """Raise what `apply_definitions` returned instead of APPLIED."""
+    if code == NO_MEMORY:
+        raise MemoryError("cannot apply definitions: got no memory")
+    if code == FULL:
+        raise ValueError("cannot apply definitions: got more items than identifiers can number")
+    if code == TRUNCATED:
+        words = "an item that runs past the end, want it whole"
+    elif code == WRONG_VERSION:
+        words = f"version {problem.found}, want version {problem.expected}"
+    elif code == GAP:
+        words = f"item {problem.found} of its kind next, want {problem.expected} or one already defined"
+    elif code == CONTRADICTION:
+        words = f"item {problem.found} that contradicts the name or number already defined, want the same again"
+    elif code == BAD_NAME:
+        words = "a name that is empty or not UTF-8, want 1 to 65535 bytes of UTF-8"
+    elif code == UNKNOWN_TABLE:
+        words = f"a reference to table {problem.found}, want one of the {problem.expected} tables defined"
+    elif code == BAD_TAGSET:
+        words = "a tag set that is not canonical, want unique tag keys in ascending order, UTF-8, within 1 MiB"
+    else:
+        words = "bytes after the last item, want none"
+    raise ValueError(f"cannot apply definitions: got {words} (offset {problem.offset})")

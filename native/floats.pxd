@@ -218,7 +218,9 @@ cdef inline void spread_present(const uint8_t* bitmap, double* values, size_t co
             set_bits(values, row, ABSENT_BITS)
 
 
-cdef inline Fault unpack_decimals(Cursor* cursor, double* out, size_t count, int decimals, uint8_t* mode) noexcept nogil:
+cdef inline Fault unpack_decimals(
+    Cursor* cursor, double* out, size_t count, int decimals, uint8_t* mode
+) noexcept nogil:
     """Fill ``out`` from an integer column, which is unpacked in place: both kinds of number take 8 bytes."""
     cdef Fault fault = unpack_integers(cursor, <int64_t*>out, count, mode)
     cdef size_t row

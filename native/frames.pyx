@@ -83,8 +83,8 @@ cdef Verdict read_frame(const uint8_t* data, size_t length, size_t offset, Frame
 def encode_frame(int kind, uint64_t sequence, parts):
     """Return the bytes of one frame whose payload is all ``parts`` (buffers) one after the other.
 
-    ``kind`` is 0..255, ``sequence`` 0..2**64 - 1.  Raises ValueError when the kind does not fit or the payload is larger
-    than MAX_PAYLOAD_BYTES, TypeError when a part is not a buffer, OverflowError when the sequence does not fit.
+    ``kind``: 0..255; ``sequence``: 0..2**64 - 1.  Raises ValueError when the kind does not fit or the payload exceeds
+    MAX_PAYLOAD_BYTES, TypeError when a part is not a buffer, OverflowError when the sequence does not fit.
     """
     cdef list views = [memoryview(part).cast("B") for part in parts]
     cdef size_t payload_bytes = 0

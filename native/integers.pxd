@@ -207,7 +207,9 @@ cdef inline uint8_t* pack_integers(const int64_t* values, size_t count, uint8_t*
     return write_steps(values, count, <uint64_t>shape.smallest_step, width, out)
 
 
-cdef inline void read_offsets(const uint8_t* taken, size_t count, uint64_t base, int width, int64_t* out) noexcept nogil:
+cdef inline void read_offsets(
+    const uint8_t* taken, size_t count, uint64_t base, int width, int64_t* out
+) noexcept nogil:
     """Fill ``out`` with ``base`` plus the numbers at ``taken``."""
     cdef size_t row
     cdef uint16_t offset2

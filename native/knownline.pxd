@@ -56,7 +56,9 @@ cdef inline uint32_t find_column(const TableRows *table, const char *at, const c
     return <uint32_t>index if index >= 0 else <uint32_t>NO_COLUMN
 
 
-cdef inline const char *read_known_time(LineDecoder decoder, const char *at, const char *end, int64_t *time) noexcept nogil:
+cdef inline const char *read_known_time(
+    LineDecoder decoder, const char *at, const char *end, int64_t *time
+) noexcept nogil:
     """Read what may follow the fields of an ordinary line: one space, a timestamp, a line break."""
     cdef uint64_t size = 0
     cdef const char *digits

@@ -129,7 +129,9 @@ cdef inline Text unescape(const char *at, const char *end, char **spare) noexcep
     return text
 
 
-cdef inline Problem check_text(const Text *text, size_t longest, const char *at, const char *end, Fault *fault) noexcept nogil:
+cdef inline Problem check_text(
+    const Text *text, size_t longest, const char *at, const char *end, Fault *fault
+) noexcept nogil:
     if text.length > longest:
         return refuse(fault, NAME_TOO_LONG, at, end)
     if not is_utf8(text.data, text.length):

@@ -35,6 +35,7 @@ from native.refusals import LINE_BYTES, PROBLEMS, sentence, time_text
 
 cdef enum:
     RETAINED_BYTES = 64 << 20  # of row buffers kept from one call to the next
+    LONG_LINE_BYTES = 1 << 20  # lines beyond this do not make the scratch memory for lines stay large
 
 
 cdef class DecodedTable:
@@ -225,6 +226,8 @@ cdef class LineDecoder:
     cdef list described_refusals(self):
         cdef Refusal refusal
         cdef list described = []
+        if self.refusals.empty():
+            return described
         limits = {
             "min_time": time_text(self.rules.min_time_ns),
             "max_time": time_text(self.rules.max_time_ns),
@@ -252,4 +255,13 @@ cdef class LineDecoder:
                     table_rows_release_buffers(self.tables[index])
             self.used_count = 0
             self.retained_bytes = 0
+        # One line may have been as long as a whole body.
+        if self.spare.capacity() > <size_t>LONG_LINE_BYTES:
+            self.spare.clear()
+            self.spare.shrink_to_fit()
+            self.fields.clear()
+            self.fields.shrink_to_fit()
+            self.field_faults.shrink_to_fit()
+            self.tags.clear()
+            self.tags.shrink_to_fit()
         return 0

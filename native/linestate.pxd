@@ -60,16 +60,16 @@ cdef inline int reach_table(LineDecoder decoder, uint32_t table_id) except -1 no
     return 0
 
 
-cdef inline int64_t reach_column(LineDecoder decoder, TableRows *table, uint32_t table_id, const Field *field) except -1 nogil:
+cdef inline int64_t reach_column(
+    LineDecoder decoder, TableRows *table, uint32_t table_id, const Field *field
+) except -1 nogil:
     """Return the column of a field that had none when the line was read, defining the field when it is new."""
     cdef int64_t column = table_rows_find_column(table, field.raw.data, field.raw.length)
     cdef int64_t field_id
     if column >= 0:
         return column
     field_id = number(decoder.catalogue.define_field_id(table_id, field.name.data, field.name.length))
-    return number(
-        table_rows_add_column(table, field.raw.data, field.raw.length, <uint32_t>field_id)
-    )
+    return number(table_rows_add_column(table, field.raw.data, field.raw.length, <uint32_t>field_id))
 
 
 cdef inline int64_t remember_key(

@@ -1,8 +1,8 @@
 // Numbers as line protocol writes them: floats, 1i, 1u, booleans.
 //
-// Doubles are correctly rounded: up to 2^53 x 10^(-22..22) by one exact multiplication or division (W. D. Clinger, "How
-// to read floating point numbers accurately", PLDI 1990), everything else by std::from_chars.  Digits are taken eight at
-// a time from a little-endian word (D. Lemire, "Quickly parsing eight digits", 2018).
+// Doubles are correctly rounded: up to 2^53 x 10^(-22..22) by one exact multiplication or division (W. D. Clinger,
+// "How to read floating point numbers accurately", PLDI 1990), everything else by std::from_chars.  Digits are taken
+// eight at a time from a little-endian word (D. Lemire, "Quickly parsing eight digits", 2018).
 #pragma once
 
 #include <charconv>

@@ -76,7 +76,7 @@ cdef extern from * nogil:
     }
 
     // Sorts order[0..count), positions in times, stably by time; returns 0, or -1 when memory runs out.
-    static int sort_positions(const int64_t* times, uint32_t* order, size_t count) noexcept {
+    static inline int sort_positions(const int64_t* times, uint32_t* order, size_t count) noexcept {
         try {
             std::vector<TimedRow> items(count);
             for (size_t at = 0; at < count; ++at) items[at] = {times[order[at]], order[at]};

@@ -1,4 +1,4 @@
-"""The canonical key of a tag set: u32 table_id, then for each tag in order of its key u16 length, key, u32 length, value.
+"""The canonical key of a tag set: u32 table_id, then for each tag by ascending key u16 length, key, u32 length, value.
 
 Two tag sets are the same exactly when their keys are the same bytes.  Keys are unique and not empty, values may be
 empty, both are UTF-8; a whole key takes at most MAX_TAGSET_BYTES.

@@ -85,9 +85,7 @@ class MemoryFileSystem:
     def __init__(self) -> None:
         self._files: dict[str, Content] = {}
         self._files_on_disk: dict[str, Content] = {}
-        self._unsynced_names: list[
-            tuple[str, str | None, Content]
-        ] = []  # (name gone or "", name given, content)
+        self._unsynced_names: list[tuple[str, str | None, Content]] = []  # (name gone or "", name given, content)
         self._directories = {"", "/"}
         self._locks: set[str] = set()
 
@@ -175,9 +173,7 @@ class MemoryFileSystem:
 
     def lock(self, path: str) -> Lock:
         if path in self._locks:
-            raise Unavailable(
-                f"cannot open data directory {dirname(path)}: it is in use by process {os.getpid()}"
-            )
+            raise Unavailable(f"cannot open data directory {dirname(path)}: it is in use by process {os.getpid()}")
         self._locks.add(path)
         return MemoryLock(self._locks, path)
 
@@ -251,9 +247,7 @@ class LayeredFileSystem:
         return self.around("size", path, lambda: self.inner.size(path))
 
     def open_append(self, path: str) -> AppendFile:
-        return LayeredAppendFile(
-            self, path, self.around("open_append", path, lambda: self.inner.open_append(path))
-        )
+        return LayeredAppendFile(self, path, self.around("open_append", path, lambda: self.inner.open_append(path)))
 
     def read(self, path: str) -> bytes:
         return self.around("read", path, lambda: self.inner.read(path))
@@ -311,7 +305,7 @@ class FailingFileSystem(LayeredFileSystem):
     def __init__(
         self,
         inner: FileSystem,
-        should_fail: Callable[[str, str], Exception | None],
+        should_fail: Callable[[str, str], BaseException | None],
         written_before_failing: Callable[[int], int] = lambda size: 0,
     ) -> None:
         super().__init__(inner)

@@ -65,7 +65,7 @@ class RecordingServer:
                 # Without a word to the client, as servers close idle connections.
                 self.close_connection = answer.close
 
-            do_POST = do_GET
+            do_POST = do_GET  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass

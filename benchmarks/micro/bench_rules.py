@@ -55,9 +55,7 @@ def _values(breaching: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
 def _settled(rule: Rule, given: RuleInput) -> RuleState:
     state = EMPTY_STATE
     for tick in range(20, 0, -1):
-        state = evaluate(
-            rule, state, given, NOW_NS - tick * TICK_NS, stale_after_ns=STALE_AFTER_NS
-        ).next_state
+        state = evaluate(rule, state, given, NOW_NS - tick * TICK_NS, stale_after_ns=STALE_AFTER_NS).next_state
     return state
 
 

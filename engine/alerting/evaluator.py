@@ -91,9 +91,7 @@ class Transitions:
         return self.of(CANCELLED)
 
 
-def evaluate(
-    rule: Rule, state: RuleState, given: RuleInput, now_ns: int, *, stale_after_ns: int
-) -> Transitions:
+def evaluate(rule: Rule, state: RuleState, given: RuleInput, now_ns: int, *, stale_after_ns: int) -> Transitions:
     """Return what happens to the series of ``rule`` at ``now_ns``; ``state`` and ``given`` stay as they are.
 
     ``stale_after_ns``: a value whose newest sample is older than this judges nothing.  A series of the state

@@ -72,9 +72,7 @@ class Journal:
         number = float(transitions.values[row])
         value = None if math.isnan(number) else number
         key = fingerprint(rule.name, labels)
-        found = self.select(
-            "WHERE rule = ? AND fingerprint = ? AND state IN ('pending', 'firing')", (rule.name, key)
-        )
+        found = self.select("WHERE rule = ? AND fingerprint = ? AND state IN ('pending', 'firing')", (rule.name, key))
         alert = found[0] if found else None
         if kind not in (BECAME_PENDING, FIRED):
             if alert is not None:
@@ -168,9 +166,7 @@ class Journal:
     def end(self, alert: Alert, detail: str = "") -> AlertEvent:
         """Resolve a firing alert, telling whoever was told of it, or cancel a pending one."""
         if alert.state == PENDING:
-            return self.tell(
-                self.update(alert, state=CANCELLED, resolved_ns=self._now_ns), "cancelled", detail
-            )
+            return self.tell(self.update(alert, state=CANCELLED, resolved_ns=self._now_ns), "cancelled", detail)
         alert = self.update(alert, state=RESOLVED, resolved_ns=self._now_ns, cleared_ns=None)
         if alert.notified_ns is None:
             silent = "not notified: nor was the firing"

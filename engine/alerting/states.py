@@ -66,9 +66,7 @@ class RuleState:
         if not isinstance(other, RuleState):
             return NotImplemented
         return all(
-            np.array_equal(
-                getattr(self, field.name), getattr(other, field.name), equal_nan=field.name == "values"
-            )
+            np.array_equal(getattr(self, field.name), getattr(other, field.name), equal_nan=field.name == "values")
             for field in fields(self)
         )
 
@@ -85,9 +83,7 @@ class RuleState:
         return replace(
             self,
             states=np.where(row, np.int8(INACTIVE), self.states),
-            quiet_until_ns=np.where(
-                row, np.maximum(quiet_until_ns, self.quiet_until_ns), self.quiet_until_ns
-            ),
+            quiet_until_ns=np.where(row, np.maximum(quiet_until_ns, self.quiet_until_ns), self.quiet_until_ns),
             notified=self.notified & ~row,
             stale=self.stale & ~row,
         )
@@ -109,9 +105,7 @@ class RuleState:
 def state_of_rows(rows: Sequence[dict[str, Any]]) -> RuleState:
     """Return the state with these rows, in any order; a row has the singular or plural key of each array."""
     ordered = sorted(rows, key=lambda row: int(row["tagset_ids"]))
-    return RuleState(
-        *(np.array([row[name] for row in ordered], dtype=dtype) for name, dtype in _DTYPES.items())
-    )
+    return RuleState(*(np.array([row[name] for row in ordered], dtype=dtype) for name, dtype in _DTYPES.items()))
 
 
 EMPTY_STATE = state_of_rows(())

@@ -47,9 +47,7 @@ class AlertStore:
 
     # ---- transitions -----------------------------------------------------------------------------
 
-    def record(
-        self, changes: Sequence[tuple[Rule, Transitions]], labels_of: LabelsOf, now_ns: int
-    ) -> list[AlertEvent]:
+    def record(self, changes: Sequence[tuple[Rule, Transitions]], labels_of: LabelsOf, now_ns: int) -> list[AlertEvent]:
         """Store what one tick changed, in one transaction, and return the new entries of the history.
 
         ``labels_of``: tag set number -> its labels.  Only when this has returned may the transitions'
@@ -137,9 +135,7 @@ class AlertStore:
 
     # ---- what people do --------------------------------------------------------------------------
 
-    def ack(
-        self, alert_id: int, *, by: str, note: str = "", expires_ns: int | None = None, now_ns: int
-    ) -> AlertEvent:
+    def ack(self, alert_id: int, *, by: str, note: str = "", expires_ns: int | None = None, now_ns: int) -> AlertEvent:
         """Note that ``by`` has the alert in hand, until ``expires_ns`` or for good; replaces an earlier one.
 
         Raises NotFound for an unknown alert, BadRequest for one that is over or an expiry in the past.
@@ -194,9 +190,7 @@ class AlertStore:
         if not found:
             raise NotFound(f"cannot {action} alert {alert_id}: there is no such alert")
         if not found[0].is_open:
-            raise BadRequest(
-                f"cannot {action} alert {alert_id}: it is {found[0].state}, want pending or firing"
-            )
+            raise BadRequest(f"cannot {action} alert {alert_id}: it is {found[0].state}, want pending or firing")
         return found[0]
 
     # ---- reading ---------------------------------------------------------------------------------

@@ -80,9 +80,7 @@ class RuleWatch:
             events = self._store.record(changes, labels_of, now_ns)
             for rule, transitions in changes:
                 self._states[rule.name] = transitions.next_state
-            self._series = {
-                name: int(np.count_nonzero(~np.isnan(given.values))) for name, given in inputs.items()
-            }
+            self._series = {name: int(np.count_nonzero(~np.isnan(given.values))) for name, given in inputs.items()}
             self._judged_ns = now_ns
         return events + self._store.expire_acks(now_ns)
 

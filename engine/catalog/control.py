@@ -1,4 +1,4 @@
-"""The control database: what must change in transactions, in one SQLite file (``control.db``).
+"""The control database: what must change in transactions, in one SQLite file (``control.sqlite``).
 
 Alerts with their history, the notifications still to be delivered, scaling decisions.  It holds no samples.
 The file is opened in WAL mode with ``synchronous=FULL``: when :meth:`ControlDatabase.transaction` returns,

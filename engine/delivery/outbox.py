@@ -1,8 +1,8 @@
 """Notifications that wait in the control database, until each has been delivered or given up.
 
-Whoever has something to tell puts a row into the outbox in the transaction of the event itself.  From there it
-is delivered at least once: the receiver's answer and the note of it cannot be one atomic step, so a crash in
-between sends the same notification again, under the same key.  Those of one alert reach a channel in order.
+Whoever has something to tell puts a row into the outbox in the transaction of the event itself.  From there
+it is delivered at least once: the receiver's answer and the note of it cannot be one atomic step, so a crash
+in between sends the same notification again, under the same key.  Those of one alert come in order.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Sender(Protocol):
 class Retries:
     """When to try again: waits double from ``first_ns`` to ``longest_ns``, each up to half shorter at random.
 
-    After ``attempts`` failures a notification is given up.  The defaults spread 25 attempts over two to three
+    After ``attempts`` failures a notification is given up.  The defaults spread 25 attempts over about two
     hours, the first four retries over the first half minute.
     """
 
@@ -177,9 +177,7 @@ class Outbox:
 
     def _give_up_unknown(self, now_ns: int) -> None:
         """Give up what waits for a channel that is no longer configured."""
-        waiting = self._control.rows(
-            f"SELECT DISTINCT channel FROM notifications WHERE {_CONDITIONS[WAITING]}"
-        )
+        waiting = self._control.rows(f"SELECT DISTINCT channel FROM notifications WHERE {_CONDITIONS[WAITING]}")
         unknown = [name for (name,) in waiting if name not in self._senders]
         if not unknown:
             return
@@ -217,9 +215,7 @@ class Outbox:
             if value is not None:
                 conditions.append(condition)
                 parameters.append(value)
-        return self._select(
-            f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?", (*parameters, limit)
-        )
+        return self._select(f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?", (*parameters, limit))
 
     def _select(self, where: str, parameters: Sequence[Any]) -> list[Notification]:
         rows = self._control.rows(f"SELECT {_STORED} FROM notifications {where}", parameters)
@@ -234,9 +230,7 @@ class Outbox:
         if not found:
             raise NotFound(f"cannot revive notification {notification_id}: there is no such notification")
         if found[0].state != DEAD:
-            raise BadRequest(
-                f"cannot revive notification {notification_id}: it is {found[0].state}, want dead"
-            )
+            raise BadRequest(f"cannot revive notification {notification_id}: it is {found[0].state}, want dead")
         with self._control.transaction() as connection:
             connection.execute(
                 "UPDATE notifications SET dead_ns = NULL, attempts = 0, next_attempt_ns = ? WHERE id = ?",

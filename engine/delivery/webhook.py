@@ -62,13 +62,9 @@ class WebhookSender:
         except ValueError:
             raise self._refusal("the URL cannot be read") from None
         if url.scheme not in ("http", "https") or not url.hostname or not _URL.fullmatch(channel.url):
-            raise self._refusal(
-                "the URL needs http:// or https://, a host, and ASCII characters without spaces"
-            )
+            raise self._refusal("the URL needs http:// or https://, a host, and ASCII characters without spaces")
         if url.username is not None or url.password is not None:
-            raise self._refusal(
-                "the URL holds a user name or a password, want an authorization header instead"
-            )
+            raise self._refusal("the URL holds a user name or a password, want an authorization header instead")
         self._host, self._port = url.hostname, port
         self._path = (url.path or "/") + (f"?{url.query}" if url.query else "")
         shown_host = f"[{self._host}]" if ":" in self._host else self._host
@@ -146,7 +142,5 @@ def _attempt(status: int, retry_after: str | None) -> Attempt:
     if 300 <= status < 400:
         error = f"the answer was {status}, and redirects are not followed: the channel needs the final URL"
     # The other form, a date, would need the receiver's clock to be right.
-    seconds = (
-        int(retry_after) if retry_after is not None and re.fullmatch(r"[0-9]{1,9}", retry_after) else None
-    )
+    seconds = int(retry_after) if retry_after is not None and re.fullmatch(r"[0-9]{1,9}", retry_after) else None
     return Attempt(False, status, error, None if seconds is None else seconds * NS_PER_SECOND)

@@ -121,7 +121,5 @@ def storage_error(action: str, error: OSError, path: str) -> TidegaugeError:
     """
     reason = error.strerror or str(error) or type(error).__name__
     if error.errno in _FULL:
-        return DiskFull(
-            f"cannot {action}: got {reason!r}, want free disk space ({path})", retry_after_seconds=10
-        )
+        return DiskFull(f"cannot {action}: got {reason!r}, want free disk space ({path})", retry_after_seconds=10)
     return Unavailable(f"cannot {action}: got {reason!r}, want a working disk ({path})")

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from engine.disk.filesystem import Bytes
 from engine.errors import Unavailable
 
-_MAX_PARTS = (
-    512  # parts handed to one writev(2); systems allow at least 1,024 in practice and 16 by the standard
-)
+_MAX_PARTS = 512  # parts handed to one writev(2); systems allow at least 1,024 in practice and 16 by the standard
 _TEMPORARY_SUFFIX = ".tmp"
 _FILE_MODE = 0o640
 _DIRECTORY_MODE = 0o750

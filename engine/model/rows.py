@@ -67,6 +67,9 @@ class Rows:
     def take(self, selector: npt.NDArray[np.bool_] | slice) -> Rows:
         """Return the selected rows; a slice gives views, a mask gives copies."""
         values = self.values[:, selector]
+        if not isinstance(selector, slice):
+            # Indexing with a mask may give columns that are not contiguous, which the native loops refuse.
+            values = np.ascontiguousarray(values)
         return Rows(self.tagset_ids[selector], self.times[selector], self.field_ids, values)
 
     def between(self, start_ns: int, end_ns: int) -> Rows:
@@ -114,7 +117,8 @@ def concat(parts: Sequence[Rows]) -> Rows:
 
 def sort_merge(rows: Rows) -> Rows:
     """Return rows sorted by (tag set, time); of equal keys the later row wins field by field."""
+    values = np.ascontiguousarray(rows.values)
     if is_strictly_sorted(rows.tagset_ids, rows.times):
-        return rows
-    tagset_ids, times, values = sort_and_merge(rows.tagset_ids, rows.times, np.ascontiguousarray(rows.values))
+        return Rows(rows.tagset_ids, rows.times, rows.field_ids, values)
+    tagset_ids, times, values = sort_and_merge(rows.tagset_ids, rows.times, values)
     return Rows(tagset_ids, times, rows.field_ids, values)

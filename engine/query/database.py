@@ -1,4 +1,4 @@
-"""The DuckDB database behind analysts' SQL: the rollup tiers in a file, the catalogue and one statement's rows beside it.
+"""The DuckDB database behind analysts' SQL: rollup tiers in a file, the catalogue and a statement's rows beside it.
 
 Used in process (``tidegauge.open``) or inside the query process.  DuckDB itself reads no file but its own and writes
 none but that: external access is off, no extension can be loaded, the configuration is locked.  Statements run in READ
@@ -12,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
@@ -35,6 +36,8 @@ from native.catalogue import Catalogue
 STORAGE_VERSION = "v1.5.0"
 BATCH_ROWS = 65_536
 NEEDED_TIMEOUT_SECONDS = 30.0
+SeriesIds = Sequence[int] | npt.NDArray[np.int64] | None
+
 #: The name under which the rollup database is attached; everything else lives in the unnamed database in memory.
 ROLLUP_DATABASE = "rollups"
 
@@ -75,6 +78,7 @@ class Database:
         self._deadlines = Deadlines()
         self._defining = threading.Lock()
         self._rolling = threading.Lock()
+        self._reading = threading.Lock()
         self._closing = threading.Condition()
         self._running = 0
         self._closed = False
@@ -85,8 +89,13 @@ class Database:
             for macro in _UTC_FUNCTIONS:
                 self._cursors.execute(macro)
             self._root.execute(f"USE {ROLLUP_DATABASE}")
-            self.rollups = RollupStore(self._root)
-            self.rollups.initialise()
+            self._rollups = RollupStore(self._root)
+            self._rollups.initialise()
+            self._integer_times = _column_type(self._root, ROLLUPS[0], "time") == "BIGINT"
+            # Reads have a connection of their own, so that a long flush does not make dashboards wait.
+            self._reading_root = self._cursors.cursor()
+            self._reading_root.execute(f"USE {ROLLUP_DATABASE}")
+            self._reader = RollupStore(self._reading_root)
             self._root.execute("SET lock_configuration = true")
         except BaseException:
             self._root.close()
@@ -102,11 +111,11 @@ class Database:
                 self._deadlines.expire_all()
                 self._closing.wait(0.1)
         self._deadlines.close()
-        with self._rolling:
+        with self._rolling, self._reading:
             if not self.broken:
-                self.rollups.checkpoint()
-            self._cursors.close()
-            self._root.close()
+                self._rollups.checkpoint()
+            for connection in (self._reading_root, self._cursors, self._root):
+                connection.close()
 
     # --- the catalogue
 
@@ -148,7 +157,14 @@ class Database:
             else:
                 scopes = self._resolver(cursor, request.parameters).scopes(statement)
                 views = Views(
-                    cursor, self._relations, self._tags, self._files, statement, request.tables, request.findings
+                    cursor,
+                    self._relations,
+                    self._tags,
+                    self._files,
+                    statement,
+                    request.tables,
+                    request.findings,
+                    integer_times=self._integer_times,
                 )
                 views.create(scopes, _ROLLUP_TABLES)
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
@@ -194,7 +210,10 @@ class Database:
 
     def _translated(self, error: Exception, sql: str, timeout_seconds: float, watch: Watch) -> TidegaugeError:
         text = str(error)
-        if isinstance(error, (duckdb.FatalException, duckdb.InternalException)) or "database has been invalidated" in text:
+        if (
+            isinstance(error, (duckdb.FatalException, duckdb.InternalException))
+            or "database has been invalidated" in text
+        ):
             self.broken = True
             return Bug(f"cannot run SQL: {text.splitlines()[0]}")
         if watch.expired:
@@ -220,31 +239,28 @@ class Database:
 
     def flush_rollups(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
         """Replace the 1m rows of ``dirty`` buckets by ``buckets`` and carry that up the tiers, in one transaction."""
-        with self._roll("flush rollups"):
-            self.rollups.flush(buckets, dirty, sequence)
-
-    def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: Any = None) -> pa.Table:
-        """Return the rows of a tier in ``[start_ns, end_ns)``, of these series or of all."""
-        with self._roll("read rollups"):
-            return self.rollups.rows(tier, start_ns, end_ns, series_ids)
-
-    def watermark(self) -> int:
-        """Return the sequence number up to which rollups are stored."""
-        with self._roll("read the rollup watermark"):
-            return self.rollups.watermark()
+        with self._turn(self._rolling, "flush rollups"):
+            self._rollups.flush(buckets, dirty, sequence)
 
     def retain(self, cutoffs: Mapping[str, int]) -> int:
         """Remove rollup rows before each tier's cutoff (ns); return how many."""
-        with self._roll("remove old rollups"):
-            return self.rollups.retain(cutoffs)
+        with self._turn(self._rolling, "remove old rollups"):
+            return self._rollups.retain(cutoffs)
 
-    def rollup_stats(self) -> Any:
-        with self._roll("count rollups"):
-            return self.rollups.stats()
+    def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None) -> pa.Table:
+        """Return the rows of a tier in ``[start_ns, end_ns)``, of these series or of all."""
+        with self._turn(self._reading, "read rollups"):
+            wanted = None if series_ids is None else np.asarray(series_ids, np.int64)
+            return self._reader.rows(tier, start_ns, end_ns, wanted)
+
+    def watermark(self) -> int:
+        """Return the sequence number up to which rollups are stored."""
+        with self._turn(self._reading, "read the rollup watermark"):
+            return self._reader.watermark()
 
     @contextmanager
-    def _roll(self, action: str) -> Iterator[None]:
-        with self._rolling:
+    def _turn(self, lock: threading.Lock, action: str) -> Iterator[None]:
+        with lock:
             if self._closed:
                 raise Unavailable(f"cannot {action}: the database is closed")
             try:
@@ -307,7 +323,9 @@ def _exportable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     columns = []
     for number, (name, type_) in enumerate(zip(relation.columns, types, strict=True), start=1):
         shown = '"' + name.replace('"', '""') + '"'
-        columns.append(f"CAST(#{number} AS VARCHAR) AS {shown}" if type_.startswith(_AS_TEXT) else f"#{number} AS {shown}")
+        columns.append(
+            f"CAST(#{number} AS VARCHAR) AS {shown}" if type_.startswith(_AS_TEXT) else f"#{number} AS {shown}"
+        )
     return relation.project(", ".join(columns))
 
 
@@ -334,4 +352,8 @@ def _stream(reader: pa.RecordBatchReader, limits: SqlLimits, watch: Watch) -> tu
     return sink.getvalue().to_pybytes(), rows
 
 
-_ROLLUP_TABLES = {name: f"SELECT * FROM {ROLLUP_DATABASE}.main.{name}" for name in ROLLUPS}
+def _column_type(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> str:
+    return str(connection.table(table).select(column).types[0])
+
+
+_ROLLUP_TABLES = {name: f"{ROLLUP_DATABASE}.main.{name}" for name in ROLLUPS}

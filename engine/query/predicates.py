@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.query.functions import CLOCKS, PUSHABLE
 from engine.query.sources import JsonScalar
@@ -22,7 +23,13 @@ from engine.query.validation import Node, Select, Serialise, Statement, argument
 _OPAQUE = frozenset({"DEFAULT", "LAMBDA", "LAMBDA_REF", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "WINDOW"})
 _VALUE = "tidegauge_value"
 _LATEST_NS = (1 << 63) - 2  # the next number stands for infinity
-_NULLABLE_SIDES = {"INNER": (False, False), "LEFT": (False, True), "RIGHT": (True, False), "FULL": (True, True), "OUTER": (True, True)}
+_NULLABLE_SIDES = {
+    "INNER": (False, False),
+    "LEFT": (False, True),
+    "RIGHT": (True, False),
+    "FULL": (True, True),
+    "OUTER": (True, True),
+}
 _FLIPPED = {">": "<", ">=": "<=", "<": ">", "<=": ">=", "=": "="}
 _COMPARISONS = {
     "COMPARE_EQUAL": "=",
@@ -197,7 +204,7 @@ def _column_of(node: Node) -> tuple[list[str] | None, str | None]:
 
 
 def _column(like: Node, name: str) -> Node:
-    location = {key: like[key] for key in ("query_location", "query_location_length") if key in like}
+    location: Node = {key: like[key] for key in ("query_location", "query_location_length") if key in like}
     return {"class": "COLUMN_REF", "type": "COLUMN_REF", "alias": "", **location, "column_names": [name]}
 
 
@@ -236,41 +243,83 @@ class Evaluator:
 
         The index ``len(values)`` stands for NULL.  ``None``: it cannot be told ahead.
         """
+        wanted = self._texts(predicate.expression)
+        if wanted is not None:
+            return pc.indices_nonzero(pc.is_in(values, pa.array(wanted, pa.string()))).cast(pa.int64())
         if not _is_pure(predicate.expression, PUSHABLE):
             return None
         with_null = pa.concat_arrays([values.cast(pa.string()), pa.nulls(1, pa.string())])
         rows = pa.table({"number": pa.array(range(len(values) + 1), pa.int64()), _VALUE: with_null})
-        template = "SELECT number FROM tidegauge_values WHERE tidegauge_hole ORDER BY number"
-        found = self._run(template, predicate.expression, rows)
-        if found is None:
+        try:
+            text, parameters = self._filled(_ACCEPTED, predicate.expression)
+            self._connection.register("tidegauge_values", rows)
+            try:
+                found = self._connection.sql(text, params=parameters).to_arrow_table()
+            finally:
+                self._connection.unregister("tidegauge_values")
+        except _UNEVALUATED:
             return None
         accepted = found.column(0).combine_chunks()
         if predicate.outer and len(accepted) and accepted[-1].as_py() == len(values):
             return None
         return accepted
 
+    def _texts(self, expression: Node) -> list[str] | None:
+        """Return the strings of ``column = 'a'`` or ``column IN ('a', 'b')``, which need no evaluation."""
+        try:
+            return [self._text(other) for other in equal_to(expression)]
+        except ValueError:
+            return None
+
+    def _text(self, expression: Node) -> str:
+        value = self._parameter(expression) if expression.get("class") == "PARAMETER" else literal_of(expression)
+        if not isinstance(value, str):
+            raise ValueError("not a text")
+        return value
+
+    def _parameter(self, expression: Node) -> JsonScalar:
+        try:
+            return self._parameters[int(expression["identifier"]) - 1]
+        except IndexError:
+            raise ValueError("a parameter without a value") from None
+
     def _nanoseconds(self, expression: Node) -> int | None:
-        found = self._run("SELECT epoch_ns(CAST(tidegauge_hole AS TIMESTAMP_NS))", expression, None)
-        value = None if found is None else found.column(0)[0].as_py()
+        try:
+            text, parameters = self._filled(_NANOSECONDS, expression)
+            value = self._connection.execute(text, parameters).fetchall()[0][0]
+        except _UNEVALUATED:
+            return None
         return value if isinstance(value, int) else None
 
-    def _run(self, template: str, expression: Node, rows: pa.Table | None) -> pa.Table | None:
-        used = {node["identifier"] for node in _walk(expression) if node["class"] == "PARAMETER"}
-        try:
-            parameters = {name: self._parameters[int(name) - 1] for name in used}
-            tree = _fill(msgspec.json.decode(self._serialise(template)), expression)
-            text = self._connection.execute(
-                "SELECT json_deserialize_sql($1)", [msgspec.json.encode(tree).decode()]
-            ).fetchall()[0][0]
-            if rows is not None:
-                self._connection.register("tidegauge_values", rows)
-            return self._connection.sql(text, params=parameters or None).to_arrow_table()
-        except (duckdb.Error, ValueError, IndexError, RecursionError):
-            # Whatever is wrong with the condition, the statement itself will say it.
-            return None
-        finally:
-            if rows is not None:
-                self._connection.unregister("tidegauge_values")
+    def _filled(self, template: str, expression: Node) -> tuple[str, dict[str, JsonScalar] | None]:
+        """Return the template's SQL with the expression in its place, and the parameters that it uses."""
+        if template not in _TEMPLATES:
+            _TEMPLATES[template] = msgspec.json.decode(self._serialise(template))
+        tree = _fill(_TEMPLATES[template], expression)
+        text = self._connection.execute("SELECT json_deserialize_sql($1)", [msgspec.json.encode(tree).decode()])
+        used = [node for node in _walk(expression) if node["class"] == "PARAMETER"]
+        parameters = {str(node["identifier"]): self._parameter(node) for node in used}
+        return str(text.fetchall()[0][0]), parameters or None
+
+
+# Whatever is wrong with a condition, the statement itself will say it.
+_UNEVALUATED = (duckdb.Error, ValueError, RecursionError)
+_ACCEPTED = "SELECT number FROM tidegauge_values WHERE tidegauge_hole ORDER BY number"
+_NANOSECONDS = "SELECT epoch_ns(CAST(tidegauge_hole AS TIMESTAMP_NS))"
+#: Their trees, which only depend on the version of DuckDB.
+_TEMPLATES: dict[str, Node] = {}
+
+
+def equal_to(expression: Node) -> list[Node]:
+    """Return what the column equals in ``column = x`` or ``column IN (x, y)``; raises ValueError for all else."""
+    if expression.get("type") == "COMPARE_EQUAL":
+        sides = [expression["left"], expression["right"]]
+        others = [side for side in sides if not _is_value(side)]
+        if len(others) == 1:
+            return others
+    elif expression.get("type") == "COMPARE_IN" and _is_value(expression["children"][0]):
+        return list(expression["children"][1:])
+    raise ValueError("not an equality")
 
 
 def _fill(node: Any, expression: Node) -> Any:
@@ -303,7 +352,7 @@ def _comparisons(expression: Node) -> list[tuple[str, Node]]:
 
 
 def _grows_with_clock(expression: Node) -> bool:
-    """Whether an expression is the clock, rounded down or moved by constants, and so never gives less when run later."""
+    """Whether an expression is the clock, rounded down or moved by constants: it never gives less when run later."""
     if expression.get("class") == "CAST":
         return _grows_with_clock(expression["child"])
     if expression.get("class") != "FUNCTION":

@@ -120,6 +120,7 @@ class Relations:
         self._tables_known = 0
         self._columns: dict[int, tuple[tuple[int, int], list[Column]]] = {}
         self._metrics: tuple[object, MetricTable] = (None, MetricTable())
+        self._fields: tuple[object, pa.Table] = (None, None)
 
     def by_name(self) -> dict[str, Relation]:
         """Return all relations by folded name.  The dictionary is shared: read only."""
@@ -154,7 +155,7 @@ class Relations:
         return [visible(name) for name in self._catalogue.fields(table_id)]
 
     def field_metrics(self, table_id: int) -> list[str]:
-        """Return the metric of each field as ``<measurement>_<field>``: in pooled tables only where the tag ``__name__`` is missing."""
+        """Return each field's metric, ``<measurement>_<field>``; in pooled tables that of tag sets without a name."""
         prefix = self.table_name(table_id)
         return [f"{prefix}_{name}" for name in self.field_names(table_id)]
 
@@ -203,6 +204,32 @@ class Relations:
                 found.table_ids.append(table_id)
                 found.field_ids.append(field_id)
                 found.series_counts.append(count)
+
+    def fields_table(self) -> pa.Table:
+        """Return (table_id, field_id, measurement, field, metric), one row a field."""
+        mark = self._catalogue.mark()[:2]
+        with self._lock:
+            if self._fields[0] == mark:
+                return self._fields[1]
+        ids: list[tuple[int, int]] = []
+        names: list[tuple[str, str, str]] = []
+        for table_id in range(mark[0]):
+            table = self.table_name(table_id)
+            for field_id, name in enumerate(self.field_names(table_id)):
+                ids.append((table_id, field_id))
+                names.append((table, name, f"{table}_{name}"))
+        found = pa.table(
+            {
+                "table_id": pa.array([table_id for table_id, _ in ids], pa.int32()),
+                "field_id": pa.array([field_id for _, field_id in ids], pa.int32()),
+                "measurement": pa.array([table for table, _, _ in names], pa.string()),
+                "field": pa.array([name for _, name, _ in names], pa.string()),
+                "metric": pa.array([metric for _, _, metric in names], pa.string()),
+            }
+        )
+        with self._lock:
+            self._fields = (mark, found)
+        return found
 
     def metrics_table(self) -> pa.Table:
         """Return the relation ``metrics``."""

@@ -120,7 +120,7 @@ def _kind(path: str, schema: pa.Schema, columns: dict[int, str]) -> tuple[tuple[
         if column not in schema.names:
             raise Damage(f"cannot read segment: got no column {column!r}, want field {field_id} in it", path=path)
         type_ = schema.field(column).type
-        if not (pa.types.is_int64(type_) or pa.types.is_float64(type_) or pa.types.is_decimal(type_)):
+        if not (pa.types.is_integer(type_) or pa.types.is_float64(type_) or pa.types.is_decimal(type_)):
             raise Damage(f"cannot read segment: got {type_} for column {column!r}, want a number", path=path)
         kind.append((field_id, column, type_))
     return tuple(kind)

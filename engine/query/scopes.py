@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from engine.errors import BadQuery
 from engine.model.rows import FIELD_ID_BITS, Int32Array, Int64Array
-from engine.query.predicates import Evaluator, Predicate, Use, find_uses
+from engine.query.predicates import Evaluator, Predicate, Use, equal_to, find_uses
 from engine.query.relations import TIME, MetricTable, Relation, Relations
 from engine.query.sources import Needed, NeededTable
 from engine.query.tagsets import METRIC_TAG, TagStore
@@ -72,7 +72,7 @@ class Resolver:
         return self.relations.metrics()
 
     def scopes(self, statement: Statement) -> list[Scope]:
-        """Return the scope of each relation that the statement reads.  Raises BadQuery when that is too much at once."""
+        """Return the scope of each relation that the statement reads.  Raises BadQuery when those are too many."""
         known = self.relations.by_name()
         found = []
         for name, uses in sorted(find_uses(statement).items()):
@@ -113,7 +113,8 @@ class Resolver:
     # --- one predicate
 
     def _members(self, table_id: int) -> Int32Array:
-        return self._tagset_ids[self._tables == table_id]
+        members: Int32Array = self._tagset_ids[self._tables == table_id]
+        return members
 
     def _narrow_by_tag(self, part: _Part, predicate: Predicate, key: bytes, candidates: Int32Array) -> None:
         texts = self.tags.texts(self.tags.column(key, candidates))
@@ -167,8 +168,9 @@ class Resolver:
         scope = Scope(relation)
         scope.start_ns = None if None in starts else min(start for start in starts if start is not None)
         scope.end_ns = None if None in ends else max(end for end in ends if end is not None)
-        if all(mask is not None for mask in masks):
-            scope.tagset_ids = np.flatnonzero(np.logical_or.reduce(masks)).astype(np.int32)
+        known = [mask for mask in masks if mask is not None]
+        if len(known) == len(masks):
+            scope.tagset_ids = np.flatnonzero(np.logical_or.reduce(known)).astype(np.int32)
         if all(each is not None for each in fields):
             scope.fields = _by_table(pair for each in fields if each is not None for pair in each)
         if relation.kind == "samples":
@@ -198,15 +200,8 @@ def _positions(texts: pa.DictionaryArray) -> Int64Array:
 
 def _integers(expression: Node) -> list[int] | None:
     """Return the numbers of ``column = 5`` or ``column IN (5, 6)``, None for any other expression."""
-    if expression.get("type") == "COMPARE_EQUAL":
-        sides = [expression["left"], expression["right"]]
-        others = [side for side in sides if side.get("class") != "COLUMN_REF"]
-    elif expression.get("type") == "COMPARE_IN" and expression["children"][0].get("class") == "COLUMN_REF":
-        others = expression["children"][1:]
-    else:
-        return None
     try:
-        values = [literal_of(other) for other in others]
+        values = [literal_of(other) for other in equal_to(expression)]
     except ValueError:
         return None
     whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]

@@ -88,7 +88,7 @@ class NeededTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a valid statement reads: tables to be prepared, findings to be sent, rollup relations to bring up to date."""
+    """What a valid statement reads: tables to prepare, findings to send, rollup relations to bring up to date."""
 
     tables: tuple[NeededTable, ...] = ()
     findings: tuple[str, ...] = ()

@@ -439,7 +439,7 @@ class _Walk:
 
 
 def explain_error(error: BaseException, sql: str) -> BadQuery:
-    """Return DuckDB's own error about a statement as ours: one readable sentence, with the position where it is known."""
+    """Return DuckDB's own error about a statement as ours: one sentence, with the position where it is known."""
     text = str(error).strip()
     at = ""
     match = _AT_LINE.search(text)

@@ -7,7 +7,7 @@ is NULL instead of being read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from engine.errors import Bug, Unavailable
 from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, Int32Array
-from engine.query.relations import Column, Relations, literal, quoted
+from engine.query.relations import TIME, Column, Relations, literal, quoted
 from engine.query.scans import SegmentFiles, hot_scans
 from engine.query.scopes import MAX_LISTED_TAGSETS, Scope, mentioned_fields
 from engine.query.sources import TableSource
@@ -41,11 +41,15 @@ class Views:
         statement: Statement,
         sources: Iterable[TableSource],
         findings: Mapping[str, bytes],
+        *,
+        integer_times: bool = False,
     ) -> None:
+        """``integer_times``: the rollup tables hold times as nanoseconds instead of timestamps."""
         self._cursor, self._relations, self._tags, self._files = cursor, relations, tags, files
         self._mentions = statement.mentions
         self._sources = {source.table_id: source for source in sources}
         self._findings = {fold(name): stream for name, stream in findings.items()}
+        self._integer_times = integer_times
         self._registered = 0
         # Internal names must differ from every relation's that the statement names.
         self._prefix = "tidegauge_"
@@ -53,7 +57,7 @@ class Views:
             self._prefix += "_"
 
     def create(self, scopes: Sequence[Scope], rollup_tables: Mapping[str, str]) -> None:
-        """Create the views; ``rollup_tables`` gives the SQL that reads the rows of a rollup relation's tier."""
+        """Create the views; ``rollup_tables`` names the table behind each rollup relation."""
         for scope in scopes:
             relation = scope.relation
             if relation.kind == "table":
@@ -92,7 +96,7 @@ class Views:
                 scans += self._files.scans(source.parquet, field_ids, scope)
             for scan in scans:
                 columns = ", ".join(_double(scan.columns.get(field_id), field_id) for field_id in field_ids)
-                where = "" if scan.filtered else _where(scope)
+                where = "" if scan.filtered else _where(_row_conditions(scope))
                 selected = f'tagset_id, "time"{", " + columns if columns else ""}'
                 branches.append(f"SELECT {selected} FROM {self._register(scan.data)}{where}")
         if not branches:
@@ -151,7 +155,8 @@ class Views:
                 continue
             shared = self._shared_rows(rows, len(field_ids))
             branches += [
-                f'SELECT tagset_id, "time", {field_id} AS field_id, {metric} AS metric, f{field_id} AS value FROM {shared}'
+                f'SELECT tagset_id, "time", {field_id} AS field_id, {metric} AS metric, f{field_id} AS value'
+                f" FROM {shared}"
                 for field_id, metric in metrics.items()
             ]
         if not branches:
@@ -199,67 +204,47 @@ class Views:
 
     # --- rollups and the catalogue
 
-    def _rollup(self, scope: Scope, rows: str) -> str:
-        """``rows``: SQL giving series_id BIGINT, time TIMESTAMP_NS and the rollup's values."""
-        where = []
+    def _rollup(self, scope: Scope, table: str) -> str:
+        conditions = _time_conditions(scope, self._stored_time)
         if scope.tagset_ids is not None:
             ids = scope.tagset_ids
             first, last = (int(ids[0]), int(ids[-1])) if len(ids) else (1, 0)
-            where.append(f"series_id BETWEEN {first * MAX_FIELDS} AND {last * MAX_FIELDS + MAX_FIELDS - 1}")
+            conditions.append(f"series_id BETWEEN {first * MAX_FIELDS} AND {last * MAX_FIELDS + MAX_FIELDS - 1}")
         if scope.fields is not None:
             field_ids = sorted({field_id for ids in scope.fields.values() for field_id in ids})
             if len(field_ids) <= MAX_LISTED_TAGSETS:
                 listed = ", ".join(str(field_id) for field_id in field_ids) or "NULL"
-                where.append(f"(series_id & {MAX_FIELDS - 1}) IN ({listed})")
-        condition = f" WHERE {' AND '.join(where)}" if where else ""
-        values = ", ".join(f"r.{quoted(name)} AS {quoted(name)}" for name in _ROLLUP_VALUES)
-        with_metric = self._names("metric")
-        if not with_metric and not self._names("labels") and scope.tagset_ids is None:
-            return (
-                f'SELECT r."time" AS "time", r.series_id AS series_id, NULL::VARCHAR AS metric,'
-                f" {_NO_LABELS} AS labels, {values} FROM ({rows}) r{condition}"
-            )
-        ids = self._tags.all() if scope.tagset_ids is None else scope.tagset_ids
-        tags = self._label_table(ids, self._names("labels"), True)
-        labels = "t.labels" if self._names("labels") else _NO_LABELS
+                conditions.append(f"(series_id & {MAX_FIELDS - 1}) IN ({listed})")
+        rows = f"SELECT * FROM {table}{_where(conditions)}"
+        values = ", ".join(f"{self._shown_time(name)} AS {quoted(name)}" for name in (TIME, "series_id"))
+        aggregates = ", ".join(f"{self._shown_time(name)} AS {quoted(name)}" for name in _ROLLUP_VALUES)
+        with_labels = self._names("labels")
+        if not with_labels and not self._names("metric") and scope.tagset_ids is None:
+            return f"SELECT {values}, NULL::VARCHAR AS metric, {_NO_LABELS} AS labels, {aggregates} FROM ({rows}) r"
+        tags = self._label_table(self._tags.all() if scope.tagset_ids is None else scope.tagset_ids, with_labels, True)
+        labels = "t.labels" if with_labels else _NO_LABELS
         return (
-            f'SELECT r."time" AS "time", r.series_id AS series_id, coalesce(t.name, m.metric) AS metric,'
-            f" {labels} AS labels, {values} FROM (SELECT * FROM ({rows}){condition}) r"
+            f"SELECT {values}, coalesce(t.name, m.metric) AS metric, {labels} AS labels, {aggregates} FROM ({rows}) r"
             f" JOIN {tags} t ON t.tagset_id = (r.series_id >> {FIELD_ID_BITS})::INTEGER"
-            f" JOIN {self._field_table()} m ON m.table_id = t.table_id"
+            f" JOIN {self._register(self._relations.fields_table())} m ON m.table_id = t.table_id"
             f" AND m.field_id = (r.series_id & {MAX_FIELDS - 1})::INTEGER"
         )
 
+    def _stored_time(self, time_ns: int) -> str:
+        return str(time_ns) if self._integer_times else _timestamp(time_ns)
+
+    def _shown_time(self, name: str) -> str:
+        column = f"r.{quoted(name)}"
+        return f"make_timestamp_ns({column})" if self._integer_times and name.endswith(TIME) else column
+
     def _series(self, scope: Scope) -> str:
-        ids = self._tags.all() if scope.tagset_ids is None else scope.tagset_ids
-        tags = self._label_table(ids, self._names("labels"), True)
-        labels = "t.labels" if self._names("labels") else _NO_LABELS
+        with_labels = self._names("labels")
+        tags = self._label_table(self._tags.all() if scope.tagset_ids is None else scope.tagset_ids, with_labels, True)
+        labels = "t.labels" if with_labels else _NO_LABELS
         return (
             f"SELECT t.tagset_id::BIGINT * {MAX_FIELDS} + m.field_id AS series_id,"
             f" coalesce(t.name, m.metric) AS metric, m.measurement AS measurement, m.field AS field, {labels} AS labels"
-            f" FROM {tags} t JOIN {self._field_table()} m ON m.table_id = t.table_id"
-        )
-
-    def _field_table(self) -> str:
-        """Register (table_id, field_id, measurement, field, metric), one row a field."""
-        rows = [
-            (relation.table_id, field_id)
-            for relation in self._relations.by_name().values()
-            if relation.kind == "table"
-            for field_id in range(len(self._relations.field_names(relation.table_id)))
-        ]
-        names = {table_id: self._relations.field_names(table_id) for table_id, _ in rows}
-        metrics = {table_id: self._relations.field_metrics(table_id) for table_id in names}
-        return self._register(
-            pa.table(
-                {
-                    "table_id": pa.array([table_id for table_id, _ in rows], pa.int32()),
-                    "field_id": pa.array([field_id for _, field_id in rows], pa.int32()),
-                    "measurement": pa.array([self._relations.table_name(each) for each, _ in rows], pa.string()),
-                    "field": pa.array([names[table_id][field_id] for table_id, field_id in rows], pa.string()),
-                    "metric": pa.array([metrics[table_id][field_id] for table_id, field_id in rows], pa.string()),
-                }
-            )
+            f" FROM {tags} t JOIN {self._register(self._relations.fields_table())} m ON m.table_id = t.table_id"
         )
 
     def _finding(self, name: str) -> str:
@@ -283,15 +268,28 @@ def _double(column: str | None, field_id: int) -> str:
     return f"{value} AS f{field_id}"
 
 
-def _where(scope: Scope) -> str:
-    parts = []
+def _timestamp(time_ns: int) -> str:
+    return f"make_timestamp_ns({time_ns})"
+
+
+def _time_conditions(scope: Scope, constant: Callable[[int], str] = _timestamp) -> list[str]:
+    conditions = []
     if scope.start_ns is not None:
-        parts.append(f'"time" >= make_timestamp_ns({scope.start_ns})')
+        conditions.append(f'"time" >= {constant(scope.start_ns)}')
     if scope.end_ns is not None:
-        parts.append(f'"time" < make_timestamp_ns({scope.end_ns})')
+        conditions.append(f'"time" < {constant(scope.end_ns)}')
+    return conditions
+
+
+def _row_conditions(scope: Scope) -> list[str]:
+    conditions = _time_conditions(scope)
     if scope.tagset_ids is not None and len(scope.tagset_ids):
         if len(scope.tagset_ids) <= MAX_LISTED_TAGSETS:
-            parts.append(f"tagset_id IN ({', '.join(map(str, scope.tagset_ids.tolist()))})")
+            conditions.append(f"tagset_id IN ({', '.join(map(str, scope.tagset_ids.tolist()))})")
         else:
-            parts.append(f"tagset_id BETWEEN {int(scope.tagset_ids[0])} AND {int(scope.tagset_ids[-1])}")
-    return f" WHERE {' AND '.join(parts)}" if parts else ""
+            conditions.append(f"tagset_id BETWEEN {int(scope.tagset_ids[0])} AND {int(scope.tagset_ids[-1])}")
+    return conditions
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -157,9 +157,7 @@ def decide(target: ScaleTarget, observed: Observed, history: ScaleHistory, now_n
         cooling_ns = _cooling_ns(target, history, desired > held, now_ns)
         if cooling_ns > 0:
             desired = held
-            limits.add(
-                BY_COOLDOWN, f"the cooldown lasts for another {math.ceil(cooling_ns / NS_PER_SECOND)} s"
-            )
+            limits.add(BY_COOLDOWN, f"the cooldown lasts for another {math.ceil(cooling_ns / NS_PER_SECOND)} s")
     action = UP if desired > base else DOWN if desired < base else HOLD
     reason = f"{cause}; {'; '.join(limits.clauses)}" if limits.clauses else cause
     return _decision(target, current, inputs, recommended, desired, action, reason, limits, now_ns)
@@ -232,9 +230,7 @@ def _inputs(
     ]
     left = sorted(kind for kind, of_kind in given.items() if of_kind)
     if left:
-        raise Bug(
-            f"cannot decide on {target.target}: got a reading of {left[0]}, want configured signals only"
-        )
+        raise Bug(f"cannot decide on {target.target}: got a reading of {left[0]}, want configured signals only")
     for found in inputs:
         if found.proposes == HOLD and found.value is not None and not found.down <= found.value <= found.up:
             limits.add(BY_TOLERANCE)

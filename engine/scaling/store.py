@@ -12,9 +12,7 @@ from engine.scaling.policy import Decision, ScaleHistory, SignalInput
 
 DEFAULT_LIST_LIMIT = 1_000
 
-_VALUES = (
-    "target, decided_ns, valid_until_ns, action, current, desired, recommended, reason, limited_by, inputs"
-)
+_VALUES = "target, decided_ns, valid_until_ns, action, current, desired, recommended, reason, limited_by, inputs"
 _STORED = f"id, {_VALUES}"
 
 
@@ -58,8 +56,7 @@ class ScaleStore:
                     ),
                 )
                 last = connection.execute(
-                    "SELECT desired, action, limited_by FROM decisions WHERE target = ? "
-                    "ORDER BY id DESC LIMIT 1",
+                    "SELECT desired, action, limited_by FROM decisions WHERE target = ? ORDER BY id DESC LIMIT 1",
                     (decision.target,),
                 ).fetchone()
                 limited_by = json.dumps(decision.limited_by)

@@ -218,10 +218,10 @@ def _check_header(path: str, header: FooterHeader, metadata: pq.FileMetaData, me
     for column, kind in kinds:
         if str(schema.field(column).type) != kind:
             raise Damage(f"cannot read segment: column {column} is {schema.field(column).type}, want {kind}", path=path)
-    for field in header.fields:
-        found = schema.field(field.column).type
-        if not _holds(found, field):
-            raise Damage(f"cannot read segment: column {field.column} is {found}, want {field.kind}", path=path)
+    for claimed in header.fields:
+        found = schema.field(claimed.column).type
+        if not _holds(found, claimed):
+            raise Damage(f"cannot read segment: column {claimed.column} is {found}, want {claimed.kind}", path=path)
 
 
 def _holds(found: pa.DataType, field: FieldColumn) -> bool:

@@ -1,8 +1,8 @@
 """Segments read back: rows with their exact bits, pruned by time and tag set (docs/formats/segment.md).
 
 Only row groups whose statistics meet the question are decoded, keys before fields.  What is on disk is
-checked on the way: the footer against the checksum in the manifest, each page against its own.  Whatever does
-not fit is Damage with the path, never a wrong number.
+checked on the way: the footer and each row group that is read, against their checksums in the manifest.
+Whatever does not fit is Damage with the path, never a wrong number.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -36,38 +35,13 @@ Item = TypeVar("Item", bound=np.generic)
 Selection = slice | npt.NDArray[np.int64]
 
 
-class ParquetSource(msgspec.Struct, frozen=True, kw_only=True):
-    """What another process needs to read a segment with a Parquet reader of its own.
+def segment_path(root: str, meta: SegmentMeta) -> str:
+    """Return the path of a segment's file, for readers of other processes; :func:`column_names` is its mapping.
 
-    Readers must turn decimals into doubles by dividing by 10^k (DuckDB and polars do); pyarrow's cast
-    multiplies by 10^-k and misses by one unit in the last place.  Segments with the same :attr:`kinds` have
-    columns of the same kind and may be read through one schema.
+    They must turn decimals into doubles by dividing by 10^k, as DuckDB and polars do.  pyarrow's cast multiplies by
+    10^-k and misses by one unit in the last place.
     """
-
-    path: str
-    rows: int
-    start_ns: int
-    end_ns: int
-    min_time_ns: int
-    max_time_ns: int
-    columns: tuple[FieldColumn, ...]
-
-    @property
-    def kinds(self) -> tuple[tuple[str, str], ...]:
-        return tuple((column.column, column.kind) for column in self.columns)
-
-
-def parquet_source(root: str, meta: SegmentMeta) -> ParquetSource:
-    """Return the path and the columns of a segment, from the manifest alone."""
-    return ParquetSource(
-        path=f"{root}/{meta.file}",
-        rows=meta.rows,
-        start_ns=meta.start_ns,
-        end_ns=meta.end_ns,
-        min_time_ns=meta.min_time_ns,
-        max_time_ns=meta.max_time_ns,
-        columns=meta.columns,
-    )
+    return f"{root}/{meta.file}"
 
 
 def column_names(meta: SegmentMeta) -> dict[int, str]:
@@ -77,20 +51,20 @@ def column_names(meta: SegmentMeta) -> dict[int, str]:
 
 def arrow_schema(fs: FileSystem, root: str, meta: SegmentMeta) -> pa.Schema:
     """Return the file's Arrow schema: keys, tags, fields (decimals as decimal128).  Raises Damage."""
-    path = f"{root}/{meta.file}"
+    path = segment_path(root, meta)
     with damage_at(path):
         return parse_footer(path, map_segment(fs, path), meta).metadata.schema.to_arrow_schema()
 
 
 def read_header(fs: FileSystem, root: str, meta: SegmentMeta) -> FooterHeader:
     """Return what the file says about itself.  Raises Damage."""
-    path = f"{root}/{meta.file}"
+    path = segment_path(root, meta)
     return parse_footer(path, map_segment(fs, path), meta).header
 
 
 def verify_segment(fs: FileSystem, root: str, meta: SegmentMeta) -> None:
     """Check size, checksum of the whole file, footer and schema; raises Damage."""
-    path = f"{root}/{meta.file}"
+    path = segment_path(root, meta)
     body = map_segment(fs, path)
     if len(body) != meta.bytes:
         raise Damage(f"cannot verify segment: got {len(body)} bytes, want {meta.bytes}", path=path)
@@ -117,7 +91,7 @@ def read_segment(
     returned; None means no limit.  A field the segment does not have is not among the result's ``field_ids``.
     Raises Damage.
     """
-    path = f"{root}/{meta.file}"
+    path = segment_path(root, meta)
     body = map_segment(fs, path)
     footer = parse_footer(path, body, meta) if cache is None else cache.footer(path, body, meta)
     wanted = None if tagset_ids is None else np.unique(np.asarray(tagset_ids, dtype=np.int32))

@@ -176,6 +176,7 @@ def encode_segment(spec: SegmentSpec, rows: Rows, tags_of: TagsOf) -> tuple[pa.B
         dictionary_pagesize_limit=DICTIONARY_PAGE_BYTES,
         write_statistics=[TAGSET_COLUMN, TIME_COLUMN],
         write_page_index=True,
+        write_page_checksum=True,
         store_schema=False,
         store_decimal_as_integer=True,
         sorting_columns=[pq.SortingColumn(0), pq.SortingColumn(1)],

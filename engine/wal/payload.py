@@ -29,9 +29,7 @@ def encode_batch(definitions: Bytes, tables: Sequence[tuple[int, Rows]]) -> list
     """
     cells = sum(_cells(len(rows), len(rows.field_ids)) for _, rows in tables)
     if cells > MAX_BATCH_CELLS:
-        raise BadRequest(
-            f"cannot log batch: got {cells} cells, want at most {MAX_BATCH_CELLS}; send smaller batches"
-        )
+        raise BadRequest(f"cannot log batch: got {cells} cells, want at most {MAX_BATCH_CELLS}; send smaller batches")
     parts: list[Bytes] = [_COUNT.pack(len(definitions)), definitions, _COUNT.pack(len(tables))]
     for table_id, rows in tables:
         parts.append(_TABLE.pack(table_id, len(rows), len(rows.field_ids)))
@@ -39,14 +37,11 @@ def encode_batch(definitions: Bytes, tables: Sequence[tuple[int, Rows]]) -> list
         values = rows.values
         if values.shape[1] > 1 and values.strides[1] != values.itemsize:
             values = np.ascontiguousarray(values)  # rows picked by a mask lie the other way round
-        parts.append(
-            pack_rows(np.ascontiguousarray(rows.tagset_ids), np.ascontiguousarray(rows.times), values)
-        )
+        parts.append(pack_rows(np.ascontiguousarray(rows.tagset_ids), np.ascontiguousarray(rows.times), values))
     size_bytes = sum(map(len, parts))
     if size_bytes > MAX_PAYLOAD_BYTES:
         raise BadRequest(
-            f"cannot log batch: got {size_bytes} bytes, want at most {MAX_PAYLOAD_BYTES};"
-            " send smaller batches"
+            f"cannot log batch: got {size_bytes} bytes, want at most {MAX_PAYLOAD_BYTES}; send smaller batches"
         )
     return parts
 
@@ -83,9 +78,7 @@ def decode_batch(payload: Bytes) -> tuple[memoryview, list[tuple[int, Rows]]]:
         rows, offset = _decode_rows(data, offset, row_count, field_count)
         tables.append((table_id, rows))
     if offset != len(data):
-        raise ValueError(
-            f"cannot decode batch: got {len(data) - offset} bytes more, want none (offset {offset})"
-        )
+        raise ValueError(f"cannot decode batch: got {len(data) - offset} bytes more, want none (offset {offset})")
     return definitions, tables
 
 
@@ -98,9 +91,7 @@ def _decode_rows(data: memoryview, offset: int, row_count: int, field_count: int
         )
     field_ids = np.frombuffer(data[offset:end], dtype="<u2")
     if np.any(field_ids[1:] <= field_ids[:-1]):
-        raise ValueError(
-            f"cannot decode batch: got field numbers out of order, want ascending (offset {offset})"
-        )
+        raise ValueError(f"cannot decode batch: got field numbers out of order, want ascending (offset {offset})")
     rows = Rows(
         np.empty(row_count, np.int32),
         np.empty(row_count, np.int64),
@@ -112,9 +103,7 @@ def _decode_rows(data: memoryview, offset: int, row_count: int, field_count: int
 
 def _take(data: memoryview, offset: int, layout: struct.Struct) -> tuple[int, ...]:
     if len(data) - offset < layout.size:
-        raise ValueError(
-            f"cannot decode batch: got {len(data) - offset} bytes, want {layout.size} (offset {offset})"
-        )
+        raise ValueError(f"cannot decode batch: got {len(data) - offset} bytes, want {layout.size} (offset {offset})")
     return layout.unpack_from(data, offset)
 
 

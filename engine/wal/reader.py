@@ -93,9 +93,7 @@ class WalReport:
         for first, last in self.missing:
             said.append(f"log frames missing: sequences {first} to {last}")
         if self.torn_path is not None:
-            said.append(
-                f"log repaired: cut {self.torn_bytes} unacknowledged bytes from the end ({self.torn_path})"
-            )
+            said.append(f"log repaired: cut {self.torn_bytes} unacknowledged bytes from the end ({self.torn_path})")
         if self.abandoned_bytes:
             said.append(f"log repaired: cut {self.abandoned_bytes} bytes of appends that had failed")
         return said
@@ -192,9 +190,14 @@ class _Reading:
         return usable
 
     def _note_gap_before(self, first_sequence: int) -> None:
-        if first_sequence > self._expected:
-            self._report.missing.append((self._expected, first_sequence - 1))
-            self._expected = first_sequence
+        if first_sequence <= self._expected:
+            return
+        missing = self._report.missing
+        gap_start = self._expected
+        if missing and missing[-1][1] == gap_start - 1:
+            gap_start = missing.pop()[0]
+        missing.append((gap_start, first_sequence - 1))
+        self._expected = first_sequence
 
     def _end_early(
         self, file: WalFile, data: memoryview, at: int, status: str, expected: int, following: int | None

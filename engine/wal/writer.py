@@ -85,9 +85,7 @@ class WalWriter:
             return
         with self._lock:
             if self._closed:
-                raise Unavailable(
-                    f"cannot append to log: got a closed log, want an open one ({self._directory})"
-                )
+                raise Unavailable(f"cannot append to log: got a closed log, want an open one ({self._directory})")
             self._check_sequences(frames)
             size_bytes = sum(map(len, frames))
             if self._active is not None and self._files[-1].size_bytes + size_bytes > self._segment_bytes:

@@ -208,9 +208,7 @@ def test_a_notification_tells_the_alert_as_it_was(server: Server) -> None:
     server.tick(0, {7: 95.0})
     server.tick(10, {7: 96.5})
     server.tick(20, {7: 50.0})
-    (delivery, text), (other, later) = server.control.rows(
-        "SELECT delivery, body FROM notifications ORDER BY id"
-    )
+    (delivery, text), (other, later) = server.control.rows("SELECT delivery, body FROM notifications ORDER BY id")
     assert json.loads(text) == {
         "version": 1,
         "delivery": delivery,
@@ -345,6 +343,34 @@ def test_after_a_restart_the_cooldown_goes_on(server: Server) -> None:
     server.restart()
     assert server.tick(319, {7: 95.0}) == []
     assert server.tick(320, {7: 95.0}) == ["notified"]
+
+
+def test_after_a_restart_a_told_firing_still_starts_a_cooldown_and_a_silent_one_does_not(server: Server) -> None:
+    def fire_and_resolve(start_s: int) -> None:
+        server.tick(start_s, {7: 95.0})
+        server.tick(start_s + 10, {7: 95.0})
+        server.restart()
+        server.tick(start_s + 20, {7: 50.0})
+
+    fire_and_resolve(0)
+    fire_and_resolve(100)
+    assert server.history(2)[1:] == [
+        ("firing", "not notified: in the cooldown of the last alert until 2023-11-14T22:18:40.000000000Z"),
+        ("resolved", "not notified: nor was the firing"),
+    ]
+    assert len(server.notifications()) == 2
+    server.restart()
+    fire_and_resolve(310)
+    assert server.notifications()[2:] == [("ops", "firing", 3), ("ops", "resolved", 3)]
+
+
+def test_after_a_restart_a_stale_alert_is_still_stale(server: Server) -> None:
+    server.tick(0, {7: 95.0})
+    server.tick(10, {7: 95.0})
+    assert server.tick(400, {}) == ["stale"]
+    server.restart()
+    assert server.tick(405, {}) == []
+    assert server.tick(410, {7: 95.0}) == ["fresh"]
 
 
 def test_after_a_restart_data_has_time_to_come_in_again(server: Server) -> None:
@@ -495,12 +521,8 @@ def test_an_alert_closed_by_hand_is_resolved_told_and_in_cooldown(server: Server
 
 
 def test_alerts_are_found_by_each_filter_and_page_by_page(path: str) -> None:
-    server = Server(
-        path, [rule_of(), rule_of(name="hot", severity="info", category="custom", threshold=50.0)]
-    )
-    rows = RuleInput(
-        np.arange(4, dtype=np.int32), np.array([95.0, 95.0, 60.0, 10.0]), np.full(4, T0, dtype=np.int64)
-    )
+    server = Server(path, [rule_of(), rule_of(name="hot", severity="info", category="custom", threshold=50.0)])
+    rows = RuleInput(np.arange(4, dtype=np.int32), np.array([95.0, 95.0, 60.0, 10.0]), np.full(4, T0, dtype=np.int64))
     server.watch.tick({"cpu": rows, "hot": rows}, labels_of, T0)
 
     def ids(**filters: Any) -> list[int]:

@@ -56,9 +56,7 @@ def input_of(rows: dict[int, tuple[float, int]]) -> RuleInput:
 def told(transitions: Transitions) -> list[tuple[int, str, bool]]:
     return [
         (int(tagset), NAMES[int(kind)], bool(notify))
-        for tagset, kind, notify in zip(
-            transitions.tagset_ids, transitions.kinds, transitions.notify, strict=True
-        )
+        for tagset, kind, notify in zip(transitions.tagset_ids, transitions.kinds, transitions.notify, strict=True)
     ]
 
 
@@ -73,9 +71,7 @@ class Story:
         return self.give(now_s, {7: (value, now_s if sample_s is None else sample_s)})
 
     def give(self, now_s: int, rows: dict[int, tuple[float, int]]) -> list[tuple[str, bool]]:
-        self.last = evaluate(
-            self.rule, self.state, input_of(rows), T0 + now_s * S, stale_after_ns=STALE_AFTER_S * S
-        )
+        self.last = evaluate(self.rule, self.state, input_of(rows), T0 + now_s * S, stale_after_ns=STALE_AFTER_S * S)
         self.state = self.last.next_state
         return [(name, notify) for _, name, notify in told(self.last)]
 
@@ -132,9 +128,7 @@ def test_array_evaluation_tells_what_the_oracle_tells(
 
 @settings(deadline=None, max_examples=100)
 @given(RULES, TICKS)
-def test_series_do_not_influence_each_other(
-    rule: Rule, ticks: list[tuple[int, dict[int, tuple[float, int]]]]
-) -> None:
+def test_series_do_not_influence_each_other(rule: Rule, ticks: list[tuple[int, dict[int, tuple[float, int]]]]) -> None:
     def history(only: int | None) -> list[tuple[int, int, str, bool]]:
         state, now_s, events = EMPTY_STATE, 0, []
         for step_s, rows in ticks:

@@ -67,9 +67,7 @@ def test_duration_reads_its_units(text: str, seconds: float) -> None:
     assert Duration.parse(text).seconds == seconds
 
 
-@pytest.mark.parametrize(
-    "text", ["", "5", "s", "5 m", "1.5h", "-1s", "5min", "5M", "m5", "1h30", "300y", "٣s"]
-)
+@pytest.mark.parametrize("text", ["", "5", "s", "5 m", "1.5h", "-1s", "5min", "5M", "m5", "1h30", "300y", "٣s"])
 def test_duration_refuses_everything_else(text: str) -> None:
     with pytest.raises(ValueError, match="cannot read a duration"):
         Duration.parse(text)
@@ -169,16 +167,9 @@ def test_example_file_shows_every_setting_with_its_default(path: tuple[str, ...]
     values = collect(tomllib.loads(with_everything_switched_on()), path)
     assert values, "the setting is missing from the example"
     name = ".".join(path)
-    if (
-        default is msgspec.NODEFAULT
-        or default is None
-        or name in ILLUSTRATIONS
-        or path[0:2] == ("scale", "signals")
-    ):
+    if default is msgspec.NODEFAULT or default is None or name in ILLUSTRATIONS or path[0:2] == ("scale", "signals"):
         return
-    shown = {Duration: Duration.parse, ByteSize: ByteSize.parse}.get(type(default), lambda value: value)(
-        values[0]
-    )
+    shown = {Duration: Duration.parse, ByteSize: ByteSize.parse}.get(type(default), lambda value: value)(values[0])
     if name == "retention.rollup_1d":
         assert values == ["forever"]
     assert shown == (list(default) if isinstance(default, tuple) else default)
@@ -244,9 +235,7 @@ def test_built_in_rules_are_consistent_with_their_own_checks() -> None:
         assert rule.clear_level <= rule.threshold if rule.op == ">" else rule.clear_level >= rule.threshold
         assert rule.cooldown == COOLDOWN_OF_CATEGORY[rule.category]
     documented = (DOCS / "configuration.md").read_text()
-    assert all(
-        f"| `{rule.name}` | {rule.category} | {rule.severity} |" in documented for rule in DEFAULT_RULES
-    )
+    assert all(f"| `{rule.name}` | {rule.category} | {rule.severity} |" in documented for rule in DEFAULT_RULES)
 
 
 # --- what a file gives ------------------------------------------------------------------------------------
@@ -280,10 +269,7 @@ def test_a_rule_of_the_file_replaces_the_default_of_its_name() -> None:
 
 @pytest.mark.parametrize("category", sorted(COOLDOWN_OF_CATEGORY))
 def test_cooldown_follows_the_category_unless_given(category: Any) -> None:
-    assert (
-        Rule(name="r", metric="m", op=">", threshold=1, category=category).cooldown
-        == COOLDOWN_OF_CATEGORY[category]
-    )
+    assert Rule(name="r", metric="m", op=">", threshold=1, category=category).cooldown == COOLDOWN_OF_CATEGORY[category]
     given_text = RULE + f'category = "{category}"\ncooldown = "7s"\n'
     config, _ = parse_config(given_text, path="t")
     assert config is not None
@@ -298,9 +284,7 @@ def test_signal_takes_from_its_kind_only_what_belongs_to_the_kind() -> None:
 
 
 def test_repr_masks_secrets() -> None:
-    channel = Channel(
-        name="c", url="https://example.org", secret="s3cret", headers={"Authorization": "Bearer t0p"}
-    )
+    channel = Channel(name="c", url="https://example.org", secret="s3cret", headers={"Authorization": "Bearer t0p"})
     token = Token(name="t", sha256=SHA256, scopes=("read",))
     text = repr(Config(channels=(channel,), server=Server(tokens=(token,))))
     assert "s3cret" not in text

@@ -31,9 +31,7 @@ def keys(database: ControlDatabase) -> list[str]:
     return [key for (key,) in database.rows("SELECT key FROM meta WHERE key <> 'instance' ORDER BY key")]
 
 
-def test_a_committed_transaction_is_seen_by_readers_and_after_reopening(
-    path: str, control: ControlDatabase
-) -> None:
+def test_a_committed_transaction_is_seen_by_readers_and_after_reopening(path: str, control: ControlDatabase) -> None:
     with control.transaction() as connection:
         connection.execute(INSERT, ("a", "1"))
         assert keys(control) == []
@@ -220,9 +218,7 @@ def test_after_closing_every_call_says_so(control: ControlDatabase) -> None:
 # ---- copies --------------------------------------------------------------------------------------
 
 
-def test_a_backup_is_a_complete_database_and_never_overwrites(
-    tmp_path: Path, control: ControlDatabase
-) -> None:
+def test_a_backup_is_a_complete_database_and_never_overwrites(tmp_path: Path, control: ControlDatabase) -> None:
     with control.transaction() as connection:
         connection.execute(INSERT, ("a", "1"))
     target = str(tmp_path / "copy.db")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.disk.filesystem import FileSystem, storage_error
 from engine.disk.real import RealFileSystem
-from engine.errors import DiskFull, Unavailable
+from engine.errors import DiskFull, TidegaugeError, Unavailable
 from tests.filesystems import (
     FailingFileSystem,
     FullFileSystem,
@@ -21,11 +21,13 @@ from tests.filesystems import (
     broken_disk,
 )
 
+Place = tuple[FileSystem, str]
+
 # What every file system does
 
 
 @pytest.fixture(params=["real", "memory", "layered"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[FileSystem, str]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A file system and an existing directory on it."""
     if request.param == "real":
         return RealFileSystem(), str(tmp_path)
@@ -34,7 +36,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[FileSystem, s
     return (memory if request.param == "memory" else LayeredFileSystem(memory)), "root"
 
 
-def test_appending(place):
+def test_appending(place: Place) -> None:
     fs, root = place
     path = f"{root}/log"
     file = fs.open_append(path)
@@ -53,7 +55,7 @@ def test_appending(place):
     assert fs.size(path) == 12
 
 
-def test_appending_more_parts_than_one_system_call_takes(place):
+def test_appending_more_parts_than_one_system_call_takes(place: Place) -> None:
     fs, root = place
     parts = [bytes([index % 251]) * (index % 5) for index in range(3000)]
     file = fs.open_append(f"{root}/log")
@@ -64,7 +66,7 @@ def test_appending_more_parts_than_one_system_call_takes(place):
     assert fs.read(f"{root}/log") == b"".join(parts)
 
 
-def test_directories(place):
+def test_directories(place: Place) -> None:
     fs, root = place
     fs.makedirs(f"{root}/a/b/c")
     fs.makedirs(f"{root}/a/b/c")
@@ -83,7 +85,7 @@ def test_directories(place):
     fs.sync_dir(root)
 
 
-def test_replacing(place):
+def test_replacing(place: Place) -> None:
     fs, root = place
     path = f"{root}/file"
     for write in (fs.write_file_synced, fs.write_atomic):
@@ -94,7 +96,7 @@ def test_replacing(place):
     assert fs.listdir(root) == ["file"]
 
 
-def test_renaming_removing_truncating(place):
+def test_renaming_removing_truncating(place: Place) -> None:
     fs, root = place
     fs.write_file_synced(f"{root}/a", [b"aaaa"])
     fs.write_file_synced(f"{root}/b", [b"bb"])
@@ -116,7 +118,7 @@ def test_renaming_removing_truncating(place):
         fs.rename(f"{root}/gone", f"{root}/d/gone")
 
 
-def test_mapping(place):
+def test_mapping(place: Place) -> None:
     fs, root = place
     fs.write_file_synced(f"{root}/full", [b"content"])
     fs.write_file_synced(f"{root}/empty", [])
@@ -127,7 +129,7 @@ def test_mapping(place):
     assert bytes(fs.map(f"{root}/empty")) == b""
 
 
-def test_a_file_can_be_written_after_it_lost_its_name(place):
+def test_a_file_can_be_written_after_it_lost_its_name(place: Place) -> None:
     fs, root = place
     file = fs.open_append(f"{root}/log")
     fs.remove(f"{root}/log")
@@ -136,7 +138,7 @@ def test_a_file_can_be_written_after_it_lost_its_name(place):
     assert fs.listdir(root) == []
 
 
-def test_locking(place):
+def test_locking(place: Place) -> None:
     fs, root = place
     lock = fs.lock(f"{root}/LOCK")
     with pytest.raises(Unavailable) as caught:
@@ -146,7 +148,7 @@ def test_locking(place):
     fs.lock(f"{root}/LOCK").release()
 
 
-def test_free_space_is_a_number(place):
+def test_free_space_is_a_number(place: Place) -> None:
     fs, root = place
     assert fs.free_bytes(root) > 0
 
@@ -154,14 +156,14 @@ def test_free_space_is_a_number(place):
 # The real one
 
 
-def test_a_failed_write_leaves_no_file_behind(tmp_path):
+def test_a_failed_write_leaves_no_file_behind(tmp_path: Path) -> None:
     fs = RealFileSystem()
     with pytest.raises(TypeError):
         fs.write_atomic(f"{tmp_path}/file", [b"good", "bad"])  # type: ignore[list-item]
     assert fs.listdir(str(tmp_path)) == []
 
 
-def test_atomic_replacement_survives_a_leftover_of_an_earlier_one(tmp_path):
+def test_atomic_replacement_survives_a_leftover_of_an_earlier_one(tmp_path: Path) -> None:
     fs = RealFileSystem()
     (tmp_path / "file.tmp").write_bytes(b"half of something much longer")
     fs.write_atomic(f"{tmp_path}/file", [b"new"])
@@ -169,7 +171,7 @@ def test_atomic_replacement_survives_a_leftover_of_an_earlier_one(tmp_path):
     assert fs.listdir(str(tmp_path)) == ["file"]
 
 
-def test_files_are_not_for_everybody(tmp_path):
+def test_files_are_not_for_everybody(tmp_path: Path) -> None:
     fs = RealFileSystem()
     fs.makedirs(f"{tmp_path}/data")
     fs.write_atomic(f"{tmp_path}/data/file", [b"x"])
@@ -179,7 +181,7 @@ def test_files_are_not_for_everybody(tmp_path):
     assert (tmp_path / "data" / "log").stat().st_mode & 0o007 == 0
 
 
-def test_a_name_is_synced_with_the_first_sync_of_a_new_file(tmp_path, monkeypatch):
+def test_a_name_is_synced_with_the_first_sync_of_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     monkeypatch.setattr(os, "fdatasync", os.fsync)
@@ -194,11 +196,16 @@ def test_a_name_is_synced_with_the_first_sync_of_a_new_file(tmp_path, monkeypatc
     assert synced == [f"{tmp_path}/log", str(tmp_path), f"{tmp_path}/log", f"{tmp_path}/log"]
 
 
-def test_atomic_replacement_syncs_content_before_the_name(tmp_path, monkeypatch):
+def test_atomic_replacement_syncs_content_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     rename = os.rename
     monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(os.readlink(f"/proc/self/fd/{descriptor}")))
-    monkeypatch.setattr(os, "rename", lambda old, new: (done.append("rename"), rename(old, new))[1])
+
+    def noted_rename(old: str, new: str) -> None:
+        done.append("rename")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", noted_rename)
     RealFileSystem().write_atomic(f"{tmp_path}/file", [b"x"])
     assert done == [f"{tmp_path}/file.tmp", "rename", str(tmp_path)]
 
@@ -220,7 +227,7 @@ def memory() -> MemoryFileSystem:
     return fs
 
 
-def test_what_was_not_synced_may_be_there_in_part():
+def test_what_was_not_synced_may_be_there_in_part() -> None:
     fs = memory()
     file = fs.open_append("d/log")
     file.write(b"abc")
@@ -233,7 +240,7 @@ def test_what_was_not_synced_may_be_there_in_part():
     assert after_crashes(fs, "d/log") == {b"abc", b"abcd", b"abc\x00"}
 
 
-def test_removed_files_may_come_back_until_the_directory_is_synced():
+def test_removed_files_may_come_back_until_the_directory_is_synced() -> None:
     fs = memory()
     fs.write_file_synced("d/file", [b"x"])
     fs.remove("d/file")
@@ -243,7 +250,7 @@ def test_removed_files_may_come_back_until_the_directory_is_synced():
     assert after_crashes(fs, "d/file") == {None}
 
 
-def test_what_has_returned_stays():
+def test_what_has_returned_stays() -> None:
     fs = memory()
     fs.write_file_synced("d/a", [b"old"])
     fs.write_atomic("d/a", [b"new"])
@@ -255,7 +262,7 @@ def test_what_has_returned_stays():
     assert after_crashes(fs, "d/b") == {b"n"}
 
 
-def test_names_reach_the_disk_in_order():
+def test_names_reach_the_disk_in_order() -> None:
     fs = memory()
     for name in "abc":
         fs.open_append(f"d/{name}")
@@ -267,7 +274,7 @@ def test_names_reach_the_disk_in_order():
 
 @given(seed=st.integers(0, 2**32), synced=st.binary(max_size=20), unsynced=st.binary(max_size=20))
 @settings(max_examples=50, deadline=None)
-def test_a_crash_keeps_what_was_synced_and_changes_nothing_here(seed, synced, unsynced):
+def test_a_crash_keeps_what_was_synced_and_changes_nothing_here(seed: int, synced: bytes, unsynced: bytes) -> None:
     fs = memory()
     file = fs.open_append("d/log")
     file.write(synced)
@@ -284,7 +291,7 @@ def test_a_crash_keeps_what_was_synced_and_changes_nothing_here(seed, synced, un
 # The failing and the full one
 
 
-def test_failures_are_chosen_by_operation_and_path():
+def test_failures_are_chosen_by_operation_and_path() -> None:
     inner = memory()
     fs = FailingFileSystem(
         inner,
@@ -300,7 +307,7 @@ def test_failures_are_chosen_by_operation_and_path():
     assert (good.position, bad.position) == (4, 2)
 
 
-def test_a_full_device_takes_what_fits():
+def test_a_full_device_takes_what_fits() -> None:
     inner = memory()
     fs = FullFileSystem(inner, 10)
     file = fs.open_append("d/log")
@@ -317,7 +324,7 @@ def test_a_full_device_takes_what_fits():
     assert fs.free_bytes("d") == 8
 
 
-def test_the_record_holds_what_changes_or_waits():
+def test_the_record_holds_what_changes_or_waits() -> None:
     fs = RecordingFileSystem(memory())
     file = fs.open_append("d/log")
     file.writev([b"a", b"b"])
@@ -338,11 +345,11 @@ def test_the_record_holds_what_changes_or_waits():
         (errno.EIO, Unavailable, "cannot append to log: got 'Input/output error', want a working disk (d/x)"),
     ],
 )
-def test_system_errors_become_ours(number, kind, message):
+def test_system_errors_become_ours(number: int, kind: type[TidegaugeError], message: str) -> None:
     error = storage_error("append to log", OSError(number, os.strerror(number)), "d/x")
     assert type(error) is kind
     assert str(error) == message
 
 
-def test_system_errors_without_a_number():
+def test_system_errors_without_a_number() -> None:
     assert str(storage_error("read log", OSError(), "d")) == "cannot read log: got 'OSError', want a working disk (d)"

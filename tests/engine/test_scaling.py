@@ -55,8 +55,7 @@ class Story:
     def at(self, now_s: int, current: int | None, *readings: SignalReading | float) -> Decision:
         """Decide; a plain number is a CPU reading of this moment."""
         given_readings = tuple(
-            reading if isinstance(reading, SignalReading) else cpu(reading, at_s=now_s)
-            for reading in readings
+            reading if isinstance(reading, SignalReading) else cpu(reading, at_s=now_s) for reading in readings
         )
         decision = decide(self.target, Observed(current, given_readings), self.history, T0 + now_s * S)
         self.history = history_after(self.target, self.history, decision)
@@ -239,6 +238,14 @@ def test_more_instances_than_asked_for_are_taken_over_once_the_cooldown_is_past(
     assert story.at(305, 8, 1.0).limited_by == ("min", "stabilisation")
 
 
+def test_instances_beyond_max_that_nobody_takes_away_are_no_new_change_each_time() -> None:
+    story = Story(target_of(max=20))
+    first = story.at(0, 30, 50.0)
+    assert (first.desired, first.action, first.limited_by) == (20, "down", ("max",))
+    for now_s in (5, 400, 405):
+        assert story.at(now_s, 30, 50.0).action == "hold"
+
+
 # ---- waiting ----
 
 
@@ -294,7 +301,9 @@ def test_a_window_that_nothing_is_known_of_counts_as_one_of_need() -> None:
 
 def test_a_clock_set_back_costs_one_cooldown_at_most() -> None:
     story = Story(target_of(cooldown=300), ScaleHistory(desired=4, up_ns=T0 + 10**6 * S))
-    assert story.at(0, 4, 90.0).limited_by == ("cooldown",)
+    first = story.at(0, 4, 90.0)
+    assert first.limited_by == ("cooldown",)
+    assert first.reason.endswith("the cooldown lasts for another 300 s")
     assert story.at(300, 4, 90.0).action == "up"
 
 
@@ -329,9 +338,7 @@ def readings(draw: st.DrawFn, signals: tuple[Signal, ...], now_s: int) -> tuple[
         value = draw(st.none() | SHARES.map(lambda share, up=signal.up: share * up))
         age_s = draw(st.sampled_from([0, 0, 0, 10, 120, 121]))
         if draw(st.integers(0, 9)):
-            found.append(
-                SignalReading(signal.kind, value, T0 + (now_s - age_s) * S, draw(st.integers(0, 9)) == 0)
-            )
+            found.append(SignalReading(signal.kind, value, T0 + (now_s - age_s) * S, draw(st.integers(0, 9)) == 0))
     return tuple(draw(st.permutations(found)))
 
 
@@ -368,9 +375,7 @@ def test_decisions_are_those_of_the_oracle(story: tuple[ScaleTarget, list[tuple[
 
 @settings(deadline=None, max_examples=200)
 @given(stories(), st.randoms(use_true_random=False))
-def test_invariants_of_every_decision(
-    story: tuple[ScaleTarget, list[tuple[int, Observed]]], random: Any
-) -> None:
+def test_invariants_of_every_decision(story: tuple[ScaleTarget, list[tuple[int, Observed]]], random: Any) -> None:
     target, ticks = story
     history = ScaleHistory()
     for now_s, observed in ticks:
@@ -456,9 +461,7 @@ def test_following_a_decision_under_the_same_load_leads_to_rest(
 
 def test_two_signals_of_one_kind_take_their_readings_in_order() -> None:
     signals = (Signal(kind="queue", metric="a", up=10.0, down=2.0), Signal(kind="queue", metric="b"))
-    decision = Story(target_of(*signals)).at(
-        0, 4, SignalReading("queue", 12.0, T0), SignalReading("queue", 50.0, T0)
-    )
+    decision = Story(target_of(*signals)).at(0, 4, SignalReading("queue", 12.0, T0), SignalReading("queue", 50.0, T0))
     assert [(found.metric, found.value, found.proposes) for found in decision.inputs] == [
         ("a", 12.0, "up"),
         ("b", 50.0, "hold"),

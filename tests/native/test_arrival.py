@@ -14,9 +14,7 @@ from tests.oracles.cells import CELLS, TIMES
 
 FEW = settings(max_examples=150, deadline=None)
 TAGSETS = 5
-BATCHES = st.lists(
-    st.lists(st.tuples(st.integers(0, TAGSETS - 1), TIMES, CELLS), max_size=25), min_size=1, max_size=3
-)
+BATCHES = st.lists(st.lists(st.tuples(st.integers(0, TAGSETS - 1), TIMES, CELLS), max_size=25), min_size=1, max_size=3)
 NEVER = np.iinfo(np.int64).min
 
 
@@ -62,9 +60,7 @@ def test_update_latest_equals_its_twin(batches: list[list[tuple[int, int, int]]]
 
 def test_a_duplicate_is_late_and_a_rise_is_not() -> None:
     last = np.array([10, NEVER], np.int64)
-    late, mask = arrival.split_late(
-        np.array([0, 0, 1, 0, 0], np.int32), np.array([10, 11, 3, 11, 12], np.int64), last
-    )
+    late, mask = arrival.split_late(np.array([0, 0, 1, 0, 0], np.int32), np.array([10, 11, 3, 11, 12], np.int64), last)
     assert late == 2
     assert mask is not None
     assert mask.tolist() == [True, False, False, True, False]
@@ -74,9 +70,7 @@ def test_a_duplicate_is_late_and_a_rise_is_not() -> None:
 def test_absent_is_no_sample_and_a_stale_marker_is_one() -> None:
     times, values = np.full(1, NEVER, np.int64), np.zeros(1)
     column = np.array([np.float64(2.5).view(np.uint64), 0x7FF0000000000002, ABSENT_BITS], np.uint64)
-    arrival.update_latest(
-        np.zeros(3, np.int32), np.array([1, 2, 3], np.int64), column.view(np.float64), times, values
-    )
+    arrival.update_latest(np.zeros(3, np.int32), np.array([1, 2, 3], np.int64), column.view(np.float64), times, values)
     assert times.tolist() == [2]
     assert values.view(np.uint64).tolist() == [0x7FF0000000000002]
 

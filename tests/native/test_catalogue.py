@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +123,13 @@ def test_frozen_definitions() -> None:
     assert catalogue.definitions((2, 1, 2), (2, 2, 2)) == bytes.fromhex(
         "01 02000000 00000000 01000000 01000000 01000000 0000 0100 61 02000000 00000000"
     )
+
+
+def test_the_format_page_shows_the_frozen_definitions() -> None:
+    page = Path(__file__).parents[2] / "docs/formats/catalogue.md"
+    example = page.read_text().partition("## Example")[2].partition("## Applying")[0]
+    lines = [line.strip() for line in example.splitlines() if line.startswith("    ")]
+    assert bytes.fromhex("".join(re.split("  +", line)[0] for line in lines)) == VECTOR
 
 
 def test_no_definitions_are_no_bytes() -> None:

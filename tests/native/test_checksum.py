@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -24,48 +25,48 @@ VECTORS = [
 
 @BOTH
 @pytest.mark.parametrize(("data", "want"), VECTORS)
-def test_published_vectors(function, data, want):
+def test_published_vectors(function: Callable[..., int], data: bytes, want: int) -> None:
     assert function(data) == want
 
 
 @BOTH
 @given(data=st.binary(max_size=300), start=st.integers(0, 2**32 - 1))
 @settings(max_examples=100, deadline=None)
-def test_equals_the_definition(function, data, start):
+def test_equals_the_definition(function: Callable[..., int], data: bytes, start: int) -> None:
     assert function(data, start) == oracle.crc32c(data, start)
 
 
 @BOTH
 @given(data=st.binary(max_size=300), cut=st.integers(0, 300))
 @settings(max_examples=50, deadline=None)
-def test_continues(function, data, cut):
+def test_continues(function: Callable[..., int], data: bytes, cut: int) -> None:
     assert function(data[cut:], function(data[:cut])) == function(data)
 
 
 @given(start=st.integers(0, 9), length=st.integers(0, 40))
 @settings(max_examples=50, deadline=None)
-def test_any_alignment(start, length):
+def test_any_alignment(start: int, length: int) -> None:
     data = bytes(range(60))
     assert crc32c(memoryview(data)[start : start + length]) == oracle.crc32c(data[start : start + length])
 
 
-def test_large_input_without_the_gil_gives_the_same():
+def test_large_input_without_the_gil_gives_the_same() -> None:
     data = bytes(range(256)) * 4096
     assert crc32c(data) == crc32c_portable(data)
 
 
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview], ids=lambda wrap: wrap.__name__)
-def test_accepts_any_buffer(wrap):
+def test_accepts_any_buffer(wrap: type) -> None:
     assert crc32c(wrap(b"123456789")) == 0xE3069283
 
 
-def test_accepts_a_map():
+def test_accepts_a_map() -> None:
     with mmap.mmap(-1, 9) as memory:
         memory.write(b"123456789")
         assert crc32c(memory) == 0xE3069283
 
 
-def test_refuses_what_is_not_a_buffer():
+def test_refuses_what_is_not_a_buffer() -> None:
     with pytest.raises(TypeError):
         crc32c("text")  # type: ignore[arg-type]
     with pytest.raises(BufferError):

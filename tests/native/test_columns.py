@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -118,7 +123,7 @@ FLOAT_VECTORS = [
 
 
 @pytest.mark.parametrize(("values", "want"), INTEGER_VECTORS)
-def test_frozen_integer_columns(values, want):
+def test_frozen_integer_columns(values: list[Any], want: Any) -> None:
     assert oracle.pack_integers(values).hex() == want
     assert pack_int64(np.array(values, dtype=np.int64)).hex() == want
     out = np.empty(len(values), dtype=np.int64)
@@ -127,7 +132,7 @@ def test_frozen_integer_columns(values, want):
 
 
 @pytest.mark.parametrize(("values", "want"), FLOAT_VECTORS)
-def test_frozen_float_columns(values, want):
+def test_frozen_float_columns(values: list[Any], want: Any) -> None:
     column = np.array(values, dtype=np.float64)
     assert oracle.pack_floats(values).hex() == want
     assert pack_float64(column).hex() == want
@@ -136,11 +141,18 @@ def test_frozen_float_columns(values, want):
     assert bits(out) == bits(column)
 
 
-def test_the_vectors_cover_every_mode():
+def test_the_vectors_cover_every_mode() -> None:
     integer_modes = {vector[:2] for _, vector in INTEGER_VECTORS}
     assert integer_modes == {"00", "01", "02", "08", "11", "12", "14", "21", "22", "24", "31", "32", "34"}
     float_modes = {vector[:2] for _, vector in FLOAT_VECTORS}
     assert float_modes == {"80", "81", "90", "92", "96", "9f", "a0", "a1", "af"}
+
+
+def test_the_format_page_shows_bytes_that_are_so() -> None:
+    page = Path(__file__).parents[2] / "docs" / "formats" / "wal.md"
+    shown = re.findall(r"^    \S.*? {3,}((?:[0-9a-f]{2} )+[0-9a-f]{2})$", page.read_text(), re.MULTILINE)
+    assert len(shown) == 7
+    assert {example.replace(" ", "") for example in shown} <= {vector for _, vector in INTEGER_VECTORS + FLOAT_VECTORS}
 
 
 # Packing gives the oracle's bytes, unpacking gives back the bits
@@ -148,7 +160,7 @@ def test_the_vectors_cover_every_mode():
 
 @given(values=INTEGER_COLUMNS, before=st.binary(max_size=3))
 @settings(max_examples=400, deadline=None)
-def test_int64_round_trip(values, before):
+def test_int64_round_trip(values: list[Any], before: bytes) -> None:
     packed = pack_int64(np.array(values, dtype=np.int64))
     assert packed == oracle.pack_integers(values)
     assert len(packed) <= 22 + 8 * len(values)
@@ -160,7 +172,7 @@ def test_int64_round_trip(values, before):
 
 @given(values=st.lists(st.integers(-(2**31), 2**31 - 1) | st.integers(0, 300), max_size=40))
 @settings(max_examples=100, deadline=None)
-def test_int32_round_trip(values):
+def test_int32_round_trip(values: list[Any]) -> None:
     column = np.array(values, dtype=np.int32)
     packed = pack_int32(column)
     assert packed == pack_int64(column.astype(np.int64))
@@ -171,7 +183,7 @@ def test_int32_round_trip(values):
 
 @given(cells=FLOAT_COLUMNS, before=st.binary(max_size=3))
 @settings(max_examples=500, deadline=None)
-def test_float64_round_trip(cells, before):
+def test_float64_round_trip(cells: list[int], before: bytes) -> None:
     column = floats(cells)
     packed = pack_float64(column)
     assert packed == oracle.pack_floats(column.tolist())
@@ -183,7 +195,7 @@ def test_float64_round_trip(cells, before):
 
 @pytest.mark.parametrize("position", [0, 1, 254, 255, 256, 257, 511, 512, 4095, 4999])
 @pytest.mark.parametrize("cell", [0.5, 0.0625, 1 / 3, -0.0, ABSENT, float("nan")])
-def test_one_odd_cell_in_a_long_column(position, cell):
+def test_one_odd_cell_in_a_long_column(position: int, cell: float) -> None:
     column = np.arange(5000, dtype=np.float64) % 97
     column[position] = cell
     packed = pack_float64(column)
@@ -193,7 +205,7 @@ def test_one_odd_cell_in_a_long_column(position, cell):
     assert bits(out) == bits(column)
 
 
-def test_long_columns_without_the_gil():
+def test_long_columns_without_the_gil() -> None:
     rng = np.random.default_rng(20_240_101)
     times = 1_700_000_000_000_000_000 + np.repeat(np.arange(500, dtype=np.int64) * 10**10, 100)
     packed = pack_int64(times)
@@ -203,9 +215,9 @@ def test_long_columns_without_the_gil():
     assert np.array_equal(out, times)
     for column in (rng.integers(0, 101, 50_000) / 100, rng.random(50_000), rng.normal(size=50_000).round(3)):
         column[rng.random(50_000) < 0.3] = ABSENT
-        out = np.empty_like(column)
-        unpack_float64(pack_float64(column), 0, out)
-        assert bits(out) == bits(column)
+        unpacked = np.empty_like(column)
+        unpack_float64(pack_float64(column), 0, unpacked)
+        assert bits(unpacked) == bits(column)
 
 
 @given(
@@ -214,10 +226,8 @@ def test_long_columns_without_the_gil():
     data=st.data(),
 )
 @settings(max_examples=100, deadline=None)
-def test_rows_are_the_columns_one_after_the_other(rows, fields, data):
-    ids = np.array(
-        data.draw(st.lists(st.integers(0, 2**31 - 1), min_size=rows, max_size=rows)), dtype=np.int32
-    )
+def test_rows_are_the_columns_one_after_the_other(rows: int, fields: int, data: st.DataObject) -> None:
+    ids = np.array(data.draw(st.lists(st.integers(0, 2**31 - 1), min_size=rows, max_size=rows)), dtype=np.int32)
     times = np.array(data.draw(st.lists(INT64S, min_size=rows, max_size=rows)), dtype=np.int64)
     cells = data.draw(st.lists(ANY_CELLS, min_size=rows * fields, max_size=rows * fields))
     values = floats(cells).reshape(fields, rows)
@@ -230,7 +240,7 @@ def test_rows_are_the_columns_one_after_the_other(rows, fields, data):
     assert np.array_equal(got[2].view(np.uint64), values.view(np.uint64))
 
 
-def test_rows_of_a_larger_matrix_are_packed_in_place():
+def test_rows_of_a_larger_matrix_are_packed_in_place() -> None:
     matrix = np.arange(60, dtype=np.float64).reshape(6, 10)
     part = matrix[::2, 3:8]
     ids, times = np.arange(5, dtype=np.int32), np.arange(5, dtype=np.int64)
@@ -248,20 +258,21 @@ def test_rows_of_a_larger_matrix_are_packed_in_place():
 def unpack_both(data: bytes, rows: int, kind: str) -> None:
     """Unpack with the native code and the oracle: the same values, or ValueError from both."""
     source = oracle.Source(data)
+    want: list[int] | None
     try:
-        want = (
-            oracle.unpack_floats(source, rows) if kind == "float64" else oracle.unpack_integers(source, rows)
-        )
+        want = oracle.unpack_floats(source, rows) if kind == "float64" else oracle.unpack_integers(source, rows)
         if kind == "int32" and any(not -(2**31) <= value < 2**31 for value in want):
             want = None
     except ValueError:
         want = None
     out = np.empty(rows, dtype=kind)
-    function = {"float64": unpack_float64, "int64": unpack_int64, "int32": unpack_int32}[kind]
+    function: Callable[[bytes, int, Any], int] = {
+        "float64": unpack_float64,
+        "int64": unpack_int64,
+        "int32": unpack_int32,
+    }[kind]  # type: ignore[assignment]
     if want is None:
-        with pytest.raises(
-            ValueError, match=r"cannot unpack a column: got .*, want .* \((before )?offset \d+\)"
-        ):
+        with pytest.raises(ValueError, match=r"cannot unpack a column: got .*, want .* \((before )?offset \d+\)"):
             function(data, 0, out)
     else:
         assert function(data, 0, out) == source.offset
@@ -270,19 +281,18 @@ def unpack_both(data: bytes, rows: int, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["float64", "int64", "int32"])
 @given(
-    mode=st.sampled_from([int(vector[:2], 16) for _, vector in INTEGER_VECTORS + FLOAT_VECTORS])
-    | st.integers(0, 255),
+    mode=st.sampled_from([int(vector[:2], 16) for _, vector in INTEGER_VECTORS + FLOAT_VECTORS]) | st.integers(0, 255),
     rest=st.binary(max_size=80),
     rows=st.integers(0, 20),
 )
 @settings(max_examples=400, deadline=None)
-def test_random_bytes_decode_as_the_oracle_or_are_refused(kind, mode, rest, rows):
+def test_random_bytes_decode_as_the_oracle_or_are_refused(kind: str, mode: int, rest: bytes, rows: int) -> None:
     unpack_both(bytes([mode]) + rest, rows, kind)
 
 
 @given(cells=FLOAT_COLUMNS, data=st.data())
 @settings(max_examples=300, deadline=None)
-def test_damaged_float_columns_decode_as_the_oracle_or_are_refused(cells, data):
+def test_damaged_float_columns_decode_as_the_oracle_or_are_refused(cells: list[int], data: st.DataObject) -> None:
     packed = bytearray(pack_float64(floats(cells)))
     bit = data.draw(st.integers(0, 8 * len(packed) - 1))
     packed[bit // 8] ^= 1 << bit % 8
@@ -293,7 +303,7 @@ def test_damaged_float_columns_decode_as_the_oracle_or_are_refused(cells, data):
 
 @given(values=INTEGER_COLUMNS, data=st.data())
 @settings(max_examples=300, deadline=None)
-def test_damaged_integer_columns_decode_as_the_oracle_or_are_refused(values, data):
+def test_damaged_integer_columns_decode_as_the_oracle_or_are_refused(values: list[Any], data: st.DataObject) -> None:
     packed = bytearray(pack_int64(np.array(values, dtype=np.int64)))
     bit = data.draw(st.integers(0, 8 * len(packed) - 1))
     packed[bit // 8] ^= 1 << bit % 8
@@ -302,7 +312,7 @@ def test_damaged_integer_columns_decode_as_the_oracle_or_are_refused(values, dat
 
 
 @pytest.mark.parametrize(("values", "packed"), [vector for vector in INTEGER_VECTORS if len(vector[1]) > 2])
-def test_integer_columns_cut_at_every_byte(values, packed):
+def test_integer_columns_cut_at_every_byte(values: list[Any], packed: str) -> None:
     data = bytes.fromhex(packed)
     for cut in range(len(data)):
         with pytest.raises(ValueError, match=r"got \d+ bytes, want \d+ \(offset \d+\)"):
@@ -310,7 +320,7 @@ def test_integer_columns_cut_at_every_byte(values, packed):
 
 
 @pytest.mark.parametrize(("values", "packed"), FLOAT_VECTORS)
-def test_float_columns_cut_at_every_byte(values, packed):
+def test_float_columns_cut_at_every_byte(values: list[Any], packed: str) -> None:
     data = bytes.fromhex(packed)
     for cut in range(len(data)):
         with pytest.raises(ValueError, match=r"got \d+ bytes, want \d+ \(offset \d+\)"):
@@ -328,7 +338,7 @@ def test_float_columns_cut_at_every_byte(values, packed):
         ("0180808080" + "20", 2, "got a number beyond 32 bits, want an int32 (before offset 6)"),
     ],
 )
-def test_integer_complaints_say_what_and_where(packed, rows, message):
+def test_integer_complaints_say_what_and_where(packed: str, rows: int, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         unpack_int32(bytes.fromhex(packed), 0, np.empty(rows, dtype=np.int32))
     assert str(caught.value) == f"cannot unpack a column: {message}"
@@ -344,13 +354,13 @@ def test_integer_complaints_say_what_and_where(packed, rows, message):
         ("9000", 3, "got mode 0x00, want one that suits the column and its row count (before offset 2)"),
     ],
 )
-def test_float_complaints_say_what_and_where(packed, rows, message):
+def test_float_complaints_say_what_and_where(packed: str, rows: int, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         unpack_float64(bytes.fromhex(packed), 0, np.empty(rows))
     assert str(caught.value) == f"cannot unpack a column: {message}"
 
 
-def test_rows_complaints():
+def test_rows_complaints() -> None:
     ids, times, values = np.zeros(3, np.int32), np.zeros(3, np.int64), np.zeros((2, 3))
     packed = pack_rows(ids, times, values)
     for cut in range(len(packed)):
@@ -367,12 +377,12 @@ def test_rows_complaints():
 # Arrays that do not fit
 
 
-def read_only(array):
+def read_only(array: Any) -> Any:
     array.flags.writeable = False
     return array
 
 
-def test_reads_read_only_arrays_and_writes_none():
+def test_reads_read_only_arrays_and_writes_none() -> None:
     column = read_only(np.array([1.0, 2.5]))
     packed = pack_float64(column)
     assert unpack_float64(memoryview(packed), 0, np.empty(2)) == len(packed)
@@ -407,12 +417,14 @@ def at_odd_address(rows: int) -> FloatArray:
         (is_absent, 1.0, TypeError, "got float, want a float64 array"),
     ],
 )
-def test_refuses_arrays_of_another_shape_or_kind(function, array, error, message):
+def test_refuses_arrays_of_another_shape_or_kind(
+    function: Callable[[Any], object], array: Any, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         function(array)
 
 
-def test_accepts_every_name_of_int64():
+def test_accepts_every_name_of_int64() -> None:
     for kind in (np.int64, np.longlong, "<i8", "l", "q"):
         assert pack_int64(np.array([5, 5], dtype=kind)).hex() == "010a"
 
@@ -420,16 +432,14 @@ def test_accepts_every_name_of_int64():
 # Absence and decimals
 
 
-def test_absent_is_one_bit_pattern_and_a_nan():
+def test_absent_is_one_bit_pattern_and_a_nan() -> None:
     assert ABSENT != ABSENT
     assert ABSENT_BITS == oracle.ABSENT_BITS == bits(np.array([ABSENT]))[0]
-    cells = floats(
-        [ABSENT_BITS, STALE_BITS, NEGATIVE_NAN_BITS, ABSENT_BITS | 1 << 63, oracle.bits_of(float("nan"))]
-    )
+    cells = floats([ABSENT_BITS, STALE_BITS, NEGATIVE_NAN_BITS, ABSENT_BITS | 1 << 63, oracle.bits_of(float("nan"))])
     assert is_absent(cells).tolist() == [True, False, False, False, False]
 
 
-def test_absent_cells_are_found_in_any_layout():
+def test_absent_cells_are_found_in_any_layout() -> None:
     matrix = np.arange(12, dtype=np.float64).reshape(3, 4)
     matrix[1, 2] = ABSENT
     assert is_absent(matrix).tolist() == (np.arange(12) == 6).reshape(3, 4).tolist()
@@ -441,7 +451,7 @@ def test_absent_cells_are_found_in_any_layout():
 
 @given(cells=FLOAT_COLUMNS, most=st.integers(0, 15))
 @settings(max_examples=300, deadline=None)
-def test_decimals_as_the_oracle(cells, most):
+def test_decimals_as_the_oracle(cells: list[int], most: int) -> None:
     column = floats(cells)
     assert decimals_of(column, most) == oracle.decimals_of(column.tolist(), most)
 
@@ -463,12 +473,12 @@ def test_decimals_as_the_oracle(cells, most):
         ([0.1 + 0.2], -1),
     ],
 )
-def test_decimals(values, want):
+def test_decimals(values: list[Any], want: Any) -> None:
     assert decimals_of(np.array(values, dtype=np.float64)) == want
 
 
 @pytest.mark.parametrize("position", [0, 255, 256, 600])
-def test_decimals_of_a_long_column_with_absent_cells(position):
+def test_decimals_of_a_long_column_with_absent_cells(position: int) -> None:
     column = np.arange(601, dtype=np.float64)
     column[::3] = ABSENT
     column[position] = 0.25
@@ -479,31 +489,25 @@ def test_decimals_of_a_long_column_with_absent_cells(position):
 
 @given(cells=FLOAT_COLUMNS)
 @settings(max_examples=200, deadline=None)
-def test_scaling(cells):
+def test_scaling(cells: list[int]) -> None:
     column = floats(cells)
     decimals = decimals_of(column)
     scaled = np.full(len(cells), 99, dtype=np.int64)
     valid = np.full(len(cells), 9, dtype=np.uint8)
     if decimals < 0:
-        with pytest.raises(
-            ValueError, match=r"cannot scale a column: got .* at row \d+, want a value with at most 6"
-        ):
+        with pytest.raises(ValueError, match=r"cannot scale a column: got .* at row \d+, want a value with at most 6"):
             scale_to_int64(column, 6, scaled, valid)
         return
     scale_to_int64(column, decimals, scaled, valid)
     assert valid.tolist() == (~is_absent(column)).astype(int).tolist()
-    want = [
-        0 if cell == ABSENT_BITS else oracle.exact_integer(oracle.value_of(cell), decimals) for cell in cells
-    ]
+    want = [0 if cell == ABSENT_BITS else oracle.exact_integer(oracle.value_of(cell), decimals) for cell in cells]
     assert scaled.tolist() == want
 
 
-def test_scaling_refuses_what_does_not_fit_together():
+def test_scaling_refuses_what_does_not_fit_together() -> None:
     column = np.array([1.0, 2.0])
     integers, valid = np.empty(2, np.int64), np.empty(2, np.uint8)
-    with pytest.raises(
-        ValueError, match="got 2 values, room for 2 integers and 1 marks, want the same number"
-    ):
+    with pytest.raises(ValueError, match="got 2 values, room for 2 integers and 1 marks, want the same number"):
         scale_to_int64(column, 0, integers, valid[:1])
     with pytest.raises(ValueError, match=r"got 16 decimals, want 0..15"):
         scale_to_int64(column, 16, integers, valid)

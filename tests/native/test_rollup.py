@@ -1,4 +1,4 @@
-"""native.rollup against its twin: bucket arithmetic, NaNs, resets, merging upward, and what is refused."""
+"""native.rollup against its twin: bucket arithmetic, NaNs, resets, touched buckets, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,32 +10,13 @@ from hypothesis import strategies as st
 from native import rollup
 from native.sorting import sort_and_merge
 from tests.oracles import rollup as oracle
-from tests.oracles.cells import TAGSETS, TIMES, RowArrays, row_arrays
+from tests.oracles.cells import TAGSETS, TIMES, RowArrays, frozen, row_arrays
+from tests.oracles.rollup import same_columns
 
 FEW = settings(max_examples=150, deadline=None)
 WIDTHS = st.sampled_from((1, 7, 1_000_000_000, 60_000_000_000, 86_400_000_000_000))
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
-
-
-def same_columns(got: object, want: dict[str, np.ndarray]) -> None:
-    """Compare every column bit for bit, except that one NaN (of inf - inf) is as good as another."""
-    for name, column in want.items():
-        array = getattr(got, name)
-        assert array.dtype == column.dtype, name
-        assert array.shape == column.shape, name
-        if array.dtype == np.float64:
-            both_nan = np.isnan(array) & np.isnan(column)
-            same = array.view(np.uint64) == column.view(np.uint64)
-            assert (same | both_nan).all(), (name, array, column)
-        else:
-            assert array.tolist() == column.tolist(), name
-
-
-def frozen(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    for array in arrays:
-        array.flags.writeable = False
-    return arrays
 
 
 def one_series(*samples: tuple[int, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -52,55 +33,11 @@ def one_series(*samples: tuple[int, float]) -> tuple[np.ndarray, np.ndarray, np.
 def test_aggregate_equals_its_twin(rows: RowArrays, width: int, origin: int, data: st.DataObject) -> None:
     ids, times, values = frozen(*sort_and_merge(*rows))
     fields = len(values)
-    numbers = data.draw(
-        st.lists(st.integers(0, 65_535), min_size=fields, max_size=fields, unique=True).map(sorted)
-    )
+    numbers = data.draw(st.lists(st.integers(0, 65_535), min_size=fields, max_size=fields, unique=True).map(sorted))
     field_ids = np.array(numbers, np.int32)
     got = rollup.aggregate(ids, times, values, field_ids, width, origin)
     same_columns(got, oracle.aggregate(ids, times, values, field_ids, width, origin))
     assert len(got) == len(got.increases)
-
-
-@FEW
-@given(row_arrays(max_fields=2), st.sampled_from((1, 3, 10)), st.randoms(use_true_random=False))
-def test_merge_equals_its_twin_in_any_order(rows: RowArrays, factor: int, random: object) -> None:
-    ids, times, values = sort_and_merge(*rows)
-    field_ids = np.arange(len(values), dtype=np.int32)
-    narrow = oracle.aggregate(ids, times, values, field_ids, SECOND)
-    want = oracle.merge_buckets(narrow, factor * SECOND)
-    order = np.arange(len(narrow["times"]))
-    random.shuffle(order)  # type: ignore[attr-defined]
-    for position in (slice(None), order):
-        given_columns = frozen(*(np.ascontiguousarray(narrow[name][position]) for name in oracle.COLUMNS))
-        same_columns(rollup.merge_buckets(*given_columns, factor * SECOND), want)
-
-
-@FEW
-@given(row_arrays(max_fields=1), st.sampled_from((2, 60)))
-def test_merging_whole_numbers_is_aggregating_wider(rows: RowArrays, factor: int) -> None:
-    ids, times, values = sort_and_merge(*rows)
-    values = np.where(np.isfinite(values), np.trunc(np.clip(values, -(2.0**31), 2.0**31)), np.nan)
-    field_ids = np.arange(len(values), dtype=np.int32)
-    narrow = rollup.aggregate(ids, times, values, field_ids, SECOND)
-    merged = rollup.merge_buckets(*(getattr(narrow, name) for name in oracle.COLUMNS), factor * SECOND)
-    wide = oracle.aggregate(ids, times, values, field_ids, factor * SECOND)
-    for name in oracle.COLUMNS:
-        assert getattr(merged, name).tolist() == wide[name].tolist(), name
-
-
-def test_merging_runs_as_flushes_leave_them() -> None:
-    series = np.tile(np.arange(200, dtype=np.int64) << 16, 30)
-    times = np.repeat(np.arange(30, dtype=np.int64) * MINUTE, 200)
-    numbers = np.random.default_rng(5).random((5, 6_000))
-    columns = dict(
-        zip(
-            oracle.COLUMNS,
-            (series, times, np.ones(6_000, np.int64), *numbers, times, times + 1),
-            strict=True,
-        )
-    )
-    got = rollup.merge_buckets(*columns.values(), 5 * MINUTE)
-    same_columns(got, oracle.merge_buckets(columns, 5 * MINUTE))
 
 
 def test_a_counter_reset_adds_the_new_value() -> None:
@@ -152,8 +89,6 @@ def test_no_rows_no_fields() -> None:
         np.zeros(1, np.int32), np.zeros(1, np.int64), np.empty((0, 1)), np.empty(0, np.int32), 60
     )
     assert len(no_fields) == 0
-    merged = rollup.merge_buckets(*(getattr(empty, name) for name in oracle.COLUMNS), 60)
-    assert len(merged) == 0
 
 
 @FEW
@@ -178,9 +113,7 @@ def test_touched_buckets_outgrow_their_table() -> None:
 
 
 @FEW
-@given(
-    row_arrays(max_fields=0, max_rows=60), WIDTHS, st.lists(st.tuples(TAGSETS, TIMES), max_size=20), st.data()
-)
+@given(row_arrays(max_fields=0, max_rows=60), WIDTHS, st.lists(st.tuples(TAGSETS, TIMES), max_size=20), st.data())
 def test_select_buckets_equals_its_twin(
     rows: RowArrays, width: int, others: list[tuple[int, int]], data: st.DataObject
 ) -> None:
@@ -233,17 +166,6 @@ IDS, TIMES2, FIELDS = np.zeros(2, np.int32), np.array([0, 1], np.int64), np.zero
 def test_aggregate_refuses(arguments: tuple, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         rollup.aggregate(*arguments)
-
-
-def test_merge_refuses_a_bucket_given_twice() -> None:
-    columns = [
-        np.zeros(2, np.int64) if name not in oracle.FLOAT_COLUMNS else np.zeros(2) for name in oracle.COLUMNS
-    ]
-    with pytest.raises(ValueError, match="got series 0 at 0 ns twice"):
-        rollup.merge_buckets(*columns, 60)
-    columns[3] = np.zeros(3)
-    with pytest.raises(ValueError, match="sums: got 3 rows, want 2 as in series_ids"):
-        rollup.merge_buckets(*columns, 60)
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,7 @@ def test_one_tag_set(times: list[int]) -> None:
     [
         pytest.param(np.arange(50), 10_000, id="counting, times go back"),
         pytest.param(np.arange(2), 20, id="mostly duplicates"),
-        pytest.param(
-            np.random.default_rng(0).integers(-(2**31), 2**31, 500), 10_000, id="radix, three digits"
-        ),
+        pytest.param(np.random.default_rng(0).integers(-(2**31), 2**31, 500), 10_000, id="radix, three digits"),
         pytest.param(np.arange(40) * 200_000, 100, id="radix, few far apart"),
         pytest.param(np.array([-(2**31), 2**31 - 1]), 5, id="both ends of int32"),
     ],
@@ -116,9 +114,7 @@ def test_thousands_of_rows(seed: int, tagsets: np.ndarray, times: int) -> None:
 @pytest.mark.parametrize("runs", [1, 2, 3, 5, 16, 17, 100, 700])
 def test_time_runs_of_one_tag_set(runs: int) -> None:
     # Current data behind late data: ascending stretches, which the sort merges instead of sorting.
-    times = np.concatenate([np.arange(0, 4_000, runs) + run for run in reversed(range(runs))]).astype(
-        np.int64
-    )
+    times = np.concatenate([np.arange(0, 4_000, runs) + run for run in reversed(range(runs))]).astype(np.int64)
     ids = np.zeros(len(times), np.int32)
     assert sorting.sort_order(ids, times).tolist() == oracle.sort_order(ids, times).tolist()
 

@@ -17,9 +17,7 @@ NAN_BITS = (
 RowArrays = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 #: Tag set numbers: dense, and far apart up to both ends of int32.
-TAGSETS = st.one_of(
-    st.integers(0, 4), st.integers(0, 2**31 - 1), st.sampled_from((0, 7, 65_536, 2_000_003, 2**31 - 1))
-)
+TAGSETS = st.one_of(st.integers(0, 4), st.integers(0, 2**31 - 1), st.sampled_from((0, 7, 65_536, 2_000_003, 2**31 - 1)))
 #: Seconds around 1970 with a few nanoseconds, so that buckets repeat, and times of our days.
 TIMES = st.one_of(
     st.integers(-6, 6).map(lambda seconds: seconds * 1_000_000_000),
@@ -37,6 +35,13 @@ CELLS = st.one_of(
 )
 
 
+def frozen(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the arrays made read-only: native loops must take them as they are."""
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
+
+
 @st.composite
 def row_arrays(draw: st.DrawFn, *, max_fields: int = 3, max_rows: int = 40) -> RowArrays:
     """Return (int32[n], int64[n], float64[k, n]), read-only, in no order and with duplicates."""
@@ -48,6 +53,5 @@ def row_arrays(draw: st.DrawFn, *, max_fields: int = 3, max_rows: int = 40) -> R
     for position, row in enumerate(rows):
         cells[:, position] = row[2:]
     values = cells.view(np.float64)
-    for array in (ids, times, values):
-        array.flags.writeable = False
+    frozen(ids, times, values)
     return ids, times, values

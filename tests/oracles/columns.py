@@ -63,9 +63,7 @@ def pack_integers(values: list[int]) -> bytes:
         multiple_width = width_of(span // unit)
         if multiple_width < width:
             head = bytes([0x20 | multiple_width]) + zigzag(smallest) + varint(unit)
-            return head + b"".join(
-                ((value - smallest) // unit).to_bytes(multiple_width, "little") for value in values
-            )
+            return head + b"".join(((value - smallest) // unit).to_bytes(multiple_width, "little") for value in values)
     if width == 8:
         return b"\x08" + b"".join((value & MASK).to_bytes(8, "little") for value in values)
     if offset_width == width:

@@ -8,9 +8,7 @@ import numpy.typing as npt
 from tests.oracles.rollup import COLUMNS, as_columns, bucket_start
 
 
-def merge_buckets(
-    columns: dict[str, npt.NDArray[np.generic]], width_ns: int
-) -> dict[str, npt.NDArray[np.generic]]:
+def merge_buckets(columns: dict[str, npt.NDArray[np.generic]], width_ns: int) -> dict[str, npt.NDArray[np.generic]]:
     narrow = sorted(zip(*(columns[name].tolist() for name in COLUMNS), strict=True), key=lambda row: row[:2])
     merged: dict[tuple[int, int], list[float]] = {}
     for series, time, count, total, smallest, largest, first, last, first_time, last_time in narrow:

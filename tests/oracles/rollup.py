@@ -36,9 +36,7 @@ def rise(value: float, previous: float) -> float:
 def as_columns(rows: Iterable[Sequence[float]], names: Sequence[str]) -> dict[str, npt.NDArray[np.generic]]:
     listed = list(rows)
     return {
-        name: np.array(
-            [row[position] for row in listed], dtype=np.float64 if name in FLOAT_COLUMNS else np.int64
-        )
+        name: np.array([row[position] for row in listed], dtype=np.float64 if name in FLOAT_COLUMNS else np.int64)
         for position, name in enumerate(names)
     }
 
@@ -116,3 +114,17 @@ def select_buckets(
         ],
         dtype=np.bool_,
     )
+
+
+def same_columns(got: object, want: dict[str, np.ndarray]) -> None:
+    """Compare every column bit for bit, except that one NaN (of inf - inf) is as good as another."""
+    for name, column in want.items():
+        array = getattr(got, name)
+        assert array.dtype == column.dtype, name
+        assert array.shape == column.shape, name
+        if array.dtype == np.float64:
+            both_nan = np.isnan(array) & np.isnan(column)
+            same = array.view(np.uint64) == column.view(np.uint64)
+            assert (same | both_nan).all(), (name, array, column)
+        else:
+            assert array.tolist() == column.tolist(), name

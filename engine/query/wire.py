@@ -1,0 +1,178 @@
+"""Frames and messages between the main process and the query process.
+
+A frame is u32 message bytes | u32 attachment bytes (both little-endian) | message (msgpack) | attachment.  Large things
+(answers, rollup buckets, definitions) travel as attachments, so that they are neither packed nor unpacked.  The socket
+carries them faster than files in shared memory did: 200 MB took 0.16 s against 0.25 s, 20 kB 0.03 ms against 0.06 ms.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import msgspec
+
+from engine import errors
+from engine.query.sources import JsonScalar, Needed, SqlRequest
+
+_HEADER = struct.Struct("<II")
+
+
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """First message to the worker.  ``path`` None: tiers in memory only."""
+
+    path: str | None
+    memory_limit_bytes: int
+    threads: int
+    pooled_tables: tuple[str, ...]
+    parent_pid: int
+
+
+class Define(msgspec.Struct, frozen=True, tag=True):
+    """Native catalogue definitions, in the attachment.  Has no reply: what they are for fails if they do."""
+
+
+class AskNeeded(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    sql: str
+    parameters: list[JsonScalar]
+
+
+class RunSql(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    request: SqlRequest
+
+
+class Flush(msgspec.Struct, frozen=True, tag=True):
+    """Attachment: the Arrow stream of the buckets, ``buckets_bytes`` long, then that of the dirty list."""
+
+    id: int
+    sequence: int
+    buckets_bytes: int
+
+
+class ReadRows(msgspec.Struct, frozen=True, tag=True):
+    """Attachment: int64 series identifiers, when ``selected``."""
+
+    id: int
+    tier: str
+    start_ns: int
+    end_ns: int
+    selected: bool
+
+
+class AskWatermark(msgspec.Struct, frozen=True, tag=True):
+    id: int
+
+
+class Retain(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    cutoffs: dict[str, int]
+
+
+class Close(msgspec.Struct, frozen=True, tag=True):
+    id: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    pid: int
+
+
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """``stream`` of an answer is in the attachment."""
+
+    id: int
+    rows: int
+    elapsed_seconds: float
+
+
+class FoundNeeded(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    needed: Needed
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """``value`` is a count or a watermark; rollup rows are in the attachment as an Arrow stream."""
+
+    id: int
+    value: int = 0
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """Any of our errors.  ``id`` 0: the database could not be opened."""
+
+    id: int
+    code: str
+    message: str
+    details: object = None
+    retry_after_seconds: int = 1
+
+
+Request = Open | Define | AskNeeded | RunSql | Flush | ReadRows | AskWatermark | Retain | Close
+Reply = Ready | Answered | FoundNeeded | Done | Failed
+
+_ENCODER = msgspec.msgpack.Encoder()
+REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Request | Reply) -> bytes:
+    return _ENCODER.encode(message)
+
+
+def send(connection: socket.socket, message: bytes, *attachment: bytes | memoryview) -> None:
+    """Send one frame.  Raises OSError when the other side is gone; callers take turns by a lock of theirs."""
+    size = sum(len(part) for part in attachment)
+    connection.sendall(_HEADER.pack(len(message), size) + message)
+    for part in attachment:
+        connection.sendall(part)
+
+
+def receive(connection: socket.socket) -> tuple[bytearray, bytearray] | None:
+    """Return the next frame as (message, attachment), None when the other side has closed."""
+    header = _exactly(connection, _HEADER.size)
+    if header is None:
+        return None
+    message_bytes, attachment_bytes = _HEADER.unpack(header)
+    message = _exactly(connection, message_bytes)
+    attachment = _exactly(connection, attachment_bytes)
+    return None if message is None or attachment is None else (message, attachment)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytearray | None:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        try:
+            got = connection.recv_into(view)
+        except ConnectionError:
+            return None
+        if not got:
+            return None
+        view = view[got:]
+    return data
+
+
+def _classes(root: type[errors.TidegaugeError]) -> dict[str, type[errors.TidegaugeError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found |= _classes(child)
+    return found
+
+
+def failed(request_id: int, error: errors.TidegaugeError) -> Failed:
+    """Return the message for an error."""
+    retry_after_seconds = error.retry_after_seconds if isinstance(error, errors.Overload) else 1
+    return Failed(request_id, error.code, error.message, error.details, retry_after_seconds)
+
+
+def error_of(reply: Failed) -> errors.TidegaugeError:
+    """Return the error that a message stands for, as it was raised on the other side."""
+    kind = _classes(errors.TidegaugeError).get(reply.code, errors.Bug)
+    error = kind.__new__(kind)
+    errors.TidegaugeError.__init__(error, reply.message, details=reply.details)
+    if isinstance(error, errors.Overload):
+        error.retry_after_seconds = reply.retry_after_seconds
+    if isinstance(error, errors.Damage) and isinstance(reply.details, dict):
+        error.path, error.offset = str(reply.details.get("path")), reply.details.get("offset")
+    return error

@@ -1,0 +1,222 @@
+"""The query process: owns the rollup database and runs analysts' SQL, where a query bomb can be killed alone.
+
+Started as ``python -m engine.query.worker <socket fd>`` by :mod:`engine.query.link`.  Each statement runs in a thread
+and on a cursor of its own; rollup work is done one piece after the other in another thread.  The process ends with its
+parent, at the latest when the socket closes.  What DuckDB does not hold itself to is held by the address-space limit:
+the memory for statements, a margin for what it allocates beside its own count, and the files mapped at the moment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import numpy as np
+import pyarrow as pa
+
+from engine.errors import Bug, QueryLimit, TidegaugeError
+from engine.query import wire
+from engine.query.database import Database
+from engine.query.scans import mapped_bytes
+
+#: Address space beside the memory for statements: buffers of Arrow, thread stacks, the rest of the process.
+MARGIN_BYTES = 1 << 30
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_NO_NEW_PRIVS = 38
+_EXIT_BROKEN = 70
+
+
+class AddressSpace:
+    """The process's RLIMIT_AS: ``allowed_bytes`` above what it had when this was made, and what is mapped meanwhile."""
+
+    def __init__(self, allowed_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._limit = _virtual_bytes() + allowed_bytes
+        self.mapped(0)
+
+    def mapped(self, change_bytes: int) -> None:
+        """Count files that are mapped (positive) or no longer mapped (negative)."""
+        with self._lock:
+            self._limit += change_bytes
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            soft = self._limit if hard == resource.RLIM_INFINITY else min(self._limit, hard)
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _virtual_bytes() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+class Worker:
+    """Serves one socket until it closes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._rollups: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        first = self._receive()
+        if not isinstance(first[0], wire.Open):
+            raise Bug(f"cannot start query process: got {type(first[0]).__name__} first, want Open")
+        opened = first[0]
+        _die_with_parent(opened.parent_pid)
+        try:
+            self._database = Database(
+                opened.path,
+                memory_limit_bytes=opened.memory_limit_bytes,
+                threads=opened.threads,
+                pooled_tables=opened.pooled_tables,
+            )
+        except TidegaugeError as error:
+            self._reply(wire.failed(0, error))
+            return
+        self._space = AddressSpace(opened.memory_limit_bytes + MARGIN_BYTES)
+        threading.Thread(target=self._roll, name="rollups", daemon=True).start()
+        self._reply(wire.Ready(os.getpid()))
+        while self._dispatch(*self._receive()):
+            pass
+
+    def _receive(self) -> tuple[wire.Request, bytearray]:
+        frame = wire.receive(self._connection)
+        if frame is None:
+            # The parent is gone.  Whatever was not committed will be flushed again by the next one.
+            os._exit(0)
+        message, attachment = frame
+        return wire.REQUESTS.decode(message), attachment
+
+    def _reply(self, message: wire.Reply, *attachment: bytes | memoryview) -> None:
+        with self._sending:
+            try:
+                wire.send(self._connection, wire.encode(message), *attachment)
+            except OSError:
+                os._exit(0)
+
+    # --- messages
+
+    def _dispatch(self, message: wire.Request, attachment: bytearray) -> bool:
+        """Start what a message asks for; return False after the last one."""
+        if isinstance(message, wire.Define):
+            self._database.define(bytes(attachment))
+        elif isinstance(message, wire.RunSql):
+            self._in_thread(message.id, lambda: self._run_sql(message))
+        elif isinstance(message, wire.AskNeeded):
+            self._in_thread(message.id, lambda: self._ask_needed(message))
+        elif isinstance(message, wire.Flush):
+            self._in_turn(message.id, lambda: self._flush(message, attachment))
+        elif isinstance(message, wire.ReadRows):
+            self._in_thread(message.id, lambda: self._read_rows(message, attachment))
+        elif isinstance(message, wire.AskWatermark):
+            self._in_thread(message.id, lambda: self._reply(wire.Done(message.id, self._database.watermark())))
+        elif isinstance(message, wire.Retain):
+            self._in_turn(
+                message.id, lambda: self._reply(wire.Done(message.id, self._database.retain(message.cutoffs)))
+            )
+        elif isinstance(message, wire.Close):
+            self._close(message)
+            return False
+        return True
+
+    def _guarded(self, request_id: int, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except TidegaugeError as error:
+            self._reply(wire.failed(request_id, error))
+        except MemoryError:
+            self._reply(wire.failed(request_id, QueryLimit("cannot run SQL: the query process is out of memory")))
+        except Exception as error:
+            self._reply(wire.failed(request_id, Bug(f"query process: {type(error).__name__}: {error}")))
+        if self._database.broken:
+            os._exit(_EXIT_BROKEN)
+
+    def _in_thread(self, request_id: int, work: Callable[[], None]) -> None:
+        try:
+            threading.Thread(target=self._guarded, args=(request_id, work), daemon=True).start()
+        except (RuntimeError, MemoryError):
+            error = QueryLimit("cannot run SQL: the query process has no memory for another statement")
+            self._reply(wire.failed(request_id, error))
+
+    def _in_turn(self, request_id: int, work: Callable[[], None]) -> None:
+        self._rollups.put(lambda: self._guarded(request_id, work))
+
+    def _roll(self) -> None:
+        while True:
+            self._rollups.get()()
+
+    def _run_sql(self, message: wire.RunSql) -> None:
+        mapped = sum(mapped_bytes(source) for source in message.request.tables)
+        self._space.mapped(mapped)
+        try:
+            answer = self._database.sql(message.request)
+        finally:
+            self._space.mapped(-mapped)
+        self._reply(wire.Answered(message.id, answer.rows, answer.elapsed_seconds), answer.stream)
+
+    def _ask_needed(self, message: wire.AskNeeded) -> None:
+        needed = self._database.needed_relations(message.sql, message.parameters)
+        self._reply(wire.FoundNeeded(message.id, needed))
+
+    def _flush(self, message: wire.Flush, attachment: bytearray) -> None:
+        view = memoryview(attachment)
+        buckets = pa.ipc.open_stream(view[: message.buckets_bytes]).read_all()
+        dirty = pa.ipc.open_stream(view[message.buckets_bytes :]).read_all()
+        self._database.flush_rollups(buckets, dirty, message.sequence)
+        self._reply(wire.Done(message.id))
+
+    def _read_rows(self, message: wire.ReadRows, attachment: bytearray) -> None:
+        series_ids = np.frombuffer(attachment, np.int64) if message.selected else None
+        table = self._database.rollup_rows(message.tier, message.start_ns, message.end_ns, series_ids)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        self._reply(wire.Done(message.id), memoryview(sink.getvalue()))
+
+    def _close(self, message: wire.Close) -> None:
+        closed = threading.Event()
+
+        def work() -> None:
+            self._database.close()
+            self._reply(wire.Done(message.id))
+
+        def last() -> None:
+            self._guarded(message.id, work)
+            closed.set()
+
+        self._rollups.put(last)
+        closed.wait()
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(0)
+    prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    prctl(_PR_SET_NAME, b"tidegauge-query", 0, 0, 0)
+
+
+def main(arguments: Sequence[str]) -> None:
+    # Both are sent to the whole group at Ctrl-C and by service managers; the parent still has rollups to flush then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("500")
+    Worker(socket.socket(fileno=int(arguments[0]))).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    # Nothing is left to be written; threads of Arrow and DuckDB are not waited for.
+    os._exit(0)
