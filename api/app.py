@@ -79,6 +79,7 @@ class Application:
             ),
             request_max_body_size=MAX_ROUTE_BODY_BYTES,
             debug=False,
+            logging_config=None,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

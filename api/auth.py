@@ -62,6 +62,5 @@ def _presented(scope: Scope) -> str:
             return base64.b64decode(value, validate=True).decode().partition(":")[2]
         except (binascii.Error, UnicodeDecodeError):
             return ""
-    if scope["path"] == "/write":
-        return query_of(scope).get("p", "")
-    return header(scope, b"x-api-key")
+    key = header(scope, b"x-api-key")
+    return key or (query_of(scope).get("p", "") if scope["path"] == "/write" else "")

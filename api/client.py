@@ -351,7 +351,8 @@ def _write_result(response: Response) -> WriteResult | None:
         names = ("line_number", "cause", "error_message", "original_line")
         listed = answer.get("data", ())
     refusals = (Refusal(each.get(names[0], 0), *(each.get(name, "") for name in names[1:])) for each in listed)
-    return WriteResult(rows, told("samples"), rounded, refused, tuple(refusals), sequence)
+    samples = told("samples") or int((details if isinstance(details, dict) else {}).get("stored_samples", 0))
+    return WriteResult(rows, samples, rounded, refused, tuple(refusals), sequence)
 
 
 def _error_of(response: Response) -> errors.TidegaugeError:

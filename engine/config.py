@@ -287,7 +287,6 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         op=">",
         threshold=90.0,
         clear=85.0,
-        for_=_duration("30s"),
         summary="CPU of {host} at {value} %",
     ),
     Rule(
@@ -298,7 +297,6 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         op=">",
         threshold=95.0,
         clear=90.0,
-        for_=_duration("30s"),
         summary="Memory of {host} at {value} %",
     ),
     Rule(
@@ -308,7 +306,6 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         op=">",
         threshold=2_000.0,
         clear=1_500.0,
-        for_=_duration("30s"),
         summary="{service} on {host} answers in {value} ms",
     ),
     Rule(
@@ -318,7 +315,6 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         op=">",
         threshold=5.0,
         clear=3.0,
-        for_=_duration("30s"),
         aggregate="increase",
         divide_by="app_requests_total",
         scale=100.0,
@@ -330,7 +326,6 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         metric="probe_up",
         op="<",
         threshold=1.0,
-        for_=_duration("30s"),
         summary="{service} does not answer its probe",
     ),
     Rule(

@@ -17,7 +17,6 @@ from engine.config_toml import Path, Problem, dotted, key_lines, parse_toml
 from engine.config_tree import TreeChecker, shown
 from engine.config_units import ByteSize, Duration
 
-ROLLUP_TIERS = ("rollup_1m", "rollup_5m", "rollup_15m", "rollup_1h", "rollup_1d")
 _DAY = Duration.parse("1d")
 
 
@@ -135,27 +134,13 @@ class _Consistency:
         return getattr(getattr(self._config, path[0]), path[1])
 
     def _retention(self) -> None:
-        """No tier is kept shorter than raw samples, nor than the finer tier below it; 0 is for ever."""
+        """Raw samples are kept for at least one window of sealing; 0 is for ever."""
         retention = self._config.retention
         raw_path: Path = ("retention", "raw")
         partition = self._config.storage.partition
         if 0 < retention.raw < partition:
             allowed = f"at least storage.partition, which is {partition.text}"
             self._report(raw_path, retention.raw, allowed, involved=(("storage", "partition"),))
-        longest, longest_is = retention.raw, "retention.raw"
-        involved: tuple[Path, ...] = (raw_path, ("retention", "tables"))
-        for table in retention.tables:
-            if _shorter(longest, table.raw):
-                longest, longest_is = table.raw, f'the raw samples of "{table.match}"'
-        for name in ROLLUP_TIERS:
-            kept: Duration = getattr(retention, name)
-            path: Path = ("retention", name)
-            if _shorter(kept, longest):
-                bound = "forever" if longest == 0 else longest.text
-                self._report(path, kept, f"at least as long as {longest_is}: {bound}", involved=involved)
-            else:
-                longest, longest_is = kept, f"retention.{name}"
-            involved = (*involved, path)
 
     def _unique(self, table: str, key: str, within: str | None = None) -> None:
         """Report each entry that repeats the name of an earlier one, whatever else is wrong with either."""
@@ -216,7 +201,3 @@ class _Consistency:
             if not signal.down < signal.up:
                 allowed = f"less than up, which is {signal.up:g}"
                 self._report((*path, "down"), signal.down, allowed, involved=((*path, "up"),))
-
-
-def _shorter(kept: Duration, other: Duration) -> bool:
-    return kept != 0 and (other == 0 or kept < other)

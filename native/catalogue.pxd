@@ -54,3 +54,4 @@ cdef class Catalogue:
 
     cdef int checked_table(self, int64_t table_id) except -1
     cdef int checked_tagsets(self, int64_t first, int64_t last) except -1
+    cdef int64_t count_of(self, const LabelMap *labels) noexcept nogil

@@ -150,12 +150,12 @@ cdef class Catalogue:
     @property
     def table_count(self):
         """How many tables are defined."""
-        return self.tables.count
+        return self.count_of(&self.tables)
 
     @property
     def tagset_count(self):
         """How many tag sets are defined over all tables."""
-        return self.tagsets.count
+        return self.count_of(&self.tagsets)
 
     @property
     def memory_bytes(self):
@@ -393,13 +393,22 @@ cdef class Catalogue:
             refuse_definitions(code, &problem)
 
     cdef int checked_table(self, int64_t table_id) except -1:
-        if not 0 <= table_id < self.tables.count:
-            raise ValueError(f"cannot use table {table_id}: got {self.tables.count} tables, want a smaller number")
+        cdef int64_t count = self.count_of(&self.tables)
+        if not 0 <= table_id < count:
+            raise ValueError(f"cannot use table {table_id}: got {count} tables, want a smaller number")
         return 0
 
     cdef int checked_tagsets(self, int64_t first, int64_t last) except -1:
-        if not 0 <= first <= last <= self.tagsets.count:
+        cdef int64_t count = self.count_of(&self.tagsets)
+        if not 0 <= first <= last <= count:
             raise ValueError(
-                f"cannot use tag sets {first} to {last}: got {self.tagsets.count} tag sets, want numbers among them"
+                f"cannot use tag sets {first} to {last}: got {count} tag sets, want numbers among them"
             )
         return 0
+
+    cdef int64_t count_of(self, const LabelMap *labels) noexcept nogil:
+        cdef int64_t count
+        self.lock.lock()
+        count = labels.count
+        self.lock.unlock()
+        return count

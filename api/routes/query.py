@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import msgspec
 from engine.query.results import render
 from litestar import Request, Response, get, post
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from api.arguments import parse_duration_ns, parse_time
 from engine.catalog.matchers import Matcher, parse_matchers
@@ -55,24 +56,24 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
         headers = {f"X-Tidegauge-{name}": str(value) for name, value in answer.metadata.items() if value is not None}
         return Response(body, media_type=media_type, headers=headers)
 
-    @post("/v1/sql", status_code=200, summary="Run one SELECT; the form of the answer by Accept", sync_to_thread=True)
-    def post_sql(data: SqlBody, request: Request[Any, Any, Any]) -> Response[bytes]:
-        return run_sql(data.sql, data.parameters, request.headers.get("accept", ""))
+    @post("/v1/sql", status_code=200, summary="Run one SELECT; the form of the answer by Accept")
+    async def post_sql(data: JSONBody[SqlBody], request: Request[Any, Any, Any]) -> Response[bytes]:
+        return await asyncio.to_thread(run_sql, data.sql, data.parameters, request.headers.get("accept", ""))
 
-    @get("/v1/sql", summary="Run one SELECT given as ?q=", sync_to_thread=True)
-    def get_sql(q: str, request: Request[Any, Any, Any]) -> Response[bytes]:
-        return run_sql(q, [], request.headers.get("accept", ""))
+    @get("/v1/sql", summary="Run one SELECT given as ?q=")
+    async def get_sql(q: FromQuery[str], request: Request[Any, Any, Any]) -> Response[bytes]:
+        return await asyncio.to_thread(run_sql, q, [], request.headers.get("accept", ""))
 
-    @get("/v1/query", summary="Aligned aggregated series from raw samples or the best tier", sync_to_thread=True)
-    def get_query(
-        metric: str,
-        match: str = "",
-        start: str = "-1h",
-        end: str = "now",
-        step: str = "1m",
-        agg: str = "avg",
-        by: str | None = None,
-        limit: Annotated[int, Parameter(ge=1, le=MAX_SERIES)] = MAX_SERIES,
+    @get("/v1/query", summary="Aligned aggregated series from raw samples or the best tier")
+    async def get_query(
+        metric: FromQuery[str],
+        match: FromQuery[str] = "",
+        start: FromQuery[str] = "-1h",
+        end: FromQuery[str] = "now",
+        step: FromQuery[str] = "1m",
+        agg: FromQuery[str] = "avg",
+        by: FromQuery[str | None] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=MAX_SERIES)] = MAX_SERIES,
     ) -> Response[bytes]:
         now_ns = engine.clock.now_ns()
         query = RangeQuery(
@@ -84,7 +85,7 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
             parse_matchers(match),
             None if by is None else tuple(label for label in by.split(",") if label),
         )
-        answer = engine.query(query)
+        answer = await asyncio.to_thread(engine.query, query)
         shown = answer.series[:limit]
         body = {
             "metric": answer.metric,
@@ -101,12 +102,15 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
         }
         return Response(msgspec.json.encode(body), media_type="application/json")
 
-    @get("/v1/series", summary="The series of the catalogue", sync_to_thread=True)
-    def get_series(
-        match: str = "",
-        metric: str | None = None,
-        limit: Annotated[int, Parameter(ge=1, le=MAX_SERIES)] = 1_000,
+    @get("/v1/series", summary="The series of the catalogue")
+    async def get_series(
+        match: FromQuery[str] = "",
+        metric: FromQuery[str | None] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=MAX_SERIES)] = 1_000,
     ) -> dict[str, Any]:
+        return await asyncio.to_thread(list_series, match, metric, limit)
+
+    def list_series(match: str, metric: str | None, limit: int) -> dict[str, Any]:
         matchers = parse_matchers(match)
         if metric is None:
             metric, matchers = _metric_of(matchers)
@@ -119,15 +123,15 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
             found.append({"series_id": series.series_id, "metric": series.field.metric, "labels": series.labels})
         return {"series": found, "truncated": more}
 
-    @get("/v1/metrics-names", summary="The names of all metrics", sync_to_thread=True)
-    def get_metric_names() -> dict[str, list[str]]:
-        return {"metrics": engine.catalog.metric_names()}
+    @get("/v1/metrics-names", summary="The names of all metrics")
+    async def get_metric_names() -> dict[str, list[str]]:
+        return {"metrics": await asyncio.to_thread(engine.catalog.metric_names)}
 
-    @get("/v1/labels", summary="The names of all labels, or the values of one", sync_to_thread=True)
-    def get_labels(label: str | None = None) -> dict[str, list[str]]:
+    @get("/v1/labels", summary="The names of all labels, or the values of one")
+    async def get_labels(label: FromQuery[str | None] = None) -> dict[str, list[str]]:
         if label is None:
-            return {"labels": engine.catalog.label_names()}
-        return {"values": engine.catalog.label_values(label)}
+            return {"labels": await asyncio.to_thread(engine.catalog.label_names)}
+        return {"values": await asyncio.to_thread(engine.catalog.label_values, label)}
 
     return [post_sql, get_sql, get_query, get_series, get_metric_names, get_labels]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -9,7 +10,7 @@ from urllib.parse import unquote
 import msgspec
 from litestar import get, post
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from api.arguments import parse_duration_ns
 from api.asgi import Receive, Scope, Send, respond, respond_error
@@ -74,15 +75,15 @@ class WatchHandlers:
 def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
     """Return the routes of one engine."""
 
-    @get("/v1/alerts", summary="Alerts, newest first; open ones unless states are named", sync_to_thread=True)
-    def get_alerts(
-        states: Annotated[str, Parameter(query="state")] = "pending,firing",
-        rule: str | None = None,
-        severity: str | None = None,
-        category: str | None = None,
-        match: str = "",
-        before: int | None = None,
-        limit: Annotated[int, Parameter(ge=1, le=10_000)] = 1_000,
+    @get("/v1/alerts", summary="Alerts, newest first; open ones unless states are named")
+    async def get_alerts(
+        states: Annotated[str, QueryParameter(name="state")] = "pending,firing",
+        rule: FromQuery[str | None] = None,
+        severity: FromQuery[str | None] = None,
+        category: FromQuery[str | None] = None,
+        match: FromQuery[str] = "",
+        before: FromQuery[int | None] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 1_000,
     ) -> dict[str, Any]:
         labels = {}
         for matcher in parse_matchers(match):
@@ -90,7 +91,8 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
                 raise BadRequest(f"cannot list alerts: got operator {matcher.operator!r} in match, want =")
             labels[matcher.label] = matcher.value
         wanted = [] if states == "all" else [each.strip() for each in states.split(",") if each.strip()]
-        found = engine.alerts.find(
+        found = await asyncio.to_thread(
+            engine.alerts.find,
             states=wanted,
             rule=rule,
             severity=severity,
@@ -102,8 +104,11 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
         now_ns = engine.clock.now_ns()
         return {"alerts": [shown_alert(alert, now_ns) for alert in found]}
 
-    @get("/v1/alerts/{alert_id:int}", summary="One alert with its history", sync_to_thread=True)
-    def get_alert(alert_id: int) -> dict[str, Any]:
+    @get("/v1/alerts/{alert_id:int}", summary="One alert with its history")
+    async def get_alert(alert_id: FromPath[int]) -> dict[str, Any]:
+        return await asyncio.to_thread(one_alert, alert_id)
+
+    def one_alert(alert_id: int) -> dict[str, Any]:
         events = engine.alerts.events(alert_id)
         names = list(events)
         history = [dict(zip(names, row, strict=True)) for row in zip(*events.values(), strict=True)]
@@ -111,8 +116,11 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
             event["time"] = time_text(event["time"])
         return shown_alert(engine.alerts.get(alert_id), engine.clock.now_ns()) | {"history": history}
 
-    @post("/v1/alerts/{alert_id:int}/ack", status_code=200, summary="Take an alert in hand", sync_to_thread=True)
-    def ack_alert(alert_id: int, data: AckBody) -> dict[str, Any]:
+    @post("/v1/alerts/{alert_id:int}/ack", status_code=200, summary="Take an alert in hand")
+    async def ack_alert(alert_id: FromPath[int], data: JSONBody[AckBody]) -> dict[str, Any]:
+        return await asyncio.to_thread(acknowledge, alert_id, data)
+
+    def acknowledge(alert_id: int, data: AckBody) -> dict[str, Any]:
         if not data.by.strip():
             raise BadRequest("cannot acknowledge: 'by' is empty, want a name")
         now_ns = engine.clock.now_ns()
@@ -120,12 +128,12 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
         engine.alerts.ack(alert_id, by=data.by, note=data.note, expires_ns=expires_ns, now_ns=now_ns)
         return shown_alert(engine.alerts.get(alert_id), now_ns)
 
-    @get("/v1/rules", summary="The rules and how many series each has pending and firing", sync_to_thread=True)
-    def get_rules() -> dict[str, Any]:
+    @get("/v1/rules", summary="The rules and how many series each has pending and firing")
+    async def get_rules() -> dict[str, Any]:
         return {"rules": engine.rules()}
 
-    @get("/v1/scale", summary="The configured scaling targets", sync_to_thread=False)
-    def get_targets() -> dict[str, list[str]]:
+    @get("/v1/scale", summary="The configured scaling targets")
+    async def get_targets() -> dict[str, list[str]]:
         return {"targets": engine.decider.targets}
 
     return [get_alerts, get_alert, ack_alert, get_rules, get_targets]

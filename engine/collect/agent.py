@@ -85,7 +85,7 @@ class Agent:
             "agent",
             {"host": self._host},
             {
-                "read_seconds": seconds,
+                "read_seconds": round(seconds, 4),
                 "sensor_failures_total": self._failed_reads,
                 "delivered_lines_total": self._pusher.delivered_lines,
                 "refused_lines_total": self._pusher.refused_lines,

@@ -89,7 +89,7 @@ class HostSensors:
     # --- CPU ---
 
     def _cpu(self) -> Iterator[Point]:
-        load1, load5, load15 = self._source.getloadavg()
+        load1, load5, load15 = (round(load, 2) for load in self._source.getloadavg())
         cores = self._source.cpu_count() or 1
         fields: dict[str, float] = {"load1": load1, "load5": load5, "load15": load15, "cores": cores}
         yield self._point("cpu", fields | self._cpu_shares("", self._source.cpu_times()))

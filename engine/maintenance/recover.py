@@ -53,12 +53,11 @@ def replay(
                 path=frame.path,
                 offset=frame.offset,
             )
-        definitions, tables = decode_batch(frame.payload)
-        if len(definitions):
-            try:
-                catalog.native.apply_definitions(definitions)
-            except ValueError as error:
-                raise Damage(f"cannot replay log: {error}", path=frame.path, offset=frame.offset) from None
+        try:
+            definitions, tables = decode_batch(frame.payload)
+            catalog.native.apply_definitions(definitions)
+        except ValueError as error:
+            raise Damage(f"cannot replay log: {error}", path=frame.path, offset=frame.offset) from None
         for table_id, rows in tables:
             kept = _not_sealed(rows, samples.segments(table_id), frame.sequence)
             recovery.rows_already_sealed += len(rows) - len(kept)

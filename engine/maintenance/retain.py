@@ -48,12 +48,15 @@ class Retainer:
         self._vitals.retained.labels("rollup_rows").inc(removed)
 
     def tier_cutoffs(self, now_ns: int) -> dict[str, int]:
-        """Return for each tier that is not kept for ever the time before which its rows go."""
+        """Return the time before which a tier's rows go, for each tier that neither it nor a finer one keeps for ever."""
         cutoffs: dict[str, int] = {}
+        cutoff = self._admission.oldest_ns(now_ns)
         for tier in TIERS:
             kept_ns = int(getattr(self._retention, tier.name))
-            cutoff = min(now_ns - kept_ns, self._admission.oldest_ns(now_ns))
-            if kept_ns and cutoff > 0:
+            if not kept_ns:
+                break
+            cutoff = min(cutoff, now_ns - kept_ns)
+            if cutoff > 0:
                 cutoffs[tier.name] = cutoff
         return cutoffs
 

@@ -10,43 +10,31 @@ without harm, is repeated.
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-import engine
 from engine.config import Query
 from engine.errors import Bug, QueryLimit, TidegaugeError, Unavailable
 from engine.query import wire
 from engine.query.database import Database, SeriesIds
+from engine.query.process import Pending, QueryProcess
 from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlRequest
+from engine.query.supervisor import LinkCounters, Maker, Supervisor
 from native.catalogue import Catalogue
-
-Mark = tuple[int, int, int]
 
 #: How long after its time a statement may still answer, before the worker is killed.
 GRACE_SECONDS = 2.0
-START_SECONDS = 60.0
 NEEDED_SECONDS = 30.0
 ROLLUP_SECONDS = 300.0
-CLOSE_SECONDS = 30.0
+#: A statement whose worker ended for another one's sake is run once more; rollup work is repeated more often.
+STATEMENT_ATTEMPTS = 2
 ROLLUP_ATTEMPTS = 6
-FIRST_DELAY_SECONDS = 0.05
-LONGEST_DELAY_SECONDS = 10.0
-
-_INHERITED_VARIABLES = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "PYTHONUSERBASE", "TMPDIR")
+FIRST_PAUSE_SECONDS = 0.1
 
 
 class QueryLink(Protocol):
@@ -75,16 +63,6 @@ class QueryLink(Protocol):
 
     def close(self) -> None:
         """Close the database; harmless when repeated."""
-
-
-class LinkCounters(msgspec.Struct):
-    """``starts``: query processes started; ``deaths``: ended on their own; ``kills``: killed by the link;
-    ``repeated``: calls run once more because of either."""
-
-    starts: int = 0
-    deaths: int = 0
-    kills: int = 0
-    repeated: int = 0
 
 
 class LocalLink:
@@ -140,37 +118,6 @@ class LocalLink:
                 self._opened.close()
 
 
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """One call that waits for its reply, or for the end of the worker that has it."""
-
-    statement: bool
-    done: threading.Event = field(default_factory=threading.Event)
-    reply: wire.Reply | None = None
-    attachment: bytearray = field(default_factory=bytearray)
-
-
-@dataclass(slots=True, eq=False)
-class _Process:
-    """One life of the worker."""
-
-    popen: subprocess.Popen[bytes]
-    connection: socket.socket
-    sending: threading.Lock = field(default_factory=threading.Lock)
-    pending: dict[int, _Pending] = field(default_factory=dict)
-    mark: Mark = (0, 0, 0)
-    ready: bool = False
-    #: Why the link killed it, and for whom ("memory": for all statements).
-    killed_for: _Pending | Literal["memory", "start"] | None = None
-    statements_at_end: int = 0
-    ended_by: str = ""
-
-    def kill(self, reason: _Pending | Literal["memory", "start"]) -> None:
-        if self.killed_for is None:
-            self.killed_for = reason
-        self.popen.kill()
-
-
 class ProcessLink:
     """The query process, seen from the main process."""
 
@@ -189,27 +136,17 @@ class ProcessLink:
         ``path``: the rollup database, None for one in memory that lives as long as the worker.  ``catalogue``: where
         definitions come from (``mark`` and ``definitions``).
         """
-        self._path, self._settings, self._catalogue = path, settings, catalogue
-        self._pooled_tables = tuple(pooled_tables)
-        self._threads = threads or os.cpu_count() or 1
+        opened = wire.Open(
+            path, int(settings.memory), threads or os.cpu_count() or 1, tuple(pooled_tables), os.getpid()
+        )
         self._grace_seconds = grace_seconds
-        self._state = threading.Condition()
-        self._process: _Process | None = None
-        self._start_error: TidegaugeError | None = None
-        self._supervisor: threading.Thread | None = None
-        self._closed = False
-        self._wanted = False
-        self._failures = 0
-        self._next_id = 0
-        self._counters = LinkCounters()
+        self._supervisor = Supervisor(opened, catalogue)
 
     # --- calls
 
     def sql(self, request: SqlRequest) -> SqlAnswer:
         reply, attachment = self._call(
-            lambda number: wire.RunSql(number, request),
-            seconds=request.limits.timeout_seconds,
-            statement=True,
+            lambda number: wire.RunSql(number, request), seconds=request.limits.timeout_seconds, statement=True
         )
         assert isinstance(reply, wire.Answered)
         return SqlAnswer(stream=bytes(attachment), rows=reply.rows, elapsed_seconds=reply.elapsed_seconds)
@@ -238,41 +175,23 @@ class ProcessLink:
         return self._roll(lambda number: wire.Retain(number, dict(cutoffs)))[0].value
 
     def counters(self) -> LinkCounters:
-        with self._state:
-            return msgspec.structs.replace(self._counters)
+        return self._supervisor.counters()
 
     @property
     def pid(self) -> int | None:
         """The worker's process number while there is one that is ready."""
-        with self._state:
-            return self._process.popen.pid if self._process is not None and self._process.ready else None
+        return self._supervisor.pid
 
     def start(self) -> None:
         """Start the worker in the background, so that the first call need not wait for it."""
-        with self._state:
-            self._want()
+        self._supervisor.want()
 
     def close(self) -> None:
-        with self._state:
-            if self._closed:
-                return
-            self._closed = True
-            self._state.notify_all()
-            process, supervisor = self._process, self._supervisor
-        if process is not None:
-            pending = _Pending(statement=False)
-            if self._submit(process, wire.Close, pending, ()):
-                pending.done.wait(CLOSE_SECONDS)
-            try:
-                process.popen.wait(1.0 if pending.done.is_set() else 0.0)
-            except subprocess.TimeoutExpired:
-                process.popen.kill()
-        if supervisor is not None:
-            supervisor.join()
+        self._supervisor.close()
 
     # --- one call and its repetitions
 
-    def _roll(self, message: _Maker, *attachment: bytes) -> tuple[wire.Done, bytearray]:
+    def _roll(self, message: Maker, *attachment: bytes) -> tuple[wire.Done, bytearray]:
         for attempt in range(ROLLUP_ATTEMPTS):
             try:
                 reply, found = self._call(message, *attachment, seconds=ROLLUP_SECONDS, statement=False)
@@ -282,42 +201,39 @@ class ProcessLink:
                 # Statements have taken the memory.  They get time to end, then they lose their process.
                 if attempt == ROLLUP_ATTEMPTS - 1:
                     raise
-                with self._state:
-                    self._state.wait_for(lambda: self._closed, 0.1 * 2**attempt)
-                    if attempt == ROLLUP_ATTEMPTS - 2 and self._process is not None:
-                        self._kill(self._process, "memory")
+                self._supervisor.wait_closed(FIRST_PAUSE_SECONDS * 2**attempt)
+                if attempt == ROLLUP_ATTEMPTS - 2:
+                    self._supervisor.kill_current("memory")
         raise Bug("cannot reach the query process: attempts ended without an outcome")
 
     def _call(
-        self, message: _Maker, *attachment: bytes, seconds: float, statement: bool
+        self, message: Maker, *attachment: bytes, seconds: float, statement: bool
     ) -> tuple[wire.Reply, bytearray]:
-        attempts = 2 if statement else ROLLUP_ATTEMPTS
+        attempts = STATEMENT_ATTEMPTS if statement else ROLLUP_ATTEMPTS
         for attempt in range(attempts):
-            process = self._ready_process()
-            pending = _Pending(statement)
-            if self._submit(process, message, pending, attachment) and not pending.done.wait(
-                seconds + self._grace_seconds
-            ):
-                with self._state:
-                    if not pending.done.is_set():
-                        self._kill(process, pending)
-            pending.done.wait()
+            process = self._supervisor.ready()
+            pending = Pending(statement)
+            self._supervisor.submit(process, message, pending, *attachment)
+            if not pending.done.wait(seconds + self._grace_seconds):
+                self._supervisor.kill(process, pending)
+                pending.done.wait()
             if isinstance(pending.reply, wire.Failed):
                 raise wire.error_of(pending.reply)
             if pending.reply is not None:
                 return pending.reply, pending.attachment
             error = self._fate(process, pending, seconds)
-            if error is not None or attempt == attempts - 1:
-                raise error or Unavailable(
+            if error is not None:
+                raise error
+            if attempt == attempts - 1:
+                raise Unavailable(
                     f"cannot reach the query process: it ended {attempts} times during the call ({process.ended_by})"
                 )
-            with self._state:
-                self._counters.repeated += 1
+            self._supervisor.count_repeated()
         raise Bug("cannot reach the query process: attempts ended without an outcome")
 
-    def _fate(self, process: _Process, pending: _Pending, seconds: float) -> TidegaugeError | None:
+    def _fate(self, process: QueryProcess, pending: Pending, seconds: float) -> TidegaugeError | None:
         """Return why a call must fail whose worker has ended, None when it may be repeated."""
-        if self._closed:
+        if self._supervisor.closed:
             return Unavailable("cannot reach the query process: it is being closed")
         if not pending.statement:
             return None
@@ -335,182 +251,9 @@ class ProcessLink:
             )
         return None
 
-    def _submit(self, process: _Process, message: _Maker, pending: _Pending, attachment: Sequence[bytes]) -> bool:
-        with self._state:
-            if process is not self._process:
-                pending.done.set()
-                return False
-            self._next_id += 1
-            number = self._next_id
-            process.pending[number] = pending
-        try:
-            frame = wire.encode(message(number))
-            with process.sending:
-                self._define(process)
-                wire.send(process.connection, frame, *attachment)
-        except OSError:
-            # The supervisor sees the end of the worker as well and settles what is pending.
-            return True
-        return True
-
-    def _define(self, process: _Process) -> None:
-        """Send the definitions that the worker does not have yet.  Under its ``sending`` lock."""
-        mark = self._catalogue.mark()
-        if mark != process.mark:
-            definitions = self._catalogue.definitions(process.mark, mark)
-            wire.send(process.connection, wire.encode(wire.Define()), definitions)
-            process.mark = mark
-
-    def _ready_process(self) -> _Process:
-        with self._state:
-            self._want()
-            self._start_error = None
-            self._state.wait_for(
-                lambda: (
-                    self._closed or self._start_error is not None or (self._process is not None and self._process.ready)
-                ),
-                START_SECONDS,
-            )
-            if self._closed:
-                raise Unavailable("cannot reach the query process: it is closed")
-            if self._process is not None and self._process.ready:
-                return self._process
-            raise self._start_error or Unavailable(
-                f"cannot reach the query process: it was not ready after {START_SECONDS:g} s"
-            )
-
-    # --- the worker's lives, all in one thread: PR_SET_PDEATHSIG takes the thread that started it for its parent
-
-    def _want(self) -> None:
-        if self._closed:
-            raise Unavailable("cannot reach the query process: it is closed")
-        self._wanted = True
-        if self._supervisor is None:
-            self._supervisor = threading.Thread(target=self._supervise, name="query-process", daemon=True)
-            self._supervisor.start()
-        self._state.notify_all()
-
-    def _kill(self, process: _Process, reason: _Pending | Literal["memory", "start"]) -> None:
-        if process.popen.poll() is None:
-            self._counters.kills += 1
-            process.kill(reason)
-
-    def _supervise(self) -> None:
-        while True:
-            with self._state:
-                self._state.wait_for(lambda: self._closed or self._wanted)
-                if self._closed:
-                    return
-                delay = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** min(self._failures, 20))
-                if self._failures and self._state.wait_for(lambda: self._closed, delay):
-                    return
-                self._wanted = False
-            try:
-                process = self._spawn()
-            except OSError as error:
-                self._failed_to_start(Unavailable(f"cannot start the query process: {error}"))
-                continue
-            self._attend(process)
-            self._settle(process)
-
-    def _spawn(self) -> _Process:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "engine.query.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=_environment(),
-            )
-        process = _Process(popen, ours)
-        with self._state:
-            self._counters.starts += 1
-            self._process = process
-            if self._closed:
-                popen.kill()
-        opened = wire.Open(self._path, int(self._settings.memory), self._threads, self._pooled_tables, os.getpid())
-        with suppress(OSError):
-            wire.send(ours, wire.encode(opened))
-        return process
-
-    def _attend(self, process: _Process) -> None:
-        """Take in replies until the worker's end."""
-        while True:
-            frame = wire.receive(process.connection)
-            if frame is None:
-                return
-            reply = wire.REPLIES.decode(frame[0])
-            if isinstance(reply, wire.Ready):
-                with process.sending, suppress(OSError):
-                    self._define(process)
-                with self._state:
-                    process.ready = True
-                    self._state.notify_all()
-            elif isinstance(reply, wire.Failed) and reply.id == 0:
-                self._failed_to_start(wire.error_of(reply))
-            else:
-                with self._state:
-                    self._failures = 0
-                    pending = process.pending.pop(reply.id, None)
-                if pending is not None:
-                    pending.reply, pending.attachment = reply, frame[1]
-                    pending.done.set()
-
-    def _failed_to_start(self, error: TidegaugeError) -> None:
-        with self._state:
-            self._failures += 1
-            self._start_error = error
-            self._state.notify_all()
-
-    def _settle(self, process: _Process) -> None:
-        """Note how a worker ended and wake the calls it has left."""
-        process.connection.close()
-        process.popen.kill()
-        code = process.popen.wait()
-        process.ended_by = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        with self._state:
-            self._process = None
-            left = list(process.pending.values())
-            process.statements_at_end = sum(pending.statement for pending in left)
-            if process.killed_for is None and not self._closed:
-                self._counters.deaths += 1
-                if process.ready:
-                    self._failures += 1
-                elif self._start_error is None:
-                    self._failures += 1
-                    self._start_error = Unavailable(
-                        f"cannot start the query process: it ended at once ({process.ended_by})"
-                    )
-            # One that was in use is started again without waiting for the next call.
-            self._wanted = self._wanted or process.ready
-            self._state.notify_all()
-        for pending in left:
-            pending.done.set()
-
-
-class _Maker(Protocol):
-    """Makes a request with the number given to it."""
-
-    def __call__(self, number: int, /) -> wire.Request: ...
-
 
 def _stream(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue().to_pybytes())
-
-
-def _environment() -> dict[str, str]:
-    """Return the worker's environment: what Python and the loader need, nothing that could hold a secret."""
-    variables = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
-    home = str(Path(engine.__file__).resolve().parent.parent)
-    paths = [home, *(path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)]
-    return variables | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        # One allocator for all, without reserving address space ahead: the worker lives under an address-space limit.
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-        "MALLOC_ARENA_MAX": "4",
-        "OPENBLAS_NUM_THREADS": "1",
-    }

@@ -7,7 +7,7 @@ never changes an answer: DuckDB applies every condition itself as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from engine.query.functions import CLOCKS, PUSHABLE
 from engine.query.sources import JsonScalar
-from engine.query.validation import Node, Select, Serialise, Statement, arguments_of, flatten_and, fold, literal_of
+from engine.query.syntax import Node, Serialise, arguments_of, expressions_in, flatten_and, fold, literal_of
+from engine.query.validation import Select, Statement
 
 _OPAQUE = frozenset({"DEFAULT", "LAMBDA", "LAMBDA_REF", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "WINDOW"})
 _VALUE = "tidegauge_value"
@@ -116,20 +117,8 @@ def _sources_of(select: Select) -> tuple[list[_Source], list[Node]]:
     return sources, joins
 
 
-def _walk(node: Any) -> Iterator[Node]:
-    if isinstance(node, list):
-        for item in node:
-            yield from _walk(item)
-    elif isinstance(node, dict):
-        if "class" in node:
-            yield node
-        for child in node.values():
-            if isinstance(child, (dict, list)):
-                yield from _walk(child)
-
-
 def _is_pure(expression: Node, functions: frozenset[str]) -> bool:
-    for node in _walk(expression):
+    for node in expressions_in(expression):
         if node["class"] in _OPAQUE:
             return False
         if node["class"] == "FUNCTION" and (
@@ -297,7 +286,7 @@ class Evaluator:
             _TEMPLATES[template] = msgspec.json.decode(self._serialise(template))
         tree = _fill(_TEMPLATES[template], expression)
         text = self._connection.execute("SELECT json_deserialize_sql($1)", [msgspec.json.encode(tree).decode()])
-        used = [node for node in _walk(expression) if node["class"] == "PARAMETER"]
+        used = [node for node in expressions_in(expression) if node["class"] == "PARAMETER"]
         parameters = {str(node["identifier"]): self._parameter(node) for node in used}
         return str(text.fetchall()[0][0]), parameters or None
 
@@ -348,7 +337,7 @@ def _comparisons(expression: Node) -> list[tuple[str, Node]]:
             found.append((_FLIPPED[operator], left))
     elif expression.get("type") == "COMPARE_BETWEEN" and _is_value(expression["input"]):
         found += [(">=", expression["lower"]), ("<=", expression["upper"])]
-    return [pair for pair in found if not any(_is_value(node) for node in _walk(pair[1]))]
+    return [pair for pair in found if not any(_is_value(node) for node in expressions_in(pair[1]))]
 
 
 def _grows_with_clock(expression: Node) -> bool:

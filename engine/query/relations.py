@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from engine.query.syntax import fold
 from engine.query.tagsets import METRIC_TAG, TagStore
-from engine.query.validation import fold
 from native.catalogue import Catalogue
 
 ROLLUPS = ("rollup_1m", "rollup_5m", "rollup_15m", "rollup_1h", "rollup_1d")

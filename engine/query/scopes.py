@@ -19,8 +19,9 @@ from engine.model.rows import FIELD_ID_BITS, Int32Array, Int64Array
 from engine.query.predicates import Evaluator, Predicate, Use, equal_to, find_uses
 from engine.query.relations import TIME, MetricTable, Relation, Relations
 from engine.query.sources import Needed, NeededTable
+from engine.query.syntax import Node, fold, literal_of
 from engine.query.tagsets import METRIC_TAG, TagStore
-from engine.query.validation import Node, Statement, fold, literal_of
+from engine.query.validation import Statement
 
 #: A statement over ``samples`` may read this many measurements at once; planning one takes about a millisecond.
 MAX_SAMPLED_TABLES = 500

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,12 +17,10 @@ import msgspec
 
 from engine.errors import BadQuery
 from engine.query.functions import FUNCTIONS, GENERATORS, MAX_GENERATED_ROWS, TABLE_FUNCTIONS
+from engine.query.syntax import Node, Serialise, arguments_of, character_at, fold, literal_of
 
 MAX_SQL_BYTES = 1 << 20
 
-Node = dict[str, Any]
-#: Turns SQL text into the answer of ``json_serialize_sql``.
-Serialise = Callable[[str], str]
 Kind = Literal["rows", "explain", "show_tables"]
 
 _QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
@@ -63,6 +61,7 @@ _EXPRESSIONS = frozenset(
         "WINDOW",
     }
 )
+_FUNCTION_SCHEMAS = frozenset({"", "main", "pg_catalog"})
 _TYPE_INFO_SUFFIX = "_TYPE_INFO"
 _NO_POSITION = (1 << 64) - 1
 
@@ -74,14 +73,6 @@ _EXPLAIN = re.compile(r"explain\b(\s+analyze\b)?", re.IGNORECASE)
 _LEADING = re.compile(r"(\s+|--[^\n]*(\n|\Z)|/\*.*?\*/)*", re.DOTALL)
 _ERROR_CLASS = re.compile(r"^[A-Z][A-Za-z ]* Error: ")
 _AT_LINE = re.compile(r"\n\nLINE (\d+): (.*)\n( *)\^", re.DOTALL)
-
-
-def fold(name: str) -> str:
-    """Return the form under which DuckDB compares identifiers: ASCII letters in lower case, all else as it is."""
-    return name.translate(_FOLD)
-
-
-_FOLD = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
 @dataclass(slots=True)
@@ -170,7 +161,7 @@ def _parse_error(sql: str, tree: Node) -> BadQuery:
             )
         return BadQuery(f"cannot run SQL: got {word[:40]}; {_ONLY_SELECT}")
     where = tree.get("position")
-    at = f" (at character {_characters(sql, int(where))})" if where is not None else ""
+    at = f" (at character {character_at(sql, int(where))})" if where is not None else ""
     return BadQuery(f"cannot parse SQL: {message}{at}")
 
 
@@ -181,54 +172,6 @@ def _is_show_tables(node: Node) -> bool:
         and source.get("query") is None
         and fold(str(source.get("table_name", "")).strip('"')) == "tables"
     )
-
-
-def _characters(sql: str, offset_bytes: int) -> int:
-    """Return the 1-based number of the character at a byte offset."""
-    return len(sql.encode()[:offset_bytes].decode(errors="ignore")) + 1
-
-
-def flatten_and(expression: Node | None) -> list[Node]:
-    """Return the parts of an expression that must all hold."""
-    if expression is None:
-        return []
-    if expression.get("type") == "CONJUNCTION_AND":
-        return [part for child in expression["children"] for part in flatten_and(child)]
-    return [expression]
-
-
-def arguments_of(function: Node) -> list[Node]:
-    """Return the argument expressions of a FUNCTION node (DuckDB 1.5 has ``children``, 2.0 ``arguments``)."""
-    if "arguments" in function:
-        return [argument["expression"] for argument in function["arguments"]]
-    return list(function.get("children", ()))
-
-
-def literal_of(expression: Node) -> str | int | float | bool | None:
-    """Return the value of a constant; raises ValueError when the expression is not a plain constant."""
-    if expression.get("class") != "CONSTANT":
-        if expression.get("class") == "FUNCTION" and expression.get("function_name") == "-":
-            inner = [literal_of(child) for child in arguments_of(expression)]
-            if len(inner) == 1 and isinstance(inner[0], (int, float)):
-                return -inner[0]
-        raise ValueError("not a constant")
-    if "literal" in expression:
-        literal = expression["literal"]
-        kind, text = literal.get("kind"), literal.get("text")
-        if kind == "STRING":
-            return str(text)
-        if kind == "INTEGER":
-            return int(str(text).replace("_", ""), 0)
-        if kind in ("FLOAT", "DOUBLE", "DECIMAL"):
-            return float(str(text).replace("_", ""))
-        raise ValueError(f"a {kind} constant")
-    value = expression["value"]
-    if value.get("is_null"):
-        return None
-    content = value.get("value")
-    if isinstance(content, (str, int, float, bool)):
-        return content
-    raise ValueError("a nested constant")
 
 
 class _Walk:
@@ -251,7 +194,7 @@ class _Walk:
 
     def refuse(self, what: str, node: Node, hint: str = "") -> BadQuery:
         offset = node.get("query_location", _NO_POSITION)
-        at = f" (at character {_characters(self._sql, offset)})" if 0 <= offset < _NO_POSITION else ""
+        at = f" (at character {character_at(self._sql, offset)})" if 0 <= offset < _NO_POSITION else ""
         return BadQuery(f"cannot run SQL: {what}{at}" + (f"; {hint}" if hint else ""))
 
     # --- dispatch
@@ -264,14 +207,17 @@ class _Walk:
             kind = value.get("type")
             if "class" in value:
                 self._expression(value, scope)
+            elif "info_type" in value:
+                raise self._unknown(str(value["info_type"]), value)
+            elif not isinstance(kind, str):
+                # No node of its own: a list entry, a value, or the description of a type.
+                self._children(value, scope)
             elif kind in _QUERY_NODES:
                 self._query(value, scope)
             elif kind in _TABLE_REFS:
                 self._table_ref(value, scope)
-            elif isinstance(kind, str) and not (kind in _CLAUSES or kind.endswith(_TYPE_INFO_SUFFIX)):
+            elif kind not in _CLAUSES and not kind.endswith(_TYPE_INFO_SUFFIX):
                 raise self._unknown(kind, value)
-            elif "info_type" in value:
-                raise self._unknown(str(value["info_type"]), value)
             else:
                 self._children(value, scope)
 
@@ -413,8 +359,8 @@ class _Walk:
         return self.refuse(f"function {name!r} is not allowed", node, hint)
 
     def _plain_name(self, node: Node, name: str) -> None:
-        path = (node.get("qualified_name") or {}).get("path", [name])
-        if node.get("schema") or node.get("catalog") or len(path) > 1:
+        # The grammar of DuckDB 1.5 itself writes some functions with a schema.
+        if node.get("catalog") or fold(str(node.get("schema", ""))) not in _FUNCTION_SCHEMAS:
             raise self.refuse(f"function {name!r} is written with a schema or database", node, "write its plain name")
 
     def _bounded(self, node: Node, name: str) -> None:

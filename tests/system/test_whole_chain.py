@@ -137,7 +137,7 @@ def test_from_sample_to_decision(tmp_path: Path) -> None:
                 program.write("\n".join(f"web,service=web,host=w{at} cpu={percent}" for at in range(4)))
 
             def desired() -> int:
-                return int(program.get("/v1/scale/web")["desired"])
+                return int(program.get("/v1/scale/web")["desired"] or 0)
 
             load(50)
             until(lambda: desired() == 4, "the decision at normal load")

@@ -1,0 +1,78 @@
+"""DuckDB's syntax trees as ``json_serialize_sql`` writes them, read so that versions 1.5 and 2.0 come out the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Node = dict[str, Any]
+#: Turns SQL text into the answer of ``json_serialize_sql``.
+Serialise = Callable[[str], str]
+
+_FOLD = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def fold(name: str) -> str:
+    """Return the form under which DuckDB compares identifiers: ASCII letters in lower case, all else as it is."""
+    return name.translate(_FOLD)
+
+
+def character_at(sql: str, offset_bytes: int) -> int:
+    """Return the 1-based number of the character at a byte offset."""
+    return len(sql.encode()[:offset_bytes].decode(errors="ignore")) + 1
+
+
+def expressions_in(node: Any) -> Iterator[Node]:
+    """Yield every expression of a tree, outer ones first."""
+    if isinstance(node, list):
+        for item in node:
+            yield from expressions_in(item)
+    elif isinstance(node, dict):
+        if "class" in node:
+            yield node
+        for child in node.values():
+            if isinstance(child, (dict, list)):
+                yield from expressions_in(child)
+
+
+def flatten_and(expression: Node | None) -> list[Node]:
+    """Return the parts of an expression that must all hold."""
+    if expression is None:
+        return []
+    if expression.get("type") == "CONJUNCTION_AND":
+        return [part for child in expression["children"] for part in flatten_and(child)]
+    return [expression]
+
+
+def arguments_of(function: Node) -> list[Node]:
+    """Return the argument expressions of a FUNCTION node (DuckDB 1.5 has ``children``, 2.0 ``arguments``)."""
+    if "arguments" in function:
+        return [argument["expression"] for argument in function["arguments"]]
+    return list(function.get("children", ()))
+
+
+def literal_of(expression: Node) -> str | int | float | bool | None:
+    """Return the value of a constant; raises ValueError when the expression is not a plain constant."""
+    if expression.get("class") != "CONSTANT":
+        if expression.get("class") == "FUNCTION" and expression.get("function_name") == "-":
+            inner = [literal_of(child) for child in arguments_of(expression)]
+            if len(inner) == 1 and isinstance(inner[0], (int, float)):
+                return -inner[0]
+        raise ValueError("not a constant")
+    if "literal" in expression:
+        literal = expression["literal"]
+        kind, text = literal.get("kind"), literal.get("text")
+        if kind == "STRING":
+            return str(text)
+        if kind == "INTEGER":
+            return int(str(text).replace("_", ""), 0)
+        if kind in ("FLOAT", "DOUBLE", "DECIMAL"):
+            return float(str(text).replace("_", ""))
+        raise ValueError(f"a {kind} constant")
+    value = expression["value"]
+    if value.get("is_null"):
+        return None
+    content = value.get("value")
+    if isinstance(content, (str, int, float, bool)):
+        return content
+    raise ValueError("a nested constant")
