@@ -25,7 +25,7 @@ wal_limit = "16GiB"
 
 def startup(settings: Settings, folder: Path) -> SuiteReport:
     """Time to ready and to the first accepted write on an empty folder; memory when nothing happens."""
-    runs = settings.repetitions(full=7, quick=3)
+    runs = settings.repetitions(full=7, quick=2)
     report = SuiteReport(suite="", title="", shape={"runs": runs})
     ready, first_write, stopped = [], [], []
     rss, pss, processes = [], [], 0
@@ -51,7 +51,7 @@ def startup(settings: Settings, folder: Path) -> SuiteReport:
 
 def recovery(settings: Settings, folder: Path) -> SuiteReport:
     """kill -9 while all data is only in the log, then the time to ready and to the first accepted write."""
-    shape = settings.shape(hosts=1_000, hours=6.0, quick_hosts=200, quick_hours=3.0)
+    shape = settings.shape(hosts=1_000, hours=6.0, quick_hosts=100, quick_hours=2.0)
     load = PreparedLoad(shape, folder, settings.batch_lines)
     runs = settings.repetitions(full=3, quick=1)
     config = folder / "tidegauge.toml"

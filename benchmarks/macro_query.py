@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.load import PreparedLoad
 from benchmarks.macro_ingest import load_server
+from benchmarks.macro_storage import expected_tier_rows, wait_for_tiers
 from benchmarks.measure import summarise, wait_until_quiet
 from benchmarks.queries import ExpectedAnswers, Query, difference, make_queries
 from benchmarks.report import SuiteReport
@@ -19,8 +20,6 @@ from benchmarks.tidegauge_queries import Request, is_native, native_request, sql
 from benchmarks.wire import Connection
 
 CHECKED_ANSWERS = 3
-# A flush of rollups begins every five seconds: quiet for longer means that none is outstanding.
-QUIET_SECONDS = 6.0
 MakeRequest = Callable[[Connection, Query], Request]
 
 
@@ -36,7 +35,9 @@ def run(settings: Settings, folder: Path) -> SuiteReport:
         server.start()
         sent = load_server(server, load.lines, "/write?precision=ns", {}, settings.connections)
         report.check("every sample was acknowledged", sent.samples == shape.samples, "; ".join(sent.refused))
-        wait_until_quiet(server.pid, quiet_seconds=QUIET_SECONDS)
+        caught_up = wait_for_tiers(server, expected_tier_rows(shape)["rollup_1m"])
+        report.check("the tiers caught up", caught_up is not None)
+        wait_until_quiet(server.pid, quiet_seconds=1.0)
         _measure(report, server, queries, expected, "")
         server.stop()
     if not settings.quick:

@@ -35,12 +35,13 @@ def expected_tier_rows(shape: DataShape) -> dict[str, int]:
 
 
 def storage(settings: Settings, folder: Path) -> SuiteReport:
-    """Bytes for a sample, for whole numbers and for two decimals, unless one kind was asked for."""
+    """Bytes for a sample; in full size for whole numbers and for two decimals, unless one kind was asked for."""
     report = SuiteReport(suite="", title="", shape={"batch_lines": settings.batch_lines})
-    kinds = ("int", "two-decimals") if settings.values == "int" else (settings.values,)
+    both = settings.values == "int" and not settings.quick
+    kinds = ("int", "two-decimals") if both else (settings.values,)
     for kind in kinds:
         chosen = msgspec.structs.replace(settings, values=kind)
-        shape = chosen.shape(hosts=1_000, hours=6.0, quick_hosts=100, quick_hours=4.0)
+        shape = chosen.shape(hosts=1_000, hours=6.0, quick_hosts=100, quick_hours=2.0)
         report.data = {**shape.describe(), "values": "/".join(kinds)}
         own = folder / kind
         own.mkdir()
@@ -78,7 +79,7 @@ def _measure_storage(report: SuiteReport, load: PreparedLoad, folder: Path, pref
 
 def rollup(settings: Settings, folder: Path) -> SuiteReport:
     """From the last acknowledgement of a bulk load until every tier holds all of it."""
-    shape = settings.shape(hosts=1_000, hours=6.0, quick_hosts=100, quick_hours=4.0)
+    shape = settings.shape(hosts=1_000, hours=6.0, quick_hosts=100, quick_hours=2.0)
     load = PreparedLoad(shape, folder, settings.batch_lines)
     expected = expected_tier_rows(shape)
     report = SuiteReport(
@@ -93,7 +94,7 @@ def rollup(settings: Settings, folder: Path) -> SuiteReport:
         sent = load_server(server, load.lines, "/write?precision=ns", {}, settings.connections)
         report.check("every sample was acknowledged", sent.samples == shape.samples, "; ".join(sent.refused))
         cpu_acknowledged = server.cpu_seconds()
-        seconds = _wait_for_tiers(server, expected["rollup_1m"])
+        seconds = wait_for_tiers(server, expected["rollup_1m"])
         cpu_done = server.cpu_seconds()
         report.check("the tiers caught up", seconds is not None, f"not within {CATCH_UP_LIMIT_SECONDS:.0f} s")
         if seconds is not None:
@@ -112,7 +113,7 @@ def rollup(settings: Settings, folder: Path) -> SuiteReport:
     return report
 
 
-def _wait_for_tiers(server: TidegaugeServer, rows: int) -> float | None:
+def wait_for_tiers(server: TidegaugeServer, rows: int) -> float | None:
     """Return the seconds until the server has recomputed ``rows`` 1m rows and rests; None beyond the
     limit.
     """

@@ -144,13 +144,14 @@ def tree_cpu_seconds(pid: int) -> float:
 
 
 def wait_until_quiet(
-    pid: int, *, quiet_seconds: float = 1.0, busy_share: float = 0.05, limit_seconds: float = 120.0
+    pid: int, *, quiet_seconds: float = 1.0, busy_share: float = 0.12, limit_seconds: float = 120.0
 ) -> float | None:
     """Wait until the tree of ``pid`` used less than ``busy_share`` of a core for ``quiet_seconds``.
 
     Returns the seconds until that quiet spell began, or None when it did not come within ``limit_seconds``.
     """
-    step_seconds = 0.2
+    # Processor time is counted in hundredths of a second: a step must be long enough for one of them to be little.
+    step_seconds = 0.25
     began = quiet_since = time.perf_counter()
     last_cpu = tree_cpu_seconds(pid)
     while time.perf_counter() - began < limit_seconds:

@@ -7,9 +7,11 @@ of a segment, one series of it, one hour of it.
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
-import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,6 @@ TAGSETS = 200
 POINTS = 720
 FIELDS = 10
 START_NS = 1_700_000_000 * NS_PER_SECOND // (2 * NS_PER_HOUR) * (2 * NS_PER_HOUR)
-NOISE = "noise with gaps"
 
 Case = tuple[str, float, str, Callable[[], object]]
 
@@ -57,7 +58,7 @@ def _inputs() -> dict[str, Rows]:
     return {
         "whole numbers": _rows(np.trunc(walk)),
         "two decimals": _rows(np.round(walk, 2)),
-        NOISE: _rows(noise),
+        "noise with gaps": _rows(noise),
     }
 
 
@@ -100,23 +101,53 @@ def _listed(number: int) -> SegmentMeta:
 
 def cases() -> list[Case]:
     directory = tempfile.mkdtemp(prefix="tidegauge-bench-")
-    fs, found = RealFileSystem(), []
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    found: list[Case] = []
     for name, rows in _inputs().items():
-        samples = rows.sample_count()
-        meta = write_segment(fs, directory, _spec(), rows, _tags_of)
-        verify_segment(fs, directory, meta)
-        read = read_segment(fs, directory, meta)
-        if (read.values.view(np.uint64) != rows.values.view(np.uint64)).any():
-            raise AssertionError(f"reading {name} back gives other bits")
-        found += _cases_of_one(fs, directory, name, rows, meta, samples)
-    # The files are read for as long as the cases are; the last case that goes takes them away.
-    weakref.finalize(found[-1][3], _remove, directory)
-    return [*found, *_cases_without_files()]
+        found += _cases_of(directory, name, rows)
+    return [*found, *_plan_cases(), *_manifest_cases()]
 
 
-def _remove(directory: str) -> None:
-    tempfile.TemporaryDirectory._rmtree(directory)  # type: ignore[attr-defined]
+def _cases_of(directory: str, name: str, rows: Rows) -> list[Case]:
+    fs, cache, spec = RealFileSystem(), FooterCache(), _spec()
+    meta = write_segment(fs, f"{directory}/{name}", spec, rows, _tags_of)
+    verify_segment(fs, f"{directory}/{name}", meta)
+
+    def read(**limits: Any) -> Rows:
+        return read_segment(fs, f"{directory}/{name}", meta, cache=cache, **limits)
+
+    if (read().values.view(np.uint64) != rows.values.view(np.uint64)).any():
+        raise AssertionError(f"{name}: reading gives other bits than were written")
+    hour_ns = START_NS + NS_PER_HOUR
+    if len(read(tagset_ids=[77], field_ids=[3])) != POINTS or 2 * len(read(end_ns=hour_ns)) != len(rows):
+        raise AssertionError(f"{name}: narrowed reading gives another number of rows")
+    samples = meta.samples
+    return [
+        (f"encode {name}", samples, "samples", lambda: encode_segment(spec, rows, _tags_of)),
+        (f"read all, {name}", samples, "samples", read),
+        (f"read the first hour, {name}", samples / 2, "samples", lambda: read(end_ns=hour_ns)),
+        (f"read one series, {name}", 1, "series", lambda: read(tagset_ids=[77], field_ids=[3])),
+    ]
 
 
-def _cases_without_files() -> list[Case]:
-    return []
+def _plan_cases() -> list[Case]:
+    week = [_listed(number) for number in range(7 * 12)]
+    times = np.tile(week[-1].end_ns + np.arange(POINTS, dtype=np.int64) * 10 * NS_PER_SECOND, TAGSETS)
+    late = np.arange(START_NS, START_NS + 7 * NS_PER_DAY, 60 * NS_PER_SECOND, dtype=np.int64)
+    if len(plan_seal(week, times)) != 1 or sum(task.new_rows for task in plan_seal(week, late)) != len(late):
+        raise AssertionError("plans do not hold all rows")
+    return [
+        ("plan a live window after a week", len(times), "rows", lambda: plan_seal(week, times)),
+        ("plan late rows all over a week", len(late), "rows", lambda: plan_seal(week, late)),
+    ]
+
+
+def _manifest_cases() -> list[Case]:
+    manifest = Manifest(1, 10_001, 7, tuple(_listed(number) for number in range(10_000)))
+    data = encode_manifest(manifest)
+    if decode_manifest(data, "") != manifest:
+        raise AssertionError("a manifest does not come back")
+    return [
+        ("encode a manifest", len(manifest.segments), "segments", lambda: encode_manifest(manifest)),
+        ("decode a manifest", len(manifest.segments), "segments", lambda: decode_manifest(data, "")),
+    ]

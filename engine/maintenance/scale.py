@@ -13,15 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.catalog.catalog import Catalog
-from engine.clock import Clock
+from engine.clock import NS_PER_DAY, Clock
 from engine.config import ScaleTarget, Signal
 from engine.config_units import Duration
 from engine.errors import NotFound
 from engine.query.observe import Observed as SeriesValues
 from engine.query.observe import Observer
+from engine.model.rows import Int32Array
 from engine.scaling.policy import Decision, Observed, SignalReading, decide, history_after
 from engine.scaling.store import ScaleStore
 from engine.vitals import Vitals
+
+#: An instance that has not reported for longer than this is gone for good, whatever became of it.
+REMEMBERED_NS = NS_PER_DAY
 
 
 class Decider:
@@ -84,17 +88,22 @@ class Decider:
     def observe(self, target: ScaleTarget, now_ns: int) -> Observed:
         """Return what is known of a target: its instances and the value of each signal over the fresh ones."""
         oldest_ns = now_ns - int(target.stale_after)
-        instances: set[str] = set()
+        reporting: set[str] = set()
+        remembered: set[str] = set()
         readings = []
         for signal in target.signals:
             values = self._values(signal, target, now_ns)
             fresh = (values.times >= oldest_ns) & np.isfinite(values.values)
-            for tagset_id in values.tagset_ids[fresh].tolist():
-                instance = self._catalog.tags(tagset_id).get(target.instance_label)
-                if instance is not None:
-                    instances.add(instance)
+            reporting |= self._instances(target, values.tagset_ids[fresh])
+            recent = (values.times >= now_ns - REMEMBERED_NS) & ~fresh
+            remembered |= self._instances(target, values.tagset_ids[recent])
             readings.append(_reading(signal, values, fresh))
-        return Observed(self._current(target, len(instances), oldest_ns, now_ns), tuple(readings))
+        current = self._current(target, len(reporting), oldest_ns, now_ns)
+        return Observed(current, tuple(readings), len(remembered - reporting))
+
+    def _instances(self, target: ScaleTarget, tagset_ids: Int32Array) -> set[str]:
+        found = (self._catalog.tags(tagset_id).get(target.instance_label) for tagset_id in tagset_ids.tolist())
+        return {instance for instance in found if instance is not None}
 
     def _values(self, signal: Signal, target: ScaleTarget, now_ns: int) -> SeriesValues:
         return self._observer.values(

@@ -44,6 +44,7 @@ class Supervisor:
         self._start_error: TidegaugeError | None = None
         self._thread: threading.Thread | None = None
         self._wanted = False
+        self._starting = False
         self._failures = 0
         self._next_id = 0
         self._counters = LinkCounters()
@@ -130,7 +131,10 @@ class Supervisor:
                 return
             self.closed = True
             self._state.notify_all()
-            process, thread = self._process, self._thread
+            thread = self._thread
+            # One that is just being started is waited for; nothing would end it otherwise.
+            self._state.wait_for(lambda: not self._starting, START_SECONDS)
+            process = self._process
         if process is not None:
             pending = Pending(statement=False)
             self.submit(process, wire.Close, pending)
@@ -151,7 +155,7 @@ class Supervisor:
                 delay = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** min(self._failures, 20))
                 if self.closed or (self._failures and self._state.wait_for(lambda: self.closed, delay)):
                     return
-                self._wanted = False
+                self._wanted, self._starting = False, True
                 self._counters.starts += 1
             try:
                 process = QueryProcess.start(self._opened)
@@ -159,9 +163,8 @@ class Supervisor:
                 self._failed_to_start(Unavailable(f"cannot start the query process: {error}"))
                 continue
             with self._state:
-                self._process = process
-                if self.closed:
-                    process.popen.kill()
+                self._process, self._starting = process, False
+                self._state.notify_all()
             self._attend(process)
             self._settle(process)
 
@@ -199,7 +202,7 @@ class Supervisor:
     def _failed_to_start(self, error: TidegaugeError) -> None:
         with self._state:
             self._failures += 1
-            self._start_error = error
+            self._start_error, self._starting = error, False
             self._state.notify_all()
 
     def _settle(self, process: QueryProcess) -> None:

@@ -46,10 +46,14 @@ class SignalReading:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is known of a target: ``current`` instances (None: unknown) and its signals, in any order."""
+    """What is known of a target: ``current`` instances (None: unknown) and its signals, in any order.
+
+    ``silent``: instances that have reported before and do so no more; they may be gone, or run unseen.
+    """
 
     current: int | None
     readings: tuple[SignalReading, ...]
+    silent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ def decide(target: ScaleTarget, observed: Observed, history: ScaleHistory, now_n
         reason = "unavailable: the number of instances is unknown and none has ever been asked for"
         return _decision(target, current, inputs, None, None, HOLD, reason, limits, now_ns)
     held = limits.clamp(target, base)
-    wanted, cause = _wanted(target, current, held, inputs, limits)
+    wanted, cause = _wanted(target, current, held, observed.silent, inputs, limits)
     recommended = limits.clamp(target, wanted)
     desired = recommended
     if desired < held:
@@ -285,7 +289,12 @@ def _base(target: ScaleTarget, current: int | None, history: ScaleHistory, now_n
 
 
 def _wanted(
-    target: ScaleTarget, current: int | None, held: int, inputs: Sequence[SignalInput], limits: _Limits
+    target: ScaleTarget,
+    current: int | None,
+    held: int,
+    silent_instances: int,
+    inputs: Sequence[SignalInput],
+    limits: _Limits,
 ) -> tuple[int, str]:
     """Return how many instances the signals want and why; ``held`` where they want nothing else."""
     if current is None:
@@ -310,10 +319,10 @@ def _wanted(
         limits.add(BY_STALE_DATA)
         return held, f"hold at {held}: no recent data of {', '.join(silent)}"
     wanted = min(held, needs[0].wanted or 0)
-    if wanted < held and current < held and target.instances is None:
+    if wanted < held and current < held and silent_instances and target.instances is None:
         # The silent instances may carry load that no signal shows.
         limits.add(BY_STALE_DATA)
-        return held, f"hold at {held}: only {current} of them report"
+        return held, f"hold at {held}: only {current} instances report, {silent_instances} have fallen silent"
     return wanted, f"every signal is below its lower level; {_told(needs[0])} still wants {wanted}"
 
 

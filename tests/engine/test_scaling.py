@@ -52,12 +52,12 @@ class Story:
     def __init__(self, target: ScaleTarget, history: ScaleHistory = ScaleHistory()) -> None:
         self.target, self.history = target, history
 
-    def at(self, now_s: int, current: int | None, *readings: SignalReading | float) -> Decision:
+    def at(self, now_s: int, current: int | None, *readings: SignalReading | float, silent: int = 0) -> Decision:
         """Decide; a plain number is a CPU reading of this moment."""
         given_readings = tuple(
             reading if isinstance(reading, SignalReading) else cpu(reading, at_s=now_s) for reading in readings
         )
-        decision = decide(self.target, Observed(current, given_readings), self.history, T0 + now_s * S)
+        decision = decide(self.target, Observed(current, given_readings, silent), self.history, T0 + now_s * S)
         self.history = history_after(self.target, self.history, decision)
         return decision
 
@@ -222,11 +222,16 @@ def test_no_reporting_instance_is_an_unknown_count_unless_a_metric_says_zero() -
 
 
 def test_instances_that_stopped_reporting_are_not_taken_for_idle() -> None:
-    by_data = Story(target_of(instances=None), settled(10)).at(0, 3, 10.0)
+    by_data = Story(target_of(instances=None), settled(10)).at(0, 3, 10.0, silent=7)
     assert (by_data.desired, by_data.limited_by) == (10, ("stale data",))
-    assert by_data.reason == "hold at 10: only 3 of them report"
-    by_metric = Story(target_of(), settled(10)).at(0, 3, 10.0)
+    assert by_data.reason == "hold at 10: only 3 instances report, 7 have fallen silent"
+    by_metric = Story(target_of(), settled(10)).at(0, 3, 10.0, silent=7)
     assert (by_metric.desired, by_metric.action) == (2, "down")
+
+
+def test_instances_that_were_asked_for_and_never_came_do_not_keep_the_rest_from_scaling_down() -> None:
+    never_came = Story(target_of(instances=None), settled(10)).at(0, 3, 10.0)
+    assert (never_came.desired, never_came.action) == (2, "down")
 
 
 def test_more_instances_than_asked_for_are_taken_over_once_the_cooldown_is_past() -> None:
@@ -358,7 +363,7 @@ def stories(draw: st.DrawFn) -> tuple[ScaleTarget, list[tuple[int, Observed]]]:
     now_s, ticks = 0, []
     for step_s in draw(st.lists(st.sampled_from([5, 30, 60, 300, 1_000]), min_size=1, max_size=15)):
         now_s += step_s
-        ticks.append((now_s, Observed(draw(INSTANCES), draw(readings(target.signals, now_s)))))
+        ticks.append((now_s, Observed(draw(INSTANCES), draw(readings(target.signals, now_s)), draw(st.integers(0, 2)))))
     return target, ticks
 
 
@@ -384,7 +389,7 @@ def test_invariants_of_every_decision(story: tuple[ScaleTarget, list[tuple[int, 
         assert decision == decide(target, observed, history, now_ns)
         shuffled = list(observed.readings)
         random.shuffle(shuffled)
-        assert decision == decide(target, Observed(observed.current, tuple(shuffled)), history, now_ns)
+        assert decision == decide(target, Observed(observed.current, tuple(shuffled), observed.silent), history, now_ns)
         if decision.desired is None:
             assert history.desired is None
         else:
@@ -424,7 +429,7 @@ def test_more_load_never_means_fewer_instances(
                 reading.stale,
             )
             changed = (*observed.readings[:index], heavier, *observed.readings[index + 1 :])
-            higher = decide(target, Observed(observed.current, changed), history, now_ns)
+            higher = decide(target, Observed(observed.current, changed, observed.silent), history, now_ns)
             assert (higher.desired or 0) >= (decision.desired or 0)
         history = history_after(target, history, decision)
 

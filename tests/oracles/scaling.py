@@ -69,7 +69,8 @@ class TargetStory:
             ups = [need for need, proposal in zip(needs, without(proposals), strict=True) if proposal == "up"]
             want = max(held, *ups)
         elif all(proposal == "down" for proposal in proposals):
-            some_are_silent = target.instances is None and current is not None and current < held
+            fewer_than_asked = target.instances is None and current is not None and current < held
+            some_are_silent = fewer_than_asked and observed.silent > 0
             if not some_are_silent:
                 want = min(held, max(needs))
         want = nearest_allowed(want)

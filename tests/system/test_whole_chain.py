@@ -151,7 +151,7 @@ def test_from_sample_to_decision(tmp_path: Path) -> None:
                 "firing"
             ]
 
-            load(50)
+            load(20)
             receiver.wait(15, event="resolved", rule="too-hot", host="w0")
             until(lambda: desired() < raised, "the decision goes back")
             assert program.get("/v1/alerts")["alerts"] == []
