@@ -81,7 +81,7 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
 
     server = Server(
         uvicorn.Config(
-            Application(engine, config),  # type: ignore[arg-type]
+            Application(engine, config),
             http="httptools",
             ws="websockets-sansio",
             lifespan="off",

@@ -130,7 +130,11 @@ def _causes(result: WriteResult) -> str:
 
 def _told(result: WriteResult) -> list[tuple[str, str]]:
     """Return the headers that say what was stored, and what was stored other than sent."""
-    told = [("X-Tidegauge-Rows", str(result.rows)), ("X-Tidegauge-Sequence", str(result.sequence))]
+    told = [
+        ("X-Tidegauge-Rows", str(result.rows)),
+        ("X-Tidegauge-Samples", str(result.samples)),
+        ("X-Tidegauge-Sequence", str(result.sequence)),
+    ]
     if result.rounded:
         told.append(("X-Tidegauge-Rounded", str(result.rounded)))
     return told

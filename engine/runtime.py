@@ -19,7 +19,7 @@ from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.catalog import Catalog
 from engine.catalog.control import ControlDatabase
-from engine.clock import Clock, SystemClock
+from engine.clock import NS_PER_DAY, Clock, SystemClock
 from engine.config import Config
 from engine.config_units import Duration
 from engine.delivery.outbox import STATES, Outbox
@@ -59,6 +59,9 @@ LOG = logging.getLogger("tidegauge")
 FLUSH_SECONDS = 5.0
 SEAL_CHECK_SECONDS = 1.0
 RETAIN_SECONDS = 60.0
+PRUNE_SECONDS = 3_600.0
+#: Alerts and decisions that ended are remembered for this long.
+FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
 DELIVER_SECONDS = 0.5
 #: A decision is answered for this many ticks before asking for it makes a new one.
 DECISION_TICKS = 3
@@ -221,6 +224,7 @@ class Engine:
             Job("rollup", FLUSH_SECONDS, self.flush_rollups),
             Job("seal", SEAL_CHECK_SECONDS, self.sealer.run),
             Job("retain", RETAIN_SECONDS, self.retainer.run),
+            Job("prune", PRUNE_SECONDS, self._prune),
             Job("watch", self.config.watch.tick.seconds, self.watcher.tick),
             Job("scale", self.config.watch.tick.seconds, self.decider.tick),
             *(Job(f"deliver-{name}", DELIVER_SECONDS, partial(self._deliver, name)) for name in self.outbox.channels),
@@ -414,6 +418,11 @@ class Engine:
     def _deliver(self, channel: str) -> None:
         delivered = self.outbox.deliver_due(self.clock.now_ns(), channel)
         self.vitals.notifications.labels("delivered").inc(delivered)
+
+    def _prune(self) -> None:
+        before_ns = self.clock.now_ns() - FINDINGS_KEPT_NS
+        self.vitals.retained.labels("alerts").inc(self.alerts.prune(before_ns))
+        self.vitals.retained.labels("decisions").inc(self.decisions.prune(before_ns))
 
     # --- about itself
 

@@ -6,7 +6,6 @@ import asyncio
 from typing import Annotated, Any
 
 import msgspec
-from engine.query.results import render
 from litestar import Request, Response, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromQuery, JSONBody, QueryParameter
@@ -15,6 +14,7 @@ from api.arguments import parse_duration_ns, parse_time
 from engine.catalog.matchers import Matcher, parse_matchers
 from engine.errors import BadRequest
 from engine.query.range import RangeQuery
+from engine.query.results import render
 from engine.runtime import Engine
 
 FORMATS = {
@@ -114,7 +114,7 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
         matchers = parse_matchers(match)
         if metric is None:
             metric, matchers = _metric_of(matchers)
-        found = []
+        found: list[dict[str, Any]] = []
         more = False
         for series in engine.catalog.series(metric, matchers):
             if len(found) == limit:

@@ -48,7 +48,7 @@ class Retainer:
         self._vitals.retained.labels("rollup_rows").inc(removed)
 
     def tier_cutoffs(self, now_ns: int) -> dict[str, int]:
-        """Return the time before which a tier's rows go, for each tier that neither it nor a finer one keeps for ever."""
+        """Return the time before which each tier's rows go; tiers kept for ever, and those above them, are left out."""
         cutoffs: dict[str, int] = {}
         cutoff = self._admission.oldest_ns(now_ns)
         for tier in TIERS:

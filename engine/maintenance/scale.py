@@ -17,9 +17,9 @@ from engine.clock import NS_PER_DAY, Clock
 from engine.config import ScaleTarget, Signal
 from engine.config_units import Duration
 from engine.errors import NotFound
+from engine.model.rows import Int32Array
 from engine.query.observe import Observed as SeriesValues
 from engine.query.observe import Observer
-from engine.model.rows import Int32Array
 from engine.scaling.policy import Decision, Observed, SignalReading, decide, history_after
 from engine.scaling.store import ScaleStore
 from engine.vitals import Vitals

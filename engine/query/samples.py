@@ -202,7 +202,8 @@ def _narrow(rows: Rows, tagset_ids: Int32Array | None, field_ids: tuple[int, ...
 
 def _is_member(values: Int32Array, sorted_set: Int32Array) -> npt.NDArray[np.bool_]:
     if len(sorted_set) == 1:
-        return values == sorted_set[0]
+        only: npt.NDArray[np.bool_] = values == sorted_set[0]
+        return only
     if not len(sorted_set):
         return np.zeros(len(values), np.bool_)
     wanted = np.zeros(max(int(values.max()), int(sorted_set[-1])) + 1, np.bool_)

@@ -19,20 +19,14 @@ from benchmarks.report import Better, Figure, RunReport, SuiteReport, save
 MACHINE = Machine(cores=2, model="test", memory_bytes=1 << 34, python="3.11.2", system="Linux")
 
 
-def figure(
-    value: float, better: Better = "higher", spread: float | None = 0.01, name: str = "speed"
-) -> Figure:
+def figure(value: float, better: Better = "higher", spread: float | None = 0.01, name: str = "speed") -> Figure:
     return Figure(name=name, value=value, unit="rows/s", better=better, spread=spread, runs=3)
 
 
 def report(*figures: Figure, **changes: Any) -> RunReport:
     suite = SuiteReport(suite="s", title="t", data={"hosts": 1}, figures=list(figures))
-    suite = msgspec.structs.replace(
-        suite, **{key: changes.pop(key) for key in list(changes) if key != "machine"}
-    )
-    return RunReport(
-        started="", quick=False, commit=None, machine=changes.get("machine", MACHINE), suites=[suite]
-    )
+    suite = msgspec.structs.replace(suite, **{key: changes.pop(key) for key in list(changes) if key != "machine"})
+    return RunReport(started="", quick=False, commit=None, machine=changes.get("machine", MACHINE), suites=[suite])
 
 
 @pytest.mark.parametrize(
@@ -118,9 +112,7 @@ def test_another_machine_is_said() -> None:
 def test_printed_comparison_marks_what_is_beyond_the_noise() -> None:
     out = io.StringIO()
     old = report(figure(100.0, name="slower"), figure(100.0, name="steady"))
-    print_comparison(
-        compare_runs(old, report(figure(50.0, name="slower"), figure(101.0, name="steady"))), out
-    )
+    print_comparison(compare_runs(old, report(figure(50.0, name="slower"), figure(101.0, name="steady"))), out)
     lines = out.getvalue().splitlines()
     assert next(line for line in lines if "slower" in line).endswith("WORSE")
     assert next(line for line in lines if "steady" in line).endswith("±5%")
@@ -145,9 +137,7 @@ def test_exit_code_tells_a_regression_only_when_asked(
     assert ("more than the" in capsys.readouterr().err) == (code == 1)
 
 
-def test_a_failed_check_is_exit_code_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_check_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     suite = report(figure(1.0)).suites[0]
     suite.check("sums agree", False, "got 1, want 2")
     monkeypatch.setattr(cli.micro_suite, "run", lambda **choices: iter([suite]))

@@ -256,9 +256,7 @@ def test_remote_write_requests_hold_the_same_samples() -> None:
             texts = dict(zip(names, (bytes(pair[1][1]).decode() for pair in labels), strict=True))  # type: ignore[arg-type]
             ((value, time),) = [
                 (sample[0][1], sample[1][1])
-                for sample in (
-                    read_message(part) for number, part in parts if number == 2 and isinstance(part, bytes)
-                )
+                for sample in (read_message(part) for number, part in parts if number == 2 and isinstance(part, bytes))
             ]
             assert isinstance(value, bytes)
             assert isinstance(time, int)

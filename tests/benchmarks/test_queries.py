@@ -54,9 +54,7 @@ def expected() -> ExpectedAnswers:
 
 def all_queries() -> list[Any]:
     queries = make_queries(SHAPE, RUNS)
-    return [
-        pytest.param(query, id=f"{name}-{run}") for name in queries for run, query in enumerate(queries[name])
-    ]
+    return [pytest.param(query, id=f"{name}-{run}") for name in queries for run, query in enumerate(queries[name])]
 
 
 @pytest.mark.parametrize("query", all_queries())

@@ -43,16 +43,12 @@ MACHINE = Machine(cores=2, model="test", memory_bytes=1 << 34, python="3.11.2", 
 
 
 def example_report() -> RunReport:
-    suite = SuiteReport(
-        suite="ingest-lp", title="line protocol", data={"hosts": 1000}, shape={"connections": 2}
-    )
+    suite = SuiteReport(suite="ingest-lp", title="line protocol", data={"hosts": 1000}, shape={"connections": 2})
     suite.add("acknowledged", 10_250_000.0, "samples/s", "higher", spread=0.04, runs=3)
     suite.add("ack p99", 12.34, "ms", "lower")
     suite.check("all samples are stored", True)
     suite.check("sums agree", False, "got 1, want 2")
-    return RunReport(
-        started="2026-01-01T00:00:00+00:00", quick=True, commit="abc", machine=MACHINE, suites=[suite]
-    )
+    return RunReport(started="2026-01-01T00:00:00+00:00", quick=True, commit="abc", machine=MACHINE, suites=[suite])
 
 
 def test_report_reads_back(tmp_path: Path) -> None:
@@ -136,9 +132,7 @@ def test_table_columns_line_up() -> None:
 
 @given(st.lists(st.floats(0.001, 1e9), min_size=1, max_size=50), st.floats(0.01, 1.0))
 @settings(deadline=None)
-def test_percentile_is_the_smallest_figure_that_enough_do_not_exceed(
-    figures: list[float], fraction: float
-) -> None:
+def test_percentile_is_the_smallest_figure_that_enough_do_not_exceed(figures: list[float], fraction: float) -> None:
     def enough(candidate: float) -> bool:
         return sum(figure <= candidate for figure in figures) >= fraction * len(figures) * (1 - 1e-12)
 
@@ -236,9 +230,7 @@ def test_list_names_every_suite(capsys: pytest.CaptureFixture[str]) -> None:
     "arguments",
     [["nonsense"], ["micro", "--hosts", "-1"], ["micro", "--compare", "/nonexistent/run.json"]],
 )
-def test_wrong_use_is_one_sentence_and_code_2(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_use_is_one_sentence_and_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("tidegauge bench: cannot ")

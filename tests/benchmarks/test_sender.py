@@ -95,9 +95,7 @@ def test_a_closed_connection_is_an_error() -> None:
 
 
 def batch_file(folder: Path, count: int) -> BatchFile:
-    return BatchFile.write(
-        folder / "bodies", ((b"%d" % number * 100, number) for number in range(1, count + 1))
-    )
+    return BatchFile.write(folder / "bodies", ((b"%d" % number * 100, number) for number in range(1, count + 1)))
 
 
 def test_batch_file_reads_back(tmp_path: Path) -> None:
@@ -113,9 +111,7 @@ def test_every_body_is_sent_once(tmp_path: Path, connections: int) -> None:
     with recording_server() as server:
         server.turn_away = 2
         report = send(
-            SendOrder(
-                port=server.server_port, target="/write", path=str(batches.path), connections=connections
-            )
+            SendOrder(port=server.server_port, target="/write", path=str(batches.path), connections=connections)
         )
         assert sorted(server.bodies) == sorted(batches)
     assert (report.samples, report.batches, report.retries) == (batches.samples, 20, 2)

@@ -70,7 +70,9 @@ class World:
             writer.write_table(data)
         return str(path)
 
-    def parquet_file(self, path: Path, rows: Sequence[Row], kinds: dict[str, pa.DataType], **options: Any) -> ParquetFile:
+    def parquet_file(
+        self, path: Path, rows: Sequence[Row], kinds: dict[str, pa.DataType], **options: Any
+    ) -> ParquetFile:
         """Write rows of one table as a segment, sorted; ``kinds`` gives the types of fields that are not DOUBLE."""
         rows = sorted(rows, key=lambda row: (self.tagset_id(row), row.time_ns))
         table = rows[0].table
@@ -127,7 +129,7 @@ class World:
             {
                 "time": row.time_ns,
                 "metric": self.metric(row.table, row.tags, name),
-                "labels": list(sorted(self.labels(row.table, row.tags).items())),
+                "labels": sorted(self.labels(row.table, row.tags).items()),
                 "value": value,
                 "series_id": self.tagset_id(row) * 65_536 + self.fields[row.table].index(name),
             }
@@ -144,7 +146,7 @@ class World:
                 "metric": self.metric(table, dict(pairs), name),
                 "measurement": table,
                 "field": name,
-                "labels": list(sorted(self.labels(table, dict(pairs)).items())),
+                "labels": sorted(self.labels(table, dict(pairs)).items()),
             }
             for (table, pairs), tagset_id in self.tagsets.items()
             for field_id, name in enumerate(self.fields[table])

@@ -31,7 +31,7 @@ class Program:
         config_file = data_dir.with_suffix(".toml")
         config_file.write_text(config)
         self._log_path = log or data_dir.with_suffix(".log")
-        self._log = open(self._log_path, "ab")
+        self._log = self._log_path.open("ab")
         arguments = ["serve", "--data", str(data_dir), "--listen", "127.0.0.1:0", "--config", str(config_file)]
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=self._log, env=environment)
