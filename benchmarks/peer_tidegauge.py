@@ -26,7 +26,7 @@ class Tidegauge(ServerEngine):
 
     def command(self) -> list[str]:
         listen = f"{LOOPBACK}:{self.port}"
-        return [sys.executable, "-m", "api.cli.main", "serve", "--data", str(self.data), "--listen", listen]
+        return [sys.executable, "-P", "-m", "api.cli.main", "serve", "--data", str(self.data), "--listen", listen]
 
     def environment(self) -> Mapping[str, str]:
         return {"PYTHONPATH": python_path()}

@@ -62,7 +62,7 @@ def send(order: SendOrder) -> SendReport:
     """Run the sending process for ``order`` and return its report; RuntimeError when it fails."""
     environment = {**os.environ, "PYTHONPATH": python_path()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.sender"],
+        [sys.executable, "-P", "-m", "benchmarks.sender"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,

@@ -61,7 +61,7 @@ class TidegaugeServer:
 
     def launch(self) -> None:
         """Start the process without waiting for it."""
-        command = [sys.executable, "-m", "api.cli.main", "serve", "--data", str(self.data)]
+        command = [sys.executable, "-P", "-m", "api.cli.main", "serve", "--data", str(self.data)]
         command += ["--listen", f"{LOOPBACK}:{self.port}"]
         if self._config is not None:
             command += ["--config", str(self._config)]

@@ -87,6 +87,9 @@ class ServerProcess:
 
 
 def serve_command(config_path: str, data: str, listen: str) -> list[str]:
-    """Return the command line of a server in this Python."""
-    command = [sys.executable, "-m", "api.cli.main", "serve"]
+    """Return the command line of a server in this Python.
+
+    ``-P``: a source tree in the current directory must not be imported instead of what is installed.
+    """
+    command = [sys.executable, "-P", "-m", "api.cli.main", "serve"]
     return [*command, "--config", config_path, "--data", data, "--listen", listen]

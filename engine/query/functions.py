@@ -120,13 +120,13 @@ GENERATORS = _names("generate_series range")
 #: Same arguments, same result, in time and memory proportional to them: may be evaluated ahead of the statement, to
 #: find out which rows it can touch.
 PUSHABLE = OPERATORS | _names(
-    "abs coalesce concat contains date_add date_part date_sub date_trunc datepart datesub datetrunc day",
-    "ends_with epoch epoch_ms epoch_ns epoch_us greatest hour ifnull instr lcase least left len length lower",
-    "ltrim make_date make_timestamp make_timestamp_ms make_timestamp_ns minute month nullif position prefix",
-    "regexp_extract regexp_full_match regexp_matches replace right round rtrim second split_part starts_with",
-    "strlen strpos strptime substr substring suffix time_bucket to_days to_hours to_microseconds",
-    "to_milliseconds to_minutes to_months to_seconds to_timestamp to_weeks to_years trim try_strptime ucase",
-    "upper year list_value list_contains contains",
+    "abs ceil coalesce concat contains date_add floor trunc date_part date_sub date_trunc datepart datesub",
+    "datetrunc day ends_with epoch epoch_ms epoch_ns epoch_us greatest hour ifnull instr lcase least left len",
+    "length lower ltrim make_date make_timestamp make_timestamp_ms make_timestamp_ns minute month nullif",
+    "position prefix regexp_extract regexp_full_match regexp_matches replace right round rtrim second",
+    "split_part starts_with strlen strpos strptime substr substring suffix time_bucket to_days to_hours",
+    "to_microseconds to_milliseconds to_minutes to_months to_seconds to_timestamp to_weeks to_years trim",
+    "try_strptime ucase upper year list_value list_contains",
 )
 
 #: Grow with the clock, so that an early evaluation gives a lower bound.

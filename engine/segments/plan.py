@@ -4,16 +4,15 @@ A table's segments have disjoint ranges, so rows inside an existing range mean w
 Everything else is a choice between few files and little rewriting, made for each UTC day by itself:
 
 - A *busy* day (more than ``small_day_rows`` rows) gets one segment for each base window.
-- A *small* day starts with one segment for what comes at once.  Ranges end where the rows end, to the slot, not
-  where the window ends: the next rows, in order of time, then fall behind them instead of inside.
+- A *small* day starts with one segment for what comes at once.  Its range ends where the rows end, to the second,
+  unless they reach the last slot of a window: the next rows, in order of time, then fall behind it, not inside.
 - When more than :data:`MAX_SMALL_FILES` small segments have gathered in a day, neighbours are merged, beginning
   with the smallest and going on while the next one is not larger than all so far.  Sizes then fall
   geometrically, which bounds how often a row is written again.
 - When the first rows of a later day arrive, the day before is over and becomes one segment of the whole day.
 
-A day that comes in order in 96 parts has each row written 3.6 times, in 12 parts 2.7 times, at once 1 time.
-That needs the parts to end at slots; rows that come later than that make their segment be written again, for
-which ``SealTask.rewritten_rows`` shows the price.
+A day that comes in order in 96 parts has each row written 3.6 times, in 12 parts 2.7 times, at once 1 time.  Rows
+that come later than that make their segment be written again; ``SealTask.rewritten_rows`` shows the price.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.clock import NS_PER_DAY, NS_PER_HOUR
+from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_SECOND
 from engine.model.rows import Int64Array
 from engine.segments.layout import SegmentMeta
 
@@ -33,7 +32,7 @@ SMALL_DAY_ROWS = 2_000_000
 MAX_SMALL_FILES = 8
 #: A segment with at least this share of ``small_day_rows`` is not small: it is neither counted nor merged.
 SMALL_SHARE = 4
-#: Parts of a base window at which ranges may end.
+#: Parts of a base window; rows in the last one make a range end with the window.
 SLOTS_PER_WINDOW = 8
 #: A window with more than this many times ``small_day_rows`` new rows is split, to bound the memory of one
 #: seal.
@@ -206,14 +205,15 @@ def _cut(ordered: Int64Array, first: int, last: int, width_ns: int) -> Iterator[
 
 
 def _piece(ordered: Int64Array, stretch: _Stretch, first: int, last: int, window_ns: int, slot_ns: int) -> _Unit:
-    """Return the range of the rows ``[first, last)``: from the start of their window to the end of their last
-    slot.
+    """Return the range of the rows ``[first, last)``, from the start of their first window.
 
-    Where rows of the stretch follow, it goes on to the end of its last window.
+    It ends with the last window where rows reach the last slot of it or rows of the stretch follow, otherwise with the
+    second of the last row.
     """
     oldest, newest = int(ordered[first]), int(ordered[last - 1])
-    window_end = (newest // window_ns + 1) * window_ns
-    end_ns = window_end if last < stretch.last else min(window_end, (newest // slot_ns + 1) * slot_ns)
+    end_ns = (newest // window_ns + 1) * window_ns
+    if last == stretch.last and newest < end_ns - slot_ns:
+        end_ns = (newest // NS_PER_SECOND + 1) * NS_PER_SECOND
     return _Unit(max(stretch.start_ns, oldest // window_ns * window_ns), min(stretch.end_ns, end_ns), (), last - first)
 
 

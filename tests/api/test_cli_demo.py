@@ -216,6 +216,6 @@ def test_a_server_that_is_not_ready_in_time_is_given_up(tmp_path: Path) -> None:
 
 def test_the_server_runs_in_this_python() -> None:
     assert serve_command("c", "d", "h:1") == [
-        *(sys.executable, "-m", "api.cli.main", "serve"),
+        *(sys.executable, "-P", "-m", "api.cli.main", "serve"),
         *("--config", "c", "--data", "d", "--listen", "h:1"),
     ]

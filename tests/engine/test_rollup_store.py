@@ -169,12 +169,12 @@ def random_samples(random: np.random.Generator, count: int, *, whole_numbers: bo
 
 
 @pytest.mark.parametrize("whole_numbers", [True, False])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_tiers_equal_their_recomputation(tmp_path: Path, seed: int, whole_numbers: bool) -> None:
     random = np.random.default_rng(seed)
     path, raw, sent = tmp_path / "rollups.duckdb", Raw(), []
-    for sequence in range(1, 9):
-        samples = random_samples(random, int(random.integers(1, 150)), whole_numbers=whole_numbers)
+    for sequence in range(1, 7):
+        samples = random_samples(random, int(random.integers(1, 100)), whole_numbers=whole_numbers)
         # Some samples come once more, with the same value or with another one.
         for _ in range(min(len(sent), 20)):
             tagset, field, time, value = sent[int(random.integers(len(sent)))]
@@ -182,7 +182,7 @@ def test_tiers_equal_their_recomputation(tmp_path: Path, seed: int, whole_number
         random.shuffle(samples)
         sent += samples
         connection = connect(path)
-        store = RollupStore(connection, rows_at_a_time=int(random.choice([3, 100, 10**6])))
+        store = RollupStore(connection, rows_at_a_time=int(random.choice([200, 10**6])))
         store.initialise()
         flush(store, raw, samples, sequence)
         if random.random() < 0.5:
@@ -192,17 +192,21 @@ def test_tiers_equal_their_recomputation(tmp_path: Path, seed: int, whole_number
         connection.close()
 
 
+class Killed(BaseException):
+    """What a process that is killed does not live to see; no handler of ordinary errors may catch it."""
+
+
 class Faulty:
     """A connection that fails at its n-th statement, as when the process is killed there."""
 
     def __init__(self, inner: duckdb.DuckDBPyConnection, fail_at: int | None = None) -> None:
-        self._inner, self._fail_at = inner, fail_at
+        self._inner, self.fail_at = inner, fail_at
         self.statements: list[str] = []
 
     def _count(self, sql: str) -> None:
-        if len(self.statements) == self._fail_at:
-            self._fail_at = None
-            raise KeyboardInterrupt
+        if len(self.statements) == self.fail_at:
+            self.fail_at = None
+            raise Killed
         self.statements.append(sql)
 
     def execute(self, sql: str, parameters: Any = None) -> Any:
@@ -218,33 +222,40 @@ class Faulty:
 
 
 LATE = [(0, 0, DAY_NS + minute * NS_PER_MINUTE, 1.0) for minute in (0, 7, 700)]
-EARLIER = [(tagset, 0, DAY_NS + minute * NS_PER_MINUTE + 5, 2.0) for tagset in (0, 1) for minute in range(0, 1500, 50)]
+EARLIER = [(tagset, 0, DAY_NS + minute * NS_PER_MINUTE + 5, 2.0) for tagset in (0, 1) for minute in (0, 7, 12, 650)]
 
 
-def test_a_flush_interrupted_at_any_statement_changes_nothing_and_can_be_repeated() -> None:
-    raw = Raw()
-    first_pairs = raw.arrive(EARLIER)
-    first = raw.buckets(first_pairs), dirty_table(first_pairs), 1
-    second_pairs = raw.arrive(LATE)
-    second = raw.buckets(second_pairs), dirty_table(second_pairs), 2
-    fail_at, interrupted = 0, True
+def test_a_flush_interrupted_at_any_statement_changes_nothing_and_can_be_repeated(
+    connection: duckdb.DuckDBPyConnection, store: RollupStore
+) -> None:
+    earlier, raw = Raw(), Raw()
+    all_pairs = earlier.arrive(EARLIER) | raw.arrive(EARLIER)
+    late_pairs = raw.arrive(LATE)
+    all_pairs |= late_pairs
+    late = raw.buckets(late_pairs), dirty_table(late_pairs)
+    store.flush(earlier.buckets(all_pairs), dirty_table(all_pairs), 1)
+    before = contents(store)
+    sequence, fail_at, interrupted = 1, 0, True
     while interrupted:
-        inner = connect()
-        plain = RollupStore(inner)
-        plain.initialise()
-        plain.flush(*first)
-        before = contents(plain)
-        store = RollupStore(Faulty(inner, fail_at))
+        interrupted = False
+        faulty = Faulty(connection, fail_at)
+        failing = RollupStore(faulty)
         try:
-            store.flush(*second)
-            interrupted = False
-        except KeyboardInterrupt:
-            assert contents(plain) == before
-            assert plain.watermark() == 1
-            store.flush(*second)
-        check(store, raw, whole_numbers=True)
-        assert store.watermark() == 2
-        inner.close()
+            failing.flush(*late, sequence + 1)
+        except Killed:
+            interrupted = True
+            assert contents(store) == before
+            assert store.watermark() == sequence
+            failing.flush(*late, sequence + 1)
+        if fail_at == 0:
+            check(store, raw, whole_numbers=True)
+            after = contents(store)
+        assert contents(store) == after
+        # Back to where it was: the late samples are taken out again, by the store that knows of them.
+        sequence += 2
+        faulty.fail_at = None
+        failing.flush(earlier.buckets(all_pairs), dirty_table(all_pairs), sequence)
+        assert contents(store) == before
         fail_at += 1
     assert fail_at > 15  # every statement of a flush had its turn
 
@@ -261,13 +272,13 @@ def test_closing_without_commit_leaves_the_file_as_it_was(tmp_path: Path) -> Non
     class NeverCommits(Faulty):
         def execute(self, sql: str, parameters: Any = None) -> Any:
             if sql in ("COMMIT", "ROLLBACK"):
-                raise KeyboardInterrupt
+                raise Killed
             return super().execute(sql, parameters)
 
     connection = connect(path)
     pairs = raw.arrive(LATE)
     given_rows = raw.buckets(pairs), dirty_table(pairs), 2
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         RollupStore(NeverCommits(connection)).flush(*given_rows)
     connection.close()
     connection = connect(path)
@@ -319,12 +330,12 @@ def test_new_buckets_are_only_inserted(connection: duckdb.DuckDBPyConnection, st
     check(watched, raw, whole_numbers=True)
 
 
-@pytest.mark.parametrize("rows_at_a_time", [1, 7, 1_000])
+@pytest.mark.parametrize("rows_at_a_time", [1, 300])
 def test_a_large_flush_in_parts_is_the_same(store: RollupStore, rows_at_a_time: int) -> None:
     raw = Raw()
     samples = [
         (tagset, field, DAY_NS + minute * NS_PER_MINUTE, float(minute))
-        for tagset in range(4) for field in range(2) for minute in range(0, 3_000, 41)
+        for tagset in range(3) for field in range(2) for minute in (0, 1, 6, 20, 59, 61, 1_500)
     ]  # fmt: skip
     flush(store, raw, samples)
     whole = contents(store)

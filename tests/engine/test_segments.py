@@ -152,7 +152,7 @@ def one_column(values: Sequence[float]) -> Rows:
 # --- rows come back
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(rows=rows_of_a_table(), row_group_rows=st.sampled_from([1, 3, 16, 1000]))
 def test_rows_come_back_with_their_bits(rows: Rows, row_group_rows: int) -> None:
     fs = MemoryFileSystem()
@@ -389,7 +389,7 @@ def bits_from_polars(path: Path, column: str) -> list[int | None]:
     return [None if hidden else each for each, hidden in zip(bits, values.is_null(), strict=True)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(rows=rows_of_a_table())
 def test_any_parquet_reader_gets_the_same_samples(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("segment")
@@ -501,7 +501,7 @@ def test_columns_get_names_of_their_own(
 short_names = st.text(st.sampled_from("aAbB_2tagTIME."), max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     tag_keys=st.lists(short_names, unique=True, max_size=8),
     fields=st.dictionaries(st.integers(0, 99), short_names, max_size=8),
