@@ -83,7 +83,7 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
         uvicorn.Config(
             Application(engine, config),
             http="httptools",
-            ws="websockets-sansio",
+            ws="none",
             lifespan="off",
             log_level="warning",
             access_log=False,

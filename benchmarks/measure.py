@@ -143,6 +143,16 @@ def tree_cpu_seconds(pid: int) -> float:
     return cpu_seconds
 
 
+def tree_pids(pid: int) -> list[int]:
+    """Return process ``pid`` and its descendants; empty when it is gone."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        return [root.pid, *(process.pid for process in root.children(recursive=True))]
+    return []
+
+
 def wait_until_quiet(
     pid: int, *, quiet_seconds: float = 1.0, busy_share: float = 0.12, limit_seconds: float = 120.0
 ) -> float | None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from benchmarks.batches import BatchFile
 from benchmarks.load import PreparedLoad
-from benchmarks.measure import allocated_bytes, free_port, tree_cpu_seconds, wait_until_quiet
+from benchmarks.measure import allocated_bytes, free_port, tree_cpu_seconds, tree_pids, wait_until_quiet
 from benchmarks.queries import Answer, Query
 from benchmarks.sender import SendOrder, SendReport, send
 from benchmarks.server import checked
@@ -89,9 +89,21 @@ class Engine(ABC):
         """Return what the data takes on disk after :meth:`stop`, as ``du`` counts it."""
         return allocated_bytes(self.data)
 
+    def raw_bytes(self) -> int:
+        """Return the part of :meth:`stored_bytes` that holds raw samples, where the engine keeps more than these."""
+        return self.stored_bytes()
+
 
 def binary_absent(name: str) -> str:
     return "" if shutil.which(name) else f"{name} is not on PATH"
+
+
+def _peak_rss_bytes(pid: int) -> int:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * BYTES_PER_RSS_UNIT
+    return 0
 
 
 class ServerEngine(Engine):
@@ -177,12 +189,9 @@ class ServerEngine(Engine):
         return tree_cpu_seconds(self._process.pid) if self._process is not None else 0.0
 
     def peak_rss_bytes(self) -> int:
+        """Return the summed peaks of the server's processes, which need not have been at the same time."""
         assert self._process is not None
-        with suppress(OSError):
-            for line in Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii").splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * BYTES_PER_RSS_UNIT
-        return 0
+        return sum(_peak_rss_bytes(pid) for pid in tree_pids(self._process.pid))
 
     def stop(self) -> None:
         if self._connection is not None:

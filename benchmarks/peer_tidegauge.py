@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from benchmarks.measure import LOOPBACK
+from benchmarks.measure import LOOPBACK, allocated_bytes
 from benchmarks.peer_engine import ServerEngine
 from benchmarks.queries import Answer, Query
 from benchmarks.server import ARROW_STREAM, python_path
@@ -38,7 +38,11 @@ class Tidegauge(ServerEngine):
         return self.send(self.load_data.lines, "/write?precision=ns")
 
     def settle(self) -> None:
-        self.wait_until_quiet()
+        # A flush of rollups begins every five seconds: quiet for longer means that none is outstanding.
+        self.wait_until_quiet(quiet_seconds=6.0)
+
+    def raw_bytes(self) -> int:
+        return allocated_bytes(self.data / "segments")
 
     def ask(self, query: Query) -> bytes:
         return request_for(self.connection, query).send(self.connection)

@@ -63,6 +63,7 @@ class EngineFigures(msgspec.Struct, kw_only=True):
     settled_seconds: float = 0.0
     settled_cpu_seconds: float = 0.0
     stored_bytes: int = 0
+    raw_bytes: int = 0
     peak_rss_bytes: int = 0
     queries: dict[str, QueryFigures] = {}
     error: str = ""
@@ -129,6 +130,7 @@ def measure_engine(
             _measure_queries(engine, shape, runs, figures)
             engine.stop()
             figures.stored_bytes = engine.stored_bytes()
+            figures.raw_bytes = engine.raw_bytes()
         except Exception as error:  # one engine's failure must not hide the others' figures
             figures.error = f"{type(error).__name__}: {error}"
         finally:
@@ -167,6 +169,7 @@ def _add_figures(report: SuiteReport, figures: EngineFigures, shape: DataShape) 
         report.add(f"{name}: CPU to settle", settled, "ns/sample", "lower")
     if figures.stored_bytes:
         report.add(f"{name}: stored", figures.stored_bytes / shape.samples, "bytes/sample", "lower")
+        report.add(f"{name}: stored raw samples", figures.raw_bytes / shape.samples, "bytes/sample", "lower")
         report.add(f"{name}: peak RSS", figures.peak_rss_bytes / (1 << 20), "MiB", "lower")
     for query, result in figures.queries.items():
         if result.seconds:
@@ -196,6 +199,7 @@ def comparison_table(measured: Sequence[EngineFigures], shape: DataShape) -> lis
         row("CPU to load, ns/sample", each("load_cpu_seconds", 1e9 / shape.samples)),
         row("CPU to settle, ns/sample", each("settled_cpu_seconds", 1e9 / shape.samples)),
         row("stored, bytes/sample", each("stored_bytes", 1 / shape.samples)),
+        row("of it raw samples", each("raw_bytes", 1 / shape.samples)),
         row("peak RSS, MiB", each("peak_rss_bytes", 1 / (1 << 20))),
     ]
     rows += [

@@ -434,6 +434,7 @@ class Engine:
             "state": "closing" if self._closed else "ready",
             "recovered_rows": recovery.rows_replayed,
             "log_findings": recovery.log.sentences(),
+            "storage_findings": [f"{finding.message} ({finding.path})" for finding in self.manifest.findings],
         }
 
     def _show_vitals(self) -> None:

@@ -152,4 +152,4 @@ class Sealer:
         if floor > self._manifest.current.wal_floor:
             self._catalog.persist()
             self._manifest.commit(wal_floor=floor)
-            self._wal.drop_through(floor)
+            self._wal.drop_through(self._manifest.droppable_through)

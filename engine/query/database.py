@@ -296,6 +296,9 @@ def _connect(path: str | None, memory_limit_bytes: int, threads: int) -> duckdb.
         # After this DuckDB opens no other file, in whatever way it is asked.
         root.execute("SET enable_external_access = false")
         root.execute("SET GLOBAL TimeZone = 'UTC'")
+        if duckdb.__version__.startswith("1."):
+            # It hands Bloom filters to pyarrow, which its scan of Arrow data then refuses.
+            root.execute("SET GLOBAL disabled_optimizers = 'join_filter_pushdown'")
     except duckdb.Error as error:
         root.close()
         text = str(error).splitlines()[0]

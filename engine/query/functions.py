@@ -129,6 +129,9 @@ PUSHABLE = OPERATORS | _names(
     "try_strptime ucase upper year list_value list_contains",
 )
 
+#: Those that may be written without parentheses, where a column's name could also stand.
+CLOCK_WORDS = _names("current_date current_timestamp localtimestamp")
+
 #: Grow with the clock, so that an early evaluation gives a lower bound.
 CLOCKS = _names(
     "current_date current_localtimestamp current_timestamp get_current_timestamp localtimestamp now today",

@@ -7,7 +7,7 @@ never changes an answer: DuckDB applies every condition itself as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.query.functions import CLOCKS, PUSHABLE
+from engine.query.functions import CLOCK_WORDS, CLOCKS, PUSHABLE
 from engine.query.sources import JsonScalar
 from engine.query.syntax import Node, Serialise, arguments_of, expressions_in, flatten_and, fold, literal_of
 from engine.query.validation import Select, Statement
@@ -73,13 +73,17 @@ class _Source:
     outer: bool
 
 
-def find_uses(statement: Statement) -> dict[str, list[Use]]:
-    """Return for each relation (folded name) one Use for each of its mentions, without predicates where unsure."""
+def find_uses(statement: Statement, columns: Collection[str] = ()) -> dict[str, list[Use]]:
+    """Return for each relation (folded name) one Use for each of its mentions, without predicates where unsure.
+
+    ``columns``: folded names of columns of the relations, for words like ``current_date`` that may be either.
+    """
+    clock_words = CLOCK_WORDS - statement.aliases - frozenset(columns)
     found: dict[str, list[Use]] = {name: [] for name in statement.references}
     for select in statement.selects:
         sources, joins = _sources_of(select)
         for conjunct in flatten_and(select.node.get("where_clause")):
-            _attribute(conjunct, sources, joins)
+            _attribute(conjunct, sources, joins, clock_words)
         for source in sources:
             if source.use is not None:
                 found[source.name].append(source.use)
@@ -119,7 +123,7 @@ def _sources_of(select: Select) -> tuple[list[_Source], list[Node]]:
 
 def _is_pure(expression: Node, functions: frozenset[str]) -> bool:
     for node in expressions_in(expression):
-        if node["class"] in _OPAQUE:
+        if node["class"] in _OPAQUE or (_is_clock_word(node) and not functions >= CLOCKS):
             return False
         if node["class"] == "FUNCTION" and (
             fold(node["function_name"]) not in functions or node.get("filter") or node.get("distinct")
@@ -128,7 +132,7 @@ def _is_pure(expression: Node, functions: frozenset[str]) -> bool:
     return True
 
 
-def _attribute(conjunct: Node, sources: list[_Source], joins: list[Node]) -> None:
+def _attribute(conjunct: Node, sources: list[_Source], joins: list[Node], clock_words: frozenset[str]) -> None:
     """Add a condition to the relations it is about, if it is about one column and can be evaluated ahead."""
     if not _is_pure(conjunct, PUSHABLE | CLOCKS):
         return
@@ -144,6 +148,8 @@ def _attribute(conjunct: Node, sources: list[_Source], joins: list[Node]) -> Non
         if names is None:
             return {name: replace(child) for name, child in node.items()}
         if len(names) == 1:
+            if names[0] in clock_words:
+                return node
             unqualified.add((names[0], key))
         elif len(names) == 2:
             owners = [index for index, source in enumerate(sources) if source.alias == names[0]]
@@ -322,7 +328,11 @@ def _fill(node: Any, expression: Node) -> Any:
 
 
 def _is_value(node: Node) -> bool:
-    return bool(node.get("class") == "COLUMN_REF")
+    return node.get("class") == "COLUMN_REF" and node["column_names"] == [_VALUE]
+
+
+def _is_clock_word(node: Node) -> bool:
+    return bool(node.get("class") == "COLUMN_REF" and fold(str(node["column_names"][-1])) in CLOCK_WORDS)
 
 
 def _comparisons(expression: Node) -> list[tuple[str, Node]]:
@@ -344,6 +354,8 @@ def _grows_with_clock(expression: Node) -> bool:
     """Whether an expression is the clock, rounded down or moved by constants: it never gives less when run later."""
     if expression.get("class") == "CAST":
         return _grows_with_clock(expression["child"])
+    if _is_clock_word(expression):
+        return True
     if expression.get("class") != "FUNCTION":
         return False
     name = fold(expression["function_name"])

@@ -18,6 +18,7 @@ from engine.disk.filesystem import FileSystem
 from engine.hot.block import Block
 from engine.hot.store import BlockView, HotStore
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
+from engine.segments.footer import FooterCache
 from engine.segments.layout import SegmentMeta
 from engine.segments.reader import read_segment
 
@@ -46,6 +47,7 @@ class SampleStore:
         self.hot = hot
         self._fs, self._root = fs, root
         self._segments: dict[int, tuple[SegmentMeta, ...]] = {}
+        self._footers = FooterCache()
         self._lock = threading.Lock()
         self._epoch = 0
         self._readers: dict[int, int] = {}
@@ -162,6 +164,7 @@ class SampleStore:
             end_ns=end_ns,
             tagset_ids=tagset_ids,
             field_ids=field_ids,
+            cache=self._footers,
         )
 
     def collect(

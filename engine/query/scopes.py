@@ -76,7 +76,9 @@ class Resolver:
         """Return the scope of each relation that the statement reads.  Raises BadQuery when those are too many."""
         known = self.relations.by_name()
         found = []
-        for name, uses in sorted(find_uses(statement).items()):
+        tables = [known[name].table_id for name in statement.references if known[name].kind == "table"]
+        columns = {fold(column.name) for table_id in tables for column in self.relations.columns(table_id)}
+        for name, uses in sorted(find_uses(statement, columns).items()):
             relation = known[name]
             scope = self._united(relation, [self._part(relation, use) for use in uses])
             if relation.kind == "samples" and scope.fields and len(scope.fields) > MAX_SAMPLED_TABLES:

@@ -88,7 +88,8 @@ class Statement:
     """A statement that may run.
 
     ``text`` is what is handed to DuckDB.  ``references`` counts how often each relation (folded name) is read.
-    ``mentions`` holds every column name (folded) that can matter, ``None`` when any column can.
+    ``mentions`` holds every column name (folded) that can matter, ``None`` when any column can.  ``aliases``: every
+    name (folded) that the statement gives to anything.
     """
 
     text: str
@@ -97,6 +98,7 @@ class Statement:
     references: dict[str, int] = field(default_factory=dict)
     selects: list[Select] = field(default_factory=list)
     mentions: frozenset[str] | None = frozenset()
+    aliases: frozenset[str] = frozenset()
 
 
 def parse(sql: str, serialise: Serialise, relations: Mapping[str, object]) -> Statement:
@@ -142,7 +144,8 @@ def _checked(sql: str, tree: Node, relations: Mapping[str, object]) -> Statement
         return Statement(sql, "show_tables")
     walk = _Walk(sql, relations)
     walk.visit(statements[0], frozenset())
-    return Statement(sql, "rows", statements[0], walk.references, walk.selects, walk.mentioned())
+    aliases = frozenset(walk.aliases)
+    return Statement(sql, "rows", statements[0], walk.references, walk.selects, walk.mentioned(), aliases)
 
 
 def _skip_blank(sql: str) -> int:
@@ -185,6 +188,7 @@ class _Walk:
         self._last_names: set[str] = set()
         self._aliases: set[str] = set()
         self._any_column = False
+        self.aliases: set[str] = set()
 
     def mentioned(self) -> frozenset[str] | None:
         # A relation's own name used as a column stands for the whole row.
@@ -205,6 +209,8 @@ class _Walk:
                 self.visit(item, scope)
         elif isinstance(value, dict):
             kind = value.get("type")
+            given = [value.get("alias"), *value.get("column_name_alias", ()), *value.get("aliases", ())]
+            self.aliases.update(fold(str(name)) for name in given if name)
             if "class" in value:
                 self._expression(value, scope)
             elif "info_type" in value:
