@@ -16,6 +16,8 @@ from engine.runtime import Engine
 LOG = logging.getLogger("tidegauge")
 #: Seconds that requests under way may take to end once the server has been told to stop.
 STOP_GRACE_SECONDS = 10
+#: Longer than the usual interval between two pushes of an agent, so that it keeps its connection.
+KEEP_ALIVE_SECONDS = 75
 
 
 def split_listen(listen: str) -> tuple[str, int]:
@@ -89,6 +91,7 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
             access_log=False,
             server_header=False,
             date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_GRACE_SECONDS,
             ssl_certfile=config.server.tls_certificate,
             ssl_keyfile=config.server.tls_key,

@@ -35,18 +35,8 @@ class WriteHandlers:
 
     async def lines(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /write``, ``/api/v2/write``, ``/api/v3/write_lp``: Influx line protocol."""
-        try:
-            query = query_of(scope)
-            unit_ns = precision_ns(query.get("precision", "auto" if scope["path"].endswith("write_lp") else "ns"))
-            body = await self._body(scope, receive)
-            result = await _finished(self._engine.submit_lines(body, unit_ns))
-        except ClientGone:
-            return
-        except Exception as error:
-            await self._failed(send, error)
-            return
-        if not result.refused:
-            await respond(send, 204, headers=_told(result))
+        result = await self._stored(send, self._submit_lines(scope, receive))
+        if result is None:
             return
         kept = "partial write of line protocol occurred" if result.rows else "parsing failed for write_lp endpoint"
         first = result.refusals[0].message if result.refusals else "every line was refused"
@@ -70,24 +60,8 @@ class WriteHandlers:
 
     async def batch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /v1/ingest``: an Arrow IPC stream or a JSON batch, by Content-Type."""
-        try:
-            kind = header(scope, b"content-type").partition(";")[0].strip().lower()
-            if kind not in (ARROW_STREAM, "application/json"):
-                raise UnsupportedMedia(f"cannot ingest Content-Type {kind!r}: want {ARROW_STREAM} or application/json")
-            table = query_of(scope).get("table")
-            body = await self._body(scope, receive)
-            if kind == ARROW_STREAM:
-                future = self._engine.submit_arrow(body, table)
-            else:
-                future = self._engine.submit_objects(body)
-            result = await _finished(future)
-        except ClientGone:
-            return
-        except Exception as error:
-            await self._failed(send, error)
-            return
-        if not result.refused:
-            await respond(send, 204, headers=_told(result))
+        result = await self._stored(send, self._submit_batch(scope, receive))
+        if result is None:
             return
         answer = {
             "error": "partial_write" if result.rows else "nothing_stored",
@@ -108,20 +82,42 @@ class WriteHandlers:
         """``GET /ping``: the probe of Influx clients."""
         await respond(send, 204, headers=[("X-Influxdb-Version", "1.8-tidegauge"), ("X-Influxdb-Build", "OSS")])
 
+    # --- from a request to what became of it
+
+    async def _submit_lines(self, scope: Scope, receive: Receive) -> Future[WriteResult]:
+        default = "auto" if scope["path"].endswith("write_lp") else "ns"
+        unit_ns = precision_ns(query_of(scope).get("precision", default))
+        return self._engine.submit_lines(await self._body(scope, receive), unit_ns)
+
+    async def _submit_batch(self, scope: Scope, receive: Receive) -> Future[WriteResult]:
+        kind = header(scope, b"content-type").partition(";")[0].strip().lower()
+        if kind not in (ARROW_STREAM, "application/json"):
+            raise UnsupportedMedia(f"cannot ingest Content-Type {kind!r}: want {ARROW_STREAM} or application/json")
+        body = await self._body(scope, receive)
+        if kind == ARROW_STREAM:
+            return self._engine.submit_arrow(body, query_of(scope).get("table"))
+        return self._engine.submit_objects(body)
+
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         return await read_body(
             scope, receive, limit=int(self._server.max_body), decoded_limit=int(self._server.max_decoded_body)
         )
 
-    @staticmethod
-    async def _failed(send: Send, error: Exception) -> None:
-        if not isinstance(error, TidegaugeError):
-            LOG.exception("a write failed unexpectedly", exc_info=error)
-        await respond_error(send, error)
-
-
-async def _finished(future: Future[WriteResult]) -> WriteResult:
-    return await asyncio.wrap_future(future)
+    async def _stored(self, send: Send, submitting: Awaitable[Future[WriteResult]]) -> WriteResult | None:
+        """Wait for the write; return its result when part of it was refused, else answer and return None."""
+        try:
+            result = await asyncio.wrap_future(await submitting)
+        except ClientGone:
+            return None
+        except Exception as error:
+            if not isinstance(error, TidegaugeError):
+                LOG.exception("a write failed unexpectedly", exc_info=error)
+            await respond_error(send, error)
+            return None
+        if result.refused:
+            return result
+        await respond(send, 204, headers=_told(result))
+        return None
 
 
 def _causes(result: WriteResult) -> str:

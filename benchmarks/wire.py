@@ -4,7 +4,9 @@ client.
 
 from __future__ import annotations
 
+import select
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,6 +16,8 @@ from benchmarks.measure import LOOPBACK
 RECEIVE_BYTES = 1 << 18
 HEADER_END = b"\r\n\r\n"
 MAX_HEADER_BYTES = 1 << 16
+# A connection idle for longer may have been closed by the server, which is no error.
+IDLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,24 @@ class Connection:
     """One TCP connection to a server on loopback; raises OSError when that fails or ends too early."""
 
     def __init__(self, port: int, *, timeout_seconds: float = 600.0) -> None:
-        self._socket = socket.create_connection((LOOPBACK, port), timeout=timeout_seconds)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._pending = b""
+        self._address = (LOOPBACK, port)
+        self._timeout_seconds = timeout_seconds
         self._host = f"{LOOPBACK}:{port}"
+        self._pending = b""
+        self._open()
+
+    def _open(self) -> None:
+        self._socket = socket.create_connection(self._address, timeout=self._timeout_seconds)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._used_at = time.monotonic()
+
+    def _revive(self) -> None:
+        """Connect again when the server has closed the connection while it was idle."""
+        readable, _, _ = select.select([self._socket], [], [], 0.0)
+        if readable and not self._socket.recv(1, socket.MSG_PEEK):
+            self._socket.close()
+            self._pending = b""
+            self._open()
 
     def __enter__(self) -> Connection:
         return self
@@ -58,12 +76,16 @@ class Connection:
 
     def exchange(self, head: bytes, body: bytes | memoryview = b"") -> Response:
         """Send one request and return its answer, read to the last byte."""
+        if time.monotonic() - self._used_at > IDLE_SECONDS:
+            self._revive()
         if len(body) > RECEIVE_BYTES:
             self._socket.sendall(head)
             self._socket.sendall(body)
         else:
             self._socket.sendall(head + bytes(body))
-        return self._receive()
+        response = self._receive()
+        self._used_at = time.monotonic()
+        return response
 
     def request(
         self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None

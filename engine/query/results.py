@@ -213,11 +213,16 @@ def _moment(value: datetime.time | datetime.date | None) -> str | None:
 
 
 def to_csv(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
-    """Return a table as RFC 4180 text with a header; texts are quoted, NULL is an empty field without quotes."""
+    """Return a table as RFC 4180 text with a header; texts are quoted, NULL is an empty field without quotes.
+
+    In a table of one column NULL is ``""``: readers take an empty line for no row at all.
+    """
     from pyarrow import csv
 
     sink = pa.BufferOutputStream()
     columns = [_csv_column(column) for column in table.columns]
+    if len(columns) == 1 and columns[0].null_count:
+        columns = [columns[0].cast(pa.string()).fill_null("")]
     flat = pa.table(columns, names=table.column_names)
     csv.write_csv(flat, sink, csv.WriteOptions(include_header=True, delimiter=",", quoting_style="needed"))
     return bytes(sink.getvalue().to_pybytes())

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import wire
 from benchmarks.batches import BatchFile
 from benchmarks.generator import DataShape
 from benchmarks.load import PreparedLoad
@@ -23,7 +25,12 @@ class RecordingServer(ThreadingHTTPServer):
 
     daemon_threads = True
     bodies: list[bytes]
+    closed: threading.Event
     turn_away = 0
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        self.closed.set()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -40,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"3\r\nabc\r\n" + b"5;x=y\r\ndefgh\r\n" + b"0\r\n\r\n")
             return
+        self.close_connection = self.path == "/close"
         self.answer(404 if self.path == "/absent" else 200, self.path.encode() * 1000)
 
     def do_POST(self) -> None:
@@ -66,6 +74,7 @@ class Handler(BaseHTTPRequestHandler):
 def recording_server() -> Iterator[RecordingServer]:
     with RecordingServer(("127.0.0.1", 0), Handler) as server:
         server.bodies = []
+        server.closed = threading.Event()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -92,6 +101,15 @@ def test_a_closed_connection_is_an_error() -> None:
     connection.close()
     with pytest.raises(OSError):
         connection.request("GET", "/x")
+
+
+def test_a_connection_closed_while_idle_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "IDLE_SECONDS", -1.0)
+    with recording_server() as server, Connection(server.server_port) as connection:
+        for _ in range(3):
+            assert connection.request("GET", "/close").body == b"/close" * 1000
+            server.closed.wait(10)
+            server.closed.clear()
 
 
 def batch_file(folder: Path, count: int) -> BatchFile:
