@@ -7,6 +7,8 @@ distinct combination of tags is looked up once a record batch.
 from __future__ import annotations
 
 import functools
+import hashlib
+import operator
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ TABLE_KEY = b"tidegauge.table"
 TIME_COLUMN = "time"
 _UNIT_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _MAX_CODES = 1 << 62
+#: Sets of dictionaries that are remembered; beyond this all are forgotten and learned again.
+_MAX_NUMBERINGS = 256
 _LARGEST_INT64 = float(2**63)
 
 
@@ -32,6 +36,8 @@ class ArrowDecoder:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._known: dict[tuple[int, tuple[str, ...]], dict[tuple[bytes | None, ...], int]] = {}
+        #: Fingerprint of dictionaries -> combined codes (sorted) and the tag sets they mean.
+        self._numberings: dict[bytes, tuple[Int64Array, Int32Array]] = {}
 
     def decode(self, body: bytes, table: str | None = None) -> Batch:
         """Decode one stream; raises BadRequest when it is no Arrow stream or its columns cannot be a table's."""
@@ -140,29 +146,62 @@ class ArrowDecoder:
             combination, inverse = [()], np.zeros(record_batch.num_rows, np.int64)
             return self._numbers_of(batch, table_id, tags, combination, inverse, positions)
         codes: list[Int64Array] = []
-        dictionaries: list[list[bytes | None]] = []
+        dictionaries: list[pa.Array] = []
         for tag in tags:
             column = record_batch.column(tag)
             encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
-            values = [None if value is None else value.encode() for value in encoded.dictionary.to_pylist()]
             indices = encoded.indices.cast(pa.int64())
             if indices.null_count:
-                indices = pc.fill_null(indices, len(values))
-                values = [*values, None]
+                indices = pc.fill_null(indices, len(encoded.dictionary))
             codes.append(indices.to_numpy(zero_copy_only=False))
-            dictionaries.append(values)
-        if functools.reduce(lambda product, values: product * max(1, len(values)), dictionaries, 1) < _MAX_CODES:
-            key = codes[0]
-            for code, values in zip(codes[1:], dictionaries[1:], strict=True):
-                key = key * max(1, len(values)) + code
-            _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-        else:
+            dictionaries.append(encoded.dictionary)
+        # One more value than the dictionary has stands for "no tag".
+        sizes = [len(dictionary) + 1 for dictionary in dictionaries]
+        if functools.reduce(operator.mul, sizes) >= _MAX_CODES:
             _, first, inverse = np.unique(np.stack(codes), axis=1, return_index=True, return_inverse=True)
-        combinations = [
-            tuple(values[int(code[at])] for code, values in zip(codes, dictionaries, strict=True))
-            for at in first.tolist()
-        ]
-        return self._numbers_of(batch, table_id, tags, combinations, inverse.reshape(-1), positions)
+            combinations = _combinations(codes, dictionaries, first)
+            return self._numbers_of(batch, table_id, tags, combinations, inverse.reshape(-1), positions)
+        key = codes[0]
+        for code, size in zip(codes[1:], sizes[1:], strict=True):
+            key = key * size + code
+        return self._known_or_new(batch, table_id, tags, key, codes, dictionaries, positions)
+
+    def _known_or_new(
+        self,
+        batch: Batch,
+        table_id: int,
+        tags: list[str],
+        key: Int64Array,
+        codes: list[Int64Array],
+        dictionaries: list[pa.Array],
+        positions: Int64Array,
+    ) -> Int32Array:
+        """Number combinations of codes by what the same dictionaries meant before; look the others up by value.
+
+        A sender repeats its dictionaries from batch to batch, so this is a search in a sorted array as a rule.
+        """
+        same = _fingerprint(table_id, tags, dictionaries)
+        keys, numbers = self._numberings.get(same, (np.empty(0, np.int64), np.empty(0, np.int32)))
+        at = np.searchsorted(keys, key)
+        known = at < len(keys)
+        known[known] = keys[at[known]] == key[known]
+        if not known.all():
+            new = np.flatnonzero(~known)
+            new_keys, first, inverse = np.unique(key[new], return_index=True, return_inverse=True)
+            combinations = _combinations(codes, dictionaries, new[first])
+            found = self._numbers_of(batch, table_id, tags, combinations, inverse, positions[new])
+            tagset_ids = np.empty(len(key), np.int32)
+            tagset_ids[new] = found
+            tagset_ids[known] = numbers[at[known]]
+            kept = found[first] >= 0
+            keys = np.concatenate([keys, new_keys[kept]])
+            numbers = np.concatenate([numbers, found[first][kept]])
+            order = np.argsort(keys)
+            if len(self._numberings) >= _MAX_NUMBERINGS:
+                self._numberings.clear()
+            self._numberings[same] = keys[order], numbers[order]
+            return tagset_ids
+        return numbers[at]
 
     def _numbers_of(
         self,
@@ -222,6 +261,31 @@ def _columns_of(schema: pa.Schema) -> tuple[list[str], list[str]]:
     if not fields:
         raise BadRequest("cannot store Arrow stream: it has no numeric column, so there is nothing to store")
     return sorted(tags), fields
+
+
+def _combinations(
+    codes: list[Int64Array], dictionaries: list[pa.Array], rows: Int64Array
+) -> list[tuple[bytes | None, ...]]:
+    """Return the tag values of these rows, None for "no tag"."""
+    columns = []
+    for code, dictionary in zip(codes, dictionaries, strict=True):
+        values = [None if value is None else value.encode() for value in dictionary.to_pylist()]
+        values.append(None)
+        columns.append([values[at] for at in code[rows].tolist()])
+    return list(zip(*columns, strict=True))
+
+
+def _fingerprint(table_id: int, tags: list[str], dictionaries: list[pa.Array]) -> bytes:
+    """Return what is equal only for the same table, tags and dictionaries."""
+    digest = hashlib.blake2b(repr((table_id, tags)).encode(), digest_size=16)
+    for dictionary in dictionaries:
+        sink = pa.BufferOutputStream()
+        # A slice of a larger array is written as just its values; offsets and bytes then say what they are.
+        plain = pa.record_batch([dictionary], names=["v"])
+        with pa.ipc.new_stream(sink, plain.schema) as writer:
+            writer.write_batch(plain)
+        digest.update(sink.getvalue())
+    return digest.digest()
 
 
 def _numbers(batch: Batch, column: pa.Array, name: str, first_position: int, keep: int) -> Float64Array:

@@ -26,8 +26,9 @@ from engine.query.relations import ROLLUPS, Relations, literal
 from engine.query.scans import SegmentFiles
 from engine.query.scopes import Resolver, needed_of
 from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlLimits, SqlRequest
+from engine.query.syntax import explain_error
 from engine.query.tagsets import TagStore
-from engine.query.validation import Statement, explain_error, parse
+from engine.query.validation import Statement, parse
 from engine.query.views import Views
 from engine.rollups.store import RollupStore
 from native.catalogue import Catalogue
@@ -91,7 +92,6 @@ class Database:
             self._root.execute(f"USE {ROLLUP_DATABASE}")
             self._rollups = RollupStore(self._root)
             self._rollups.initialise()
-            self._integer_times = _column_type(self._root, ROLLUPS[0], "time") == "BIGINT"
             # Reads have a connection of their own, so that a long flush does not make dashboards wait.
             self._reading_root = self._cursors.cursor()
             self._reading_root.execute(f"USE {ROLLUP_DATABASE}")
@@ -164,7 +164,6 @@ class Database:
                     statement,
                     request.tables,
                     request.findings,
-                    integer_times=self._integer_times,
                 )
                 views.create(scopes, _ROLLUP_TABLES)
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
@@ -353,10 +352,6 @@ def _stream(reader: pa.RecordBatchReader, limits: SqlLimits, watch: Watch) -> tu
                 raise BadQuery("interrupted")
             writer.write_batch(batch)
     return sink.getvalue().to_pybytes(), rows
-
-
-def _column_type(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> str:
-    return str(connection.table(table).select(column).types[0])
 
 
 _ROLLUP_TABLES = {name: f"{ROLLUP_DATABASE}.main.{name}" for name in ROLLUPS}

@@ -244,7 +244,8 @@ class ProcessLink:
             )
         if process.killed_for == "memory":
             return QueryLimit("cannot run SQL: statements have taken all memory; the query process was started again")
-        if process.killed_for is None and process.statements_at_end == 1:
+        # Of several that were running any may be the one that ended the worker: they get one more chance each.
+        if process.killed_for is None and pending.started and process.statements_at_end == 1:
             return Unavailable(
                 f"cannot run SQL: the query process ended while the statement ran ({process.ended_by});"
                 " it was started again"

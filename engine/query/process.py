@@ -24,6 +24,7 @@ class Pending:
     """One call that waits for its reply, or for the end of the process that has it."""
 
     statement: bool
+    started: bool = False
     done: threading.Event = field(default_factory=threading.Event)
     reply: wire.Reply | None = None
     attachment: bytearray = field(default_factory=bytearray)
@@ -43,7 +44,10 @@ class QueryProcess:
     pending: dict[int, Pending] = field(default_factory=dict)
     mark: tuple[int, int, int] = (0, 0, 0)
     ready: bool = False
+    #: It has said why it cannot open the database.
+    refused: bool = False
     killed_for: Reason | None = None
+    #: How many statements were running when it ended.
     statements_at_end: int = 0
     ended_by: str = ""
 
@@ -54,14 +58,18 @@ class QueryProcess:
         The calling thread must outlive it: for PR_SET_PDEATHSIG a process's parent is the thread that started it.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "engine.query.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=_environment(),
-            )
+        try:
+            with theirs:
+                popen = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "engine.query.worker", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env=_environment(),
+                )
+        except BaseException:
+            ours.close()
+            raise
         with suppress(OSError):
             wire.send(ours, wire.encode(opened))
         return cls(popen, ours)
@@ -81,7 +89,7 @@ class QueryProcess:
         code = self.popen.wait()
         self.ended_by = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         left = list(self.pending.values())
-        self.statements_at_end = sum(pending.statement for pending in left)
+        self.statements_at_end = sum(pending.started for pending in left)
         return left
 
 

@@ -190,11 +190,17 @@ class Supervisor:
                     process.ready = True
                     self._state.notify_all()
             elif isinstance(reply, wire.Failed) and reply.id == 0:
+                process.refused = True
                 self._failed_to_start(wire.error_of(reply))
             else:
                 with self._state:
                     self._failures = 0
-                    pending = process.pending.pop(reply.id, None)
+                    pending = process.pending.get(reply.id)
+                    if isinstance(reply, wire.Started):
+                        if pending is not None:
+                            pending.started = True
+                        continue
+                    process.pending.pop(reply.id, None)
                 if pending is not None:
                     pending.reply, pending.attachment = reply, frame[1]
                     pending.done.set()
@@ -210,7 +216,7 @@ class Supervisor:
         with self._state:
             self._process = None
         left = process.bury()
-        if process.killed_for is None and not process.ready and self._start_error is None:
+        if process.killed_for is None and not process.ready and not process.refused:
             self._failed_to_start(Unavailable(f"cannot start the query process: it ended at once ({process.ended_by})"))
         with self._state:
             if process.killed_for is None and not self.closed:

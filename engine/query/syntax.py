@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from engine.errors import BadQuery
 
 Node = dict[str, Any]
 #: Turns SQL text into the answer of ``json_serialize_sql``.
 Serialise = Callable[[str], str]
 
+_ERROR_CLASS = re.compile(r"^[A-Z][A-Za-z ]* Error: ")
+_AT_LINE = re.compile(r"\n\nLINE (\d+): (.*)\n( *)\^", re.DOTALL)
 _FOLD = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
@@ -76,3 +81,28 @@ def literal_of(expression: Node) -> str | int | float | bool | None:
     if isinstance(content, (str, int, float, bool)):
         return content
     raise ValueError("a nested constant")
+
+
+def explain_error(error: BaseException, sql: str) -> BadQuery:
+    """Return DuckDB's own error about a statement as ours: one sentence, with the position where it is known."""
+    text = str(error).strip()
+    at = ""
+    match = _AT_LINE.search(text)
+    if match:
+        lines = sql.splitlines()
+        number, shown, caret = int(match.group(1)), match.group(2), match.group(3)
+        # Long lines are shown in part, and DuckDB 1.5 shows its own spelling: a position is given only if it is ours.
+        if number <= len(lines) and lines[number - 1] == shown:
+            column = len(caret) - len(f"LINE {number}: ")
+            before = sum(len(line) + 1 for line in lines[: number - 1])
+            at = f" (at character {before + column + 1})"
+        text = text[: match.start()]
+    text = _ERROR_CLASS.sub("", text)
+    text = text.split("\n\tCandidate functions:")[0].split("\n\tCandidate macros:")[0]
+    text = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    hint = ""
+    if "TIMESTAMP WITH TIME ZONE" in text and "TIMESTAMP_NS" in text:
+        hint = "; the column time is a TIMESTAMP_NS in UTC: cast the other side to TIMESTAMP"
+    elif "TIMESTAMP_NS" in text and ("BIGINT" in text or "INTEGER" in text) and "compare" in text:
+        hint = "; for numbers since 1970 use make_timestamp_ns(...) or to_timestamp(...)"
+    return BadQuery(f"cannot run SQL: {text}{at}{hint}")

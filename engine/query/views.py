@@ -7,7 +7,7 @@ is NULL instead of being read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from engine.errors import Bug, Unavailable
 from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, Int32Array
-from engine.query.relations import TIME, Column, Relations, literal, quoted
+from engine.query.relations import Column, Relations, literal, quoted
 from engine.query.scans import SegmentFiles, hot_scans
 from engine.query.scopes import MAX_LISTED_TAGSETS, Scope, mentioned_fields
 from engine.query.sources import TableSource
@@ -42,15 +42,11 @@ class Views:
         statement: Statement,
         sources: Iterable[TableSource],
         findings: Mapping[str, bytes],
-        *,
-        integer_times: bool = False,
     ) -> None:
-        """``integer_times``: the rollup tables hold times as nanoseconds instead of timestamps."""
         self._cursor, self._relations, self._tags, self._files = cursor, relations, tags, files
         self._mentions = statement.mentions
         self._sources = {source.table_id: source for source in sources}
         self._findings = {fold(name): stream for name, stream in findings.items()}
-        self._integer_times = integer_times
         self._registered = 0
         # Internal names must differ from every relation's that the statement names.
         self._prefix = "tidegauge_"
@@ -206,7 +202,7 @@ class Views:
     # --- rollups and the catalogue
 
     def _rollup(self, scope: Scope, table: str) -> str:
-        conditions = _time_conditions(scope, self._stored_time)
+        conditions = _time_conditions(scope)
         if scope.tagset_ids is not None:
             ids = scope.tagset_ids
             first, last = (int(ids[0]), int(ids[-1])) if len(ids) else (1, 0)
@@ -217,26 +213,19 @@ class Views:
                 listed = ", ".join(str(field_id) for field_id in field_ids) or "NULL"
                 conditions.append(f"(series_id & {MAX_FIELDS - 1}) IN ({listed})")
         rows = f"SELECT * FROM {table}{_where(conditions)}"
-        values = ", ".join(f"{self._shown_time(name)} AS {quoted(name)}" for name in (TIME, "series_id"))
-        aggregates = ", ".join(f"{self._shown_time(name)} AS {quoted(name)}" for name in _ROLLUP_VALUES)
+        keys = 'r."time" AS "time", r.series_id AS series_id'
+        values = ", ".join(f"r.{quoted(name)} AS {quoted(name)}" for name in _ROLLUP_VALUES)
         with_labels = self._names("labels")
         if not with_labels and not self._names("metric") and scope.tagset_ids is None:
-            return f"SELECT {values}, NULL::VARCHAR AS metric, {_NO_LABELS} AS labels, {aggregates} FROM ({rows}) r"
+            return f"SELECT {keys}, NULL::VARCHAR AS metric, {_NO_LABELS} AS labels, {values} FROM ({rows}) r"
         tags = self._label_table(self._tags.all() if scope.tagset_ids is None else scope.tagset_ids, with_labels, True)
         labels = "t.labels" if with_labels else _NO_LABELS
         return (
-            f"SELECT {values}, coalesce(t.name, m.metric) AS metric, {labels} AS labels, {aggregates} FROM ({rows}) r"
+            f"SELECT {keys}, coalesce(t.name, m.metric) AS metric, {labels} AS labels, {values} FROM ({rows}) r"
             f" JOIN {tags} t ON t.tagset_id = (r.series_id >> {FIELD_ID_BITS})::INTEGER"
             f" JOIN {self._register(self._relations.fields_table())} m ON m.table_id = t.table_id"
             f" AND m.field_id = (r.series_id & {MAX_FIELDS - 1})::INTEGER"
         )
-
-    def _stored_time(self, time_ns: int) -> str:
-        return str(time_ns) if self._integer_times else _timestamp(time_ns)
-
-    def _shown_time(self, name: str) -> str:
-        column = f"r.{quoted(name)}"
-        return f"make_timestamp_ns({column})" if self._integer_times and name.endswith(TIME) else column
 
     def _series(self, scope: Scope) -> str:
         with_labels = self._names("labels")
@@ -269,16 +258,12 @@ def _double(column: str | None, field_id: int) -> str:
     return f"{value} AS f{field_id}"
 
 
-def _timestamp(time_ns: int) -> str:
-    return f"make_timestamp_ns({time_ns})"
-
-
-def _time_conditions(scope: Scope, constant: Callable[[int], str] = _timestamp) -> list[str]:
+def _time_conditions(scope: Scope) -> list[str]:
     conditions = []
     if scope.start_ns is not None:
-        conditions.append(f'"time" >= {constant(scope.start_ns)}')
+        conditions.append(f'"time" >= make_timestamp_ns({scope.start_ns})')
     if scope.end_ns is not None:
-        conditions.append(f'"time" < {constant(scope.end_ns)}')
+        conditions.append(f'"time" < make_timestamp_ns({scope.end_ns})')
     return conditions
 
 

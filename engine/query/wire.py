@@ -78,6 +78,12 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     pid: int
 
 
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """A statement is about to run.  If the worker ends before this, the statement is not why."""
+
+    id: int
+
+
 class Answered(msgspec.Struct, frozen=True, tag=True):
     """``stream`` of an answer is in the attachment."""
 
@@ -109,7 +115,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 Request = Open | Define | AskNeeded | RunSql | Flush | ReadRows | AskWatermark | Retain | Close
-Reply = Ready | Answered | FoundNeeded | Done | Failed
+Reply = Ready | Started | Answered | FoundNeeded | Done | Failed
 
 _ENCODER = msgspec.msgpack.Encoder()
 REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -110,8 +110,10 @@ class Worker:
         if isinstance(message, wire.Define):
             self._database.define(bytes(attachment))
         elif isinstance(message, wire.RunSql):
+            self._reply(wire.Started(message.id))
             self._in_thread(message.id, lambda: self._run_sql(message))
         elif isinstance(message, wire.AskNeeded):
+            self._reply(wire.Started(message.id))
             self._in_thread(message.id, lambda: self._ask_needed(message))
         elif isinstance(message, wire.Flush):
             self._in_turn(message.id, lambda: self._flush(message, attachment))

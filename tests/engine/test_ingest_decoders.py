@@ -230,21 +230,46 @@ class TestArrow:
         with pytest.raises(BadRequest):
             ArrowDecoder(admission()).decode(body)
 
-    @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", ""]), st.integers(0, 50)), max_size=20))
-    @settings(max_examples=60, deadline=None)
-    def test_agrees_with_the_same_rows_as_json(self, rows: list[tuple[str, str, int]]) -> None:
-        table = pa.table(
-            {
-                "time": times(*[offset for *_, offset in rows]),
-                "host": pa.array([host for host, *_ in rows], pa.string()),
-                "zone": pa.array([zone for _, zone, _ in rows], pa.string()),
-                "v": pa.array(range(len(rows)), pa.int64()),
-            }
-        )
+    @given(
+        st.lists(
+            st.lists(
+                st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", "", None]), st.integers(0, 50)), max_size=9
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        st.booleans(),
+    )
+    @settings(max_examples=80, deadline=None)
+    def test_agrees_with_the_same_rows_as_json(
+        self, requests: list[list[tuple[str, str | None, int]]], fixed_dictionaries: bool
+    ) -> None:
+        """Over several requests, so that combinations are met again; with the same dictionaries or others each time."""
         by_arrow, by_json = admission(), admission()
-        objects = [
-            sample(tags={"host": host, "zone": zone}, time=NOW_NS + offset * NS_PER_SECOND, fields={"v": at})
-            for at, (host, zone, offset) in enumerate(rows)
-        ]
-        expected = samples_of(decode_json(by_json, *objects), by_json.catalog)
-        assert samples_of(ArrowDecoder(by_arrow).decode(stream(table)), by_arrow.catalog) == expected
+        decoder = ArrowDecoder(by_arrow)
+
+        def text(values: list[str | None], known: list[str]) -> pa.Array:
+            if not fixed_dictionaries:
+                return pa.array(values, pa.string())
+            indices = pa.array([None if value is None else known.index(value) for value in values], pa.int32())
+            return pa.DictionaryArray.from_arrays(indices, pa.array(known))
+
+        for rows in requests:
+            table = pa.table(
+                {
+                    "time": times(*[offset for *_, offset in rows]),
+                    "host": text([host for host, *_ in rows], ["b", "a"]),
+                    "zone": text([zone for _, zone, _ in rows], ["", "y", "x"]),
+                    "v": pa.array(range(len(rows)), pa.int64()),
+                }
+            )
+            objects = [
+                sample(
+                    tags={"host": host} | ({} if zone is None else {"zone": zone}),
+                    time=NOW_NS + offset * NS_PER_SECOND,
+                    fields={"v": at},
+                )
+                for at, (host, zone, offset) in enumerate(rows)
+            ]
+            expected = samples_of(decode_json(by_json, *objects), by_json.catalog)
+            assert samples_of(decoder.decode(stream(table)), by_arrow.catalog) == expected

@@ -10,8 +10,8 @@ import pytest
 from engine.errors import BadQuery
 from engine.query.functions import FUNCTIONS, PUSHABLE, TABLE_FUNCTIONS
 from engine.query.relations import FIXED_RELATIONS, Relation
-from engine.query.syntax import Serialise, fold
-from engine.query.validation import Statement, explain_error, parse
+from engine.query.syntax import Serialise, explain_error, fold
+from engine.query.validation import Statement, parse
 
 RELATIONS = {
     **FIXED_RELATIONS,

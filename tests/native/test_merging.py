@@ -90,6 +90,16 @@ def test_sums_run_from_left_to_right_in_time_order() -> None:
     assert merged.lasts.tolist() == [-1e16]
 
 
+def test_a_single_nanosecond_back_is_noticed() -> None:
+    times = np.array([10, 10, 9, 20], np.int64)
+    series = np.array([1, 0, 1, 0], np.int64) << 16
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    ones = np.ones(4, np.int64)
+    merged = merge_buckets(series, times, ones, *[values] * 5, times, times, MINUTE)
+    assert merged.firsts.tolist() == [2.0, 3.0]
+    assert merged.lasts.tolist() == [4.0, 1.0]
+
+
 def test_no_buckets() -> None:
     empty = [np.empty(0, np.float64 if name in oracle.FLOAT_COLUMNS else np.int64) for name in oracle.COLUMNS]
     assert len(merge_buckets(*empty, 60)) == 0

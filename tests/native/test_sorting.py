@@ -125,6 +125,15 @@ def test_time_ordered_rows_of_many_tag_sets() -> None:
     assert sorting.sort_order(ids, times).tolist() == oracle.sort_order(ids, times).tolist()
 
 
+@pytest.mark.parametrize("apart", [1, 3_000_000])
+def test_a_single_nanosecond_back_is_noticed(apart: int) -> None:
+    # Two tag sets whose times only rise, and one that goes back once, by the least there is.
+    ids = np.array([2, 0, 1, 2, 0, 1, 2], np.int32) * np.int32(apart)
+    times = np.array([0, 10, 10, 0, 20, 9, 1], np.int64)
+    assert sorting.sort_order(ids, times).tolist() == [1, 4, 5, 2, 0, 3, 6]
+    assert sorting.sort_order(ids, times).tolist() == oracle.sort_order(ids, times).tolist()
+
+
 def test_extreme_times_do_not_wrap() -> None:
     ids = np.array([3, 3, 3, 1], np.int32)
     times = np.array([2**63 - 1, -(2**63), 0, -(2**63)], np.int64)
