@@ -30,6 +30,13 @@ def parse_duration_ns(text: str) -> int:
     return round(total)
 
 
+def parse_start(text: str, now_ns: int, step_ns: int) -> int:
+    """Parse a start; one that is relative to now is moved back to a whole step, so that buckets stay where they are."""
+    start_ns = parse_time(text, now_ns)
+    relative = parse_time(text, now_ns + 1) != start_ns
+    return start_ns // step_ns * step_ns if relative and step_ns > 0 else start_ns
+
+
 def parse_time(text: str, now_ns: int) -> int:
     """Parse ``now``, ``-1h``, RFC 3339, or an epoch number (s, ms, us or ns by its size) to nanoseconds."""
     cleaned = text.strip()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from api.arguments import parse_duration_ns, parse_time
+from api.arguments import parse_duration_ns, parse_start, parse_time
 from api.client import SqlTable, arrow_stream, json_batch
 from engine.catalog.matchers import equality_matchers, parse_matchers
 from engine.config import load_config
@@ -65,11 +65,12 @@ class Embedded:
         """Return aligned series; times as in ``GET /v1/query`` (docs/http.md)."""
         now_ns = self.engine.clock.now_ns()
         matchers = parse_matchers(match) if isinstance(match, str) else equality_matchers(match)
+        step_ns = parse_duration_ns(step)
         query = RangeQuery(
             metric,
-            parse_time(str(start), now_ns),
+            parse_start(str(start), now_ns, step_ns),
             parse_time(str(end), now_ns),
-            parse_duration_ns(step),
+            step_ns,
             agg,
             matchers,
             None if by is None else tuple(by),

@@ -79,7 +79,9 @@ def one_field_lines(settings: Settings, folder: Path) -> SuiteReport:
     load = _prepared(settings, folder, hosts=1_000, hours=2.0, quick_hosts=100, quick_hours=2.0)
     report = _report(settings, load, {"batch_lines": settings.batch_lines, "fields_per_line": 1})
     report.data["samples"] = load.one_field_lines.samples
-    _measure(report, settings, load, load.one_field_lines, "/write?precision=ns", {}, folder, one_field=True)
+    _measure(
+        report, settings, load, load.one_field_lines, "/write?precision=ns", {}, folder, one_field=True, quick_runs=1
+    )
     return report
 
 
@@ -96,7 +98,17 @@ def remote_write(settings: Settings, folder: Path) -> SuiteReport:
     """POST /api/v1/write with Prometheus remote write requests, one sample of a series in each."""
     load = _prepared(settings, folder, hosts=1_000, hours=1.0, quick_hosts=100, quick_hours=0.5)
     report = _report(settings, load, {"batches": len(load.remote_write)})
-    _measure(report, settings, load, load.remote_write, "/api/v1/write", REMOTE_WRITE_HEADERS, folder, pooled=True)
+    _measure(
+        report,
+        settings,
+        load,
+        load.remote_write,
+        "/api/v1/write",
+        REMOTE_WRITE_HEADERS,
+        folder,
+        pooled=True,
+        quick_runs=1,
+    )
     return report
 
 
@@ -127,9 +139,10 @@ def _measure(
     *,
     one_field: bool = False,
     pooled: bool = False,
+    quick_runs: int = 2,
 ) -> None:
     figures = LoadFigures()
-    repetitions = settings.repetitions(full=5, quick=2)
+    repetitions = settings.repetitions(full=5, quick=quick_runs)
     for repetition in range(repetitions):
         with TidegaugeServer(folder / f"data-{repetition}") as server:
             server.start()
@@ -150,8 +163,7 @@ def _measure(
                 except (RuntimeError, OSError) as error:
                     report.check("what is stored could be verified", False, f"{error}\n{server.log_tail()}")
     figures.report(report, batches.samples)
-    megabytes = batches.body_bytes / batches.samples
-    report.add("body", megabytes, "bytes/sample", "neither")
+    report.add("body", batches.body_bytes / batches.samples, "bytes/sample", "neither", spread=0.0)
 
 
 def load_server(

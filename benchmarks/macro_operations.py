@@ -75,8 +75,8 @@ def recovery(settings: Settings, folder: Path) -> SuiteReport:
                     for name, difference in stored_differences(SqlClient(connection), load.generator).items():
                         report.check(f"{name} lost and doubled nothing", not difference, difference)
             server.kill()
-    report.add("log to replay", log_bytes / MIB, "MiB", "neither")
-    report.add("log to replay of a sample", log_bytes / shape.samples, "bytes/sample", "lower")
+    report.add("log to replay", log_bytes / MIB, "MiB", "neither", spread=0.0)
+    report.add("log to replay of a sample", log_bytes / shape.samples, "bytes/sample", "lower", spread=0.0)
     report.add_summary("ready", summarise(ready), "s", "lower")
     report.add_summary("first write acknowledged", summarise(first_write), "s", "lower")
     rates = [shape.samples / seconds for seconds in ready]

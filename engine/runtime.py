@@ -110,7 +110,11 @@ class Engine:
             raise
         self._show_vitals()
         seconds = self.clock.monotonic() - started
-        LOG.info("opened %s in %.3f s: %s", self._root, seconds, self.recovery)
+        LOG.info(
+            "opened %s in %.3f s; %d rows came back from the log", self._root, seconds, self.recovery.rows_replayed
+        )
+        for finding in (*self.recovery.log.sentences(), *(each.message for each in self.manifest.findings)):
+            LOG.warning("while opening %s: %s", self._root, finding)
 
     @classmethod
     def open(cls, data_dir: str, config: Config | None = None, **options: Any) -> Engine:

@@ -10,7 +10,7 @@ from litestar import Request, Response, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromQuery, JSONBody, QueryParameter
 
-from api.arguments import parse_duration_ns, parse_time
+from api.arguments import parse_duration_ns, parse_start, parse_time
 from engine.catalog.matchers import Matcher, parse_matchers
 from engine.errors import BadRequest
 from engine.query.range import RangeQuery
@@ -76,11 +76,12 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
         limit: Annotated[int, QueryParameter(ge=1, le=MAX_SERIES)] = MAX_SERIES,
     ) -> Response[bytes]:
         now_ns = engine.clock.now_ns()
+        step_ns = parse_duration_ns(step)
         query = RangeQuery(
             metric,
-            parse_time(start, now_ns),
+            parse_start(start, now_ns, step_ns),
             parse_time(end, now_ns),
-            parse_duration_ns(step),
+            step_ns,
             agg,
             parse_matchers(match),
             None if by is None else tuple(label for label in by.split(",") if label),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.arguments import parse_duration_ns, parse_time
+from api.arguments import parse_duration_ns, parse_start, parse_time
 from api.asgi import ClientGone, decompress, read_body
 from api.errors import TooLarge, UnsupportedMedia
 from engine.errors import BadRequest
@@ -136,6 +136,12 @@ def test_unreadable_durations(text: str) -> None:
 )
 def test_times(text: str, expected: int) -> None:
     assert parse_time(text, 10**18) == expected
+
+
+def test_a_relative_start_is_moved_to_a_whole_step() -> None:
+    assert parse_start("-1m", 1_000 * 10**9 + 7, 60 * 10**9) == 900 * 10**9
+    assert parse_start("now-1m", 1_000 * 10**9 + 7, 60 * 10**9) == 900 * 10**9
+    assert parse_start("1700000001", 1_000 * 10**9, 60 * 10**9) == 1_700_000_001 * 10**9
 
 
 def test_unreadable_times() -> None:
