@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks import compare, micro_suite, report
 from benchmarks.generator import VALUE_KINDS
-from benchmarks.measure import git_commit, scratch_folder, this_machine
+from benchmarks.measure import ending_on_sigterm, git_commit, scratch_folder, this_machine
 from benchmarks.report import RunReport, SuiteReport
 from benchmarks.settings import Settings
 from engine.errors import BadInput, TidegaugeError
@@ -105,10 +105,11 @@ def run(
             machine=this_machine(),
         )
         report.print_heading(result)
-        for one in suites:
-            result.suites.append(one)
-            report.print_suite(one)
-            sys.stdout.flush()
+        with ending_on_sigterm():
+            for one in suites:
+                result.suites.append(one)
+                report.print_suite(one)
+                sys.stdout.flush()
         if not result.suites:
             raise BadInput(f"cannot run benchmarks: no micro benchmark's name contains {pattern!r}")
         if json_path is not None:
@@ -188,7 +189,9 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--quick", action="store_true", help="small data, for continuous integration")
     made.add_argument("--list", dest="list_only", action="store_true", help="show the suites")
-    made.add_argument("--filter", dest="pattern", default="", metavar="TEXT", help="micro: only names with TEXT")
+    made.add_argument(
+        "--filter", "--pattern", dest="pattern", default="", metavar="TEXT", help="micro: only names with TEXT"
+    )
     made.add_argument("--hosts", type=int, help="hosts of the generated data")
     made.add_argument("--hours", type=float, help="hours of the generated data")
     made.add_argument("--values", choices=VALUE_KINDS, help="kind of the generated values (default int)")

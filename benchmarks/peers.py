@@ -11,14 +11,15 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from benchmarks.generator import DataShape, DevopsGenerator
 from benchmarks.load import PreparedLoad
-from benchmarks.measure import scratch_folder, summarise
+from benchmarks.measure import ending_on_sigterm, scratch_folder, summarise
 from benchmarks.peer_embedded import ClickHouse, DuckDB
 from benchmarks.peer_engine import Engine
 from benchmarks.peer_servers import InfluxDB, Prometheus, VictoriaMetrics, VictoriaMetricsRemoteWrite
@@ -87,10 +88,7 @@ def run(settings: Settings, folder: Path) -> SuiteReport:
             print(f"  {engine.name}: absent, {reason}", flush=True)
             continue
         began = time.perf_counter()
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            figures = pool.submit(
-                measure_engine, engine, shape, folder, settings.batch_lines, settings.connections, runs
-            ).result()
+        figures = _in_own_process(engine, shape, folder, settings.batch_lines, settings.connections, runs)
         state = figures.error or f"measured in {time.perf_counter() - began:.0f} s"
         print(f"  {engine.name}: {state}\n    {engine.note}", flush=True)
         measured.append(figures)
@@ -107,6 +105,33 @@ def _chosen(names: str | None) -> Sequence[type[Engine]]:
     if unknown:
         raise BadInput(f"cannot compare engines: got {', '.join(unknown)}, want some of {', '.join(known)}")
     return [known[name] for name in names.split(",")]
+
+
+def _in_own_process(kind: type[Engine], *arguments: Any) -> EngineFigures:
+    """Run :func:`measure_engine` in a new process, which is told to end when this one is interrupted."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_and_send, args=(sender, kind, *arguments))
+    process.start()
+    sender.close()
+    try:
+        figures: EngineFigures = receiver.recv()
+    except EOFError:
+        process.join()
+        error = f"the measuring process ended with code {process.exitcode}"
+        figures = EngineFigures(name=kind.name, note=kind.note, error=error)
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        process.join()
+        receiver.close()
+    return figures
+
+
+def _measure_and_send(sender: Connection, kind: type[Engine], *arguments: Any) -> None:
+    with ending_on_sigterm():
+        sender.send(measure_engine(kind, *arguments))
 
 
 def measure_engine(

@@ -25,7 +25,7 @@ from engine.config_units import Duration
 from engine.delivery.outbox import STATES, Outbox
 from engine.disk.filesystem import FileSystem
 from engine.disk.real import RealFileSystem
-from engine.errors import Bug, DiskFull, QueryLimit, QueueFull, TidegaugeError
+from engine.errors import BadQuery, DiskFull, QueryLimit, QueueFull, TidegaugeError
 from engine.hot.store import HotStore
 from engine.ingest.admission import Admission
 from engine.ingest.arrow import ArrowDecoder
@@ -33,6 +33,7 @@ from engine.ingest.batch import WriteResult
 from engine.ingest.lines import LinesDecoder
 from engine.ingest.objects import ObjectsDecoder
 from engine.ingest.pipeline import Pipeline
+from engine.maintenance.rebuild import mark_missing
 from engine.maintenance.recover import Recovery, replay
 from engine.maintenance.retain import Retainer
 from engine.maintenance.scale import Decider
@@ -97,6 +98,8 @@ class Engine:
         self._closing = threading.Lock()
         self._closed = False
         self._disk_checked = (-1.0, 0)
+        self._rollups_lock = threading.Lock()
+        self._rollups_checked = False
         started = self.clock.monotonic()
         self._fs.makedirs(self._root)
         self._lock = self._fs.lock(self._path("LOCK"))
@@ -170,6 +173,7 @@ class Engine:
             manifest=self.manifest,
             wal=self.wal,
             dirty=self.dirty,
+            flush_rollups=self.flush_rollups,
             commit_lock=self.pipeline.commit_lock,
             vitals=self.vitals,
             clock=self.clock,
@@ -299,6 +303,7 @@ class Engine:
     def flush_rollups(self) -> int:
         """Bring the tiers up to date with what is visible; return how many 1m rows were written."""
         try:
+            self._check_rollups()
             written = self.dirty.flush()
         except BaseException:
             self.vitals.rollup_flushes.labels("failed").inc()
@@ -307,6 +312,14 @@ class Engine:
             self.vitals.rollup_flushes.labels("done").inc()
             self.vitals.rollup_buckets.inc(written)
         return written
+
+    def _check_rollups(self) -> None:
+        """Once after the start: mark what a lost or older rollup database lacks."""
+        with self._rollups_lock:
+            if not self._rollups_checked:
+                floor = self.manifest.current.wal_floor
+                mark_missing(self.samples, self.dirty, watermark=self.link.watermark() if floor else 0, wal_floor=floor)
+                self._rollups_checked = True
 
     def _flush_buckets(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
         self.link.flush_rollups(buckets, dirty, sequence)
@@ -371,7 +384,7 @@ class Engine:
             case "decisions":
                 columns, table = decisions_columns(), self.decisions.decisions_table()
             case _:
-                raise Bug(f"cannot prepare relation {name!r}: nothing makes it")
+                raise BadQuery(f"cannot query relation {name!r}: nothing in this version fills it")
         return arrow_of_columns(columns, table)
 
     @contextmanager

@@ -8,7 +8,9 @@ not gone yet are recognised at recovery by the segment's ``sealed_through``.
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -17,6 +19,7 @@ from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_MINUTE, Clock
 from engine.config import Storage
 from engine.disk.filesystem import FileSystem
+from engine.errors import TidegaugeError
 from engine.hot.block import Block
 from engine.model.rows import FOREVER_NS, Rows, concat, sort_merge
 from engine.query.samples import SampleStore
@@ -27,6 +30,8 @@ from engine.segments.plan import SealTask, plan_seal
 from engine.segments.writer import write_segment
 from engine.vitals import Vitals
 from engine.wal.writer import WalWriter
+
+LOG = logging.getLogger("tidegauge.seal")
 
 #: How long after its end a window may still get rows in the ordinary way before it is sealed.
 WINDOW_GRACE_NS = 5 * NS_PER_MINUTE
@@ -48,6 +53,7 @@ class Sealer:
         manifest: ManifestStore,
         wal: WalWriter,
         dirty: DirtyBuckets,
+        flush_rollups: Callable[[], int],
         commit_lock: AbstractContextManager[object],
         vitals: Vitals,
         clock: Clock,
@@ -55,6 +61,7 @@ class Sealer:
         self._fs, self._root, self._settings = fs, root, settings
         self._catalog, self._samples, self._hot = catalog, samples, samples.hot
         self._manifest, self._wal, self._dirty = manifest, wal, dirty
+        self._flush_rollups = flush_rollups
         self._commit_lock, self._vitals, self._clock = commit_lock, vitals, clock
         self._sealing = threading.Lock()
         self._last_ns = clock.now_ns()
@@ -84,7 +91,11 @@ class Sealer:
         ``finished_only`` leaves out the window that holds each table's newest row, which is likely to get more.
         """
         with self._sealing:
-            self._dirty.flush()
+            try:
+                self._flush_rollups()
+            except TidegaugeError as error:
+                # Samples are sealed all the same; the log stays until the tiers have caught up.
+                LOG.warning("sealing before the tiers are up to date: %s", error)
             written = 0
             for table_id in self._hot.table_ids():
                 until_ns = before_ns

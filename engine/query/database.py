@@ -28,7 +28,7 @@ from engine.query.scopes import Resolver, needed_of
 from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlLimits, SqlRequest
 from engine.query.syntax import explain_error
 from engine.query.tagsets import TagStore
-from engine.query.validation import Statement, parse
+from engine.query.validation import Statement, check_text, parse
 from engine.query.views import Views
 from engine.rollups.store import RollupStore
 from native.catalogue import Catalogue
@@ -131,6 +131,7 @@ class Database:
 
     def needed_relations(self, sql: str, parameters: Sequence[JsonScalar] = ()) -> Needed:
         """Check a statement and say what must be prepared for it.  Raises BadQuery."""
+        check_text(sql, parameters)
         with self._cursor(NEEDED_TIMEOUT_SECONDS, sql) as (cursor, _):
             statement = self._parse(cursor, sql)
             scopes = self._resolver(cursor, parameters).scopes(statement)
@@ -145,6 +146,7 @@ class Database:
         source cannot be read.
         """
         started = time.monotonic()
+        check_text(request.sql, request.parameters)
         self.define(request.definitions)
         for source in request.tables:
             if source.pooled and source.table_id < self.catalogue.table_count:
@@ -167,8 +169,14 @@ class Database:
                 )
                 views.create(scopes, _ROLLUP_TABLES)
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
-                relation = cursor.sql(statement.text, params=list(request.parameters) or None)
-                stream, rows = _stream(_exportable(relation).to_arrow_reader(BATCH_ROWS), limits, watch)
+                try:
+                    relation = cursor.sql(statement.text, params=list(request.parameters) or None)
+                    stream, rows = _stream(_exportable(relation).to_arrow_reader(BATCH_ROWS), limits, watch)
+                except (duckdb.Error, OSError) as error:
+                    if _is_scan_failure(error) and not watch.expired:
+                        for source in request.tables:
+                            self._files.check(source.parquet)
+                    raise
         return SqlAnswer(stream=stream, rows=rows, elapsed_seconds=time.monotonic() - started)
 
     def _parse(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> Statement:
@@ -223,12 +231,17 @@ class Database:
             )
         if isinstance(error, TidegaugeError):
             return error
-        if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or "bad_alloc" in text or "allocate" in text:
+        scanning = _is_scan_failure(error)
+        if (
+            isinstance(error, (MemoryError, duckdb.OutOfMemoryException))
+            or "std::bad_alloc" in text
+            or (scanning and "alloc" in text)
+        ):
             return QueryLimit(
                 f"cannot run SQL: it needs more memory than the {self._memory_limit_bytes >> 20} MiB that statements"
                 " may use; restrict the time range, aggregate, or select fewer columns"
             )
-        if isinstance(error, (pa.ArrowException, OSError)) or "get_next failed" in text:
+        if isinstance(error, pa.ArrowException) or scanning:
             return Unavailable(f"cannot run SQL: reading a source failed: {text.splitlines()[0]}")
         if isinstance(error, duckdb.Error):
             return explain_error(error, sql)
@@ -305,6 +318,12 @@ def _connect(path: str | None, memory_limit_bytes: int, threads: int) -> duckdb.
             raise Unavailable(f"cannot open rollup database {path}: another process has it open") from None
         raise Damage(f"cannot open rollup database: {text}", path=str(path)) from None
     return root
+
+
+def _is_scan_failure(error: BaseException) -> bool:
+    """Whether DuckDB reports what pyarrow said while reading a file (in the words of version 1.5 or 2.0)."""
+    text = str(error)
+    return isinstance(error, OSError) or "get_next failed" in text or "reading the stream registered as" in text
 
 
 def _serialiser(cursor: duckdb.DuckDBPyConnection) -> Callable[[str], str]:

@@ -25,6 +25,7 @@ from engine.query.database import Database, SeriesIds
 from engine.query.process import Pending, QueryProcess
 from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlRequest
 from engine.query.supervisor import LinkCounters, Maker, Supervisor
+from engine.query.validation import check_text
 from native.catalogue import Catalogue
 
 #: How long after its time a statement may still answer, before the worker is killed.
@@ -145,6 +146,7 @@ class ProcessLink:
     # --- calls
 
     def sql(self, request: SqlRequest) -> SqlAnswer:
+        check_text(request.sql, request.parameters)
         reply, attachment = self._call(
             lambda number: wire.RunSql(number, request), seconds=request.limits.timeout_seconds, statement=True
         )
@@ -152,6 +154,7 @@ class ProcessLink:
         return SqlAnswer(stream=bytes(attachment), rows=reply.rows, elapsed_seconds=reply.elapsed_seconds)
 
     def needed(self, sql: str, parameters: Sequence[JsonScalar] = ()) -> Needed:
+        check_text(sql, parameters)
         reply, _ = self._call(
             lambda number: wire.AskNeeded(number, sql, list(parameters)), seconds=NEEDED_SECONDS, statement=True
         )

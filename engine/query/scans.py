@@ -75,6 +75,16 @@ class SegmentFiles:
             found.append(Scan(dataset if condition is None else dataset.filter(condition), named[kind], True))
         return found
 
+    def check(self, files: Sequence[ParquetFile]) -> None:
+        """Read these files' fields to find the one that a statement failed on.  Raises Damage with its path."""
+        for file in files:
+            try:
+                reader = self._fragment(file.path).scanner(columns=[*_KEYS, *file.columns.values()]).to_reader()
+                for batch in reader:
+                    del batch
+            except (OSError, pa.ArrowInvalid) as error:
+                raise Damage(f"cannot read segment: {str(error).splitlines()[0]}", path=file.path) from None
+
     def _fragment(self, path: str) -> Any:
         try:
             status = os.stat(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -99,20 +99,35 @@ class Statement:
     aliases: frozenset[str] = frozenset()
 
 
+def check_text(sql: object, parameters: Sequence[object]) -> None:
+    """Raise BadQuery unless the statement and its parameters are what can be sent to DuckDB at all."""
+    for what, value in (("the statement", sql), *((f"parameter {n}", each) for n, each in enumerate(parameters, 1))):
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise BadQuery(f"cannot run SQL: {what} is not valid Unicode, want UTF-8 text") from None
+        elif value is sql:
+            raise BadQuery(f"cannot run SQL: the statement is {type(value).__name__}, want text")
+        elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            raise BadQuery(f"cannot run SQL: {what} is {value}, want at most 64 bits; send it as text and cast it")
+        elif value is not None and not isinstance(value, (bool, int, float)):
+            raise BadQuery(
+                f"cannot run SQL: {what} is {type(value).__name__}, want text, a number, true, false or null"
+            )
+
+
 def parse(sql: str, serialise: Serialise, relations: Mapping[str, object]) -> Statement:
     """Check one statement; ``relations`` has the folded names of all relations as keys.
 
     Raises BadQuery, which names the part that is refused and says where it stands.
     """
-    size = len(sql.encode("utf-8", "surrogatepass"))
+    check_text(sql, ())
+    size = len(sql.encode())
     if size > MAX_SQL_BYTES:
         raise BadQuery(f"cannot run SQL: got a statement of {size} bytes, want at most {MAX_SQL_BYTES}")
     if "\0" in sql:
         raise BadQuery("cannot run SQL: got a NUL character in the statement, want text")
-    try:
-        sql.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadQuery("cannot run SQL: got a statement that is not valid Unicode, want UTF-8 text") from None
     start = _skip_blank(sql)
     match = _EXPLAIN.match(sql, start)
     if match:

@@ -95,6 +95,7 @@ MISTAKES = [
     ("POST", "/v1/sql", b'{"sql": "SELEC 1"}', JSON, 400, "bad_query"),
     ("POST", "/v1/sql", b'{"sql": "DROP TABLE series"}', JSON, 400, "bad_query"),
     ("POST", "/v1/sql", b'{"sql": "SELECT * FROM nothing"}', JSON, 400, "bad_query"),
+    ("POST", "/v1/sql", b'{"sql": "SELECT * FROM anomalies"}', JSON, 400, "bad_query"),
     ("POST", "/v1/sql", b'{"sql": "SELECT 1"}', JSON | {"Accept": "image/png"}, 400, "bad_request"),
     ("GET", "/v1/sql", b"", {}, 400, "bad_request"),
     ("GET", "/v1/query", b"", {}, 400, "bad_request"),

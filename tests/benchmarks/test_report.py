@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from benchmarks import cli, micro_suite
 from benchmarks.measure import (
     Machine,
     allocated_bytes,
+    ending_on_sigterm,
     file_bytes,
     percentile,
     scratch_folder,
@@ -190,6 +192,20 @@ def test_scratch_folder_goes_away_after_a_failure(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="boom"):
         fail_inside()
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_sigterm_ends_what_is_inside(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end_inside() -> None:
+        with ending_on_sigterm(), scratch_folder(str(tmp_path)):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as raised:
+        end_inside()
+    assert raised.value.code == 143
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_process_tree_includes_children() -> None:

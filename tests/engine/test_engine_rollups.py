@@ -90,6 +90,20 @@ def check(engine: Engine, twin: Twin) -> None:
     assert found == sorted(latest.rows())
 
 
+def test_a_lost_rollup_database_is_recomputed_from_the_segments(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    clock, twin = ManualClock(NOW_NS), Twin()
+    data = tmp_path / "data"
+    with Engine.open(str(data), CONFIG, clock=clock) as engine:
+        for _ in range(4):
+            engine.submit_lines(random_batch(rng, NOW_NS - 3 * NS_PER_DAY, twin)).result(30)
+    for lost in data.glob("rollups.duckdb*"):
+        lost.unlink()
+    with Engine.open(str(data), CONFIG, clock=clock) as engine:
+        engine.submit_lines(random_batch(rng, NOW_NS - 3 * NS_PER_DAY, twin)).result(30)
+        check(engine, twin)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_tiers_equal_their_recomputation(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -233,6 +233,10 @@ def test_answers_are_those_of_plain_tables(rig: Rig, sql: str) -> None:
         ("SELECT count(*) FROM cpu WHERE usage_user > ? AND host IS DISTINCT FROM ?", [5_000.5, None]),
         ("SELECT ? + 1, ?, ?, ?", [41, "text", None, True]),
         ("SELECT host FROM cpu ORDER BY host LIMIT ?", [3]),
+        (
+            "SELECT count(*) FROM cpu WHERE time >= ?::TIMESTAMP AND upper(host) = upper(?)",
+            ["2023-11-14 22:15:00", "H1"],
+        ),
     ],
 )
 def test_parameters_have_the_value_they_are_given(rig: Rig, sql: str, parameters: list[Any]) -> None:
@@ -325,6 +329,12 @@ def test_conditions_around_joins_mean_what_they_say(rig: Rig, join: str, one: st
         other = "true"
     shown = "c.host, c.time" if join in ("SEMI JOIN", "ANTI JOIN") else "c.host, c.time, m.host, m.used"
     rig.check(f"SELECT {shown} FROM cpu c {join} mem m ON c.host = m.host AND c.time = m.time WHERE {one} AND {other}")
+
+
+@MANY
+@given(conditions("", "wide"))
+def test_conditions_on_shared_columns_mean_what_they_say(rig: Rig, condition: str) -> None:
+    rig.check(f"SELECT host, time, used, load FROM cpu JOIN mem USING (host, time) WHERE {condition}")
 
 
 # --- what is asked of the main process
@@ -557,6 +567,30 @@ def test_a_segment_of_another_shape_is_damage(rig: Rig, tmp_path: Path, columns:
     source = TableSource(table_id=0, name="cpu", parquet=(ParquetFile(str(path), {0: "v"}),))
     with pytest.raises(Damage, match=said):
         rig.database.sql(SqlRequest(sql="SELECT usage_user FROM cpu", tables=(source,)))
+
+
+def test_a_page_that_was_changed_on_disk_gives_no_number(tmp_path: Path) -> None:
+    world = World()
+    world.add(Row("t", {"i": "x"}, index, {"v": index / 7}) for index in range(1_000))
+    path = tmp_path / "x.parquet"
+    options = {"write_page_checksum": True, "compression": "none", "use_dictionary": False}
+    file = world.parquet_file(path, world.rows, {}, **options)
+    data = bytearray(path.read_bytes())
+    position = data.index(np.float64(500 / 7).tobytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+    database = Database(None, threads=1, catalogue=world.catalogue)
+    try:
+        with pytest.raises(Damage, match="CRC") as caught:
+            database.sql(SqlRequest(sql="SELECT sum(v) FROM t", tables=(world.source("t", parquet=[file]),)))
+        assert caught.value.path == str(path)
+    finally:
+        database.close()
+
+
+def test_explain_takes_parameters(rig: Rig) -> None:
+    (row,) = rig.run("EXPLAIN SELECT * FROM cpu WHERE host = ?", ["h1"]).to_pylist()
+    assert "tagset_id" in row["explain_value"]
 
 
 def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from engine.errors import BadQuery
 from engine.query.functions import FUNCTIONS, PUSHABLE, TABLE_FUNCTIONS
 from engine.query.relations import FIXED_RELATIONS, Relation
 from engine.query.syntax import Serialise, explain_error, fold
-from engine.query.validation import Statement, parse
+from engine.query.validation import Statement, check_text, parse
 
 RELATIONS = {
     **FIXED_RELATIONS,
@@ -347,6 +347,22 @@ def test_explain_keeps_its_word_and_the_statement(check) -> None:
 def test_position_counts_characters_not_bytes(check) -> None:
     with pytest.raises(BadQuery, match=r"function 'getenv' is not allowed \(at character 14\)"):
         check("SELECT 'äö', getenv('x')")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "said"),
+    [
+        ([1], "parameter 2 is list, want text"),
+        ({"a": 1}, "parameter 2 is dict, want text"),
+        (b"bytes", "parameter 2 is bytes, want text"),
+        (1 << 63, "parameter 2 is 9223372036854775808, want at most 64 bits"),
+        ("\ud800", "parameter 2 is not valid Unicode"),
+    ],
+)
+def test_a_parameter_that_is_no_scalar_is_refused(parameter: object, said: str) -> None:
+    check_text("SELECT ?", ["text", -(1 << 63), 1.5, True, None])
+    with pytest.raises(BadQuery, match=said):
+        check_text("SELECT ?, ?", [None, parameter])
 
 
 def test_a_misspelt_relation_is_answered_with_the_near_one(check) -> None:

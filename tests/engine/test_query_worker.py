@@ -153,6 +153,15 @@ def test_parameters_and_large_answers_pass_the_socket(calm: ProcessLink) -> None
     assert row["text"] == "é" * 3_000_000
 
 
+def test_what_cannot_be_sent_is_refused_here(calm: ProcessLink) -> None:
+    for sql, parameters in (("SELECT '\ud800'", []), ("SELECT ?", [[1]]), ("SELECT ?", [1 << 70])):
+        with pytest.raises(BadQuery):
+            calm.needed(sql, parameters)
+        with pytest.raises(BadQuery):
+            calm.sql(SqlRequest(sql=sql, parameters=parameters))
+    assert calm.counters().starts == 1
+
+
 def test_many_statements_at_once(calm: ProcessLink, calls: ThreadPoolExecutor) -> None:
     found = calls.map(
         lambda number: rows_of(calm, f"SELECT {number} AS n, sum(i) AS s FROM range(1000) t(i)"), range(40)

@@ -1,0 +1,35 @@
+"""Rebuilding the tiers: what to do when the rollup database lacks what the log no longer holds.
+
+That is so when the database was lost or replaced by an older copy.  Every bucket of the sealed samples is marked, and
+the next flush recomputes it; what is older than raw retention cannot come back.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from engine.query.samples import SampleStore
+from engine.rollups.dirty import DirtyBuckets
+
+LOG = logging.getLogger("tidegauge.rollups")
+
+
+def mark_missing(samples: SampleStore, dirty: DirtyBuckets, *, watermark: int, wal_floor: int) -> int:
+    """Mark every sealed bucket when the tiers end before the log begins; return how many segments were marked.
+
+    ``watermark``: the sequence that the tiers include; ``wal_floor``: the last one that the log may lack.
+    """
+    if watermark >= wal_floor:
+        return 0
+    segments = samples.segments()
+    LOG.warning(
+        "the rollup database ends at sequence %d, the log begins after %d: recomputing the tiers from %d segments",
+        watermark,
+        wal_floor,
+        len(segments),
+    )
+    with samples.reading():
+        for meta in segments:
+            rows = samples.read(meta, meta.start_ns, meta.end_ns, field_ids=())
+            dirty.mark(meta.table_id, wal_floor, rows.tagset_ids, rows.times)
+    return len(segments)
