@@ -173,7 +173,6 @@ class Engine:
             manifest=self.manifest,
             wal=self.wal,
             dirty=self.dirty,
-            flush_rollups=self.flush_rollups,
             commit_lock=self.pipeline.commit_lock,
             vitals=self.vitals,
             clock=self.clock,
@@ -248,7 +247,11 @@ class Engine:
         self._scheduler.close()
         self.pipeline.close()
         try:
+            self.flush_rollups()
             self.sealer.seal()
+            # The file that was being written goes too: after an orderly stop there is nothing left to replay.
+            self.wal.roll()
+            self.sealer.trim_log()
         except TidegaugeError as error:
             # Everything is in the log; the next start recovers it.
             LOG.warning("stopped without sealing: %s", error)

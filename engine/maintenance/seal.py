@@ -1,25 +1,22 @@
 """Sealing: hot rows become Parquet segments, and the log they came from may go.
 
-Order of events, so that a crash between any two loses nothing and doubles nothing: the tiers have everything (flush),
-the segments are written and synced, the catalogue is persisted, the manifest names the segments (the switch), readers
-see them, old files are deleted, old log files are deleted.  Rows that are both in a segment and in a log file that has
+Order of events, so that a crash between any two loses nothing and doubles nothing: the segments are written and synced,
+the catalogue is persisted, the manifest names the segments (the switch), readers see them, old files are deleted; log
+files go once both segments and tiers hold what is in them.  Rows that are both in a segment and in a log file that has
 not gone yet are recognised at recovery by the segment's ``sealed_through``.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
 
 from engine.catalog.catalog import Catalog
-from engine.clock import NS_PER_MINUTE, Clock
+from engine.clock import NS_PER_MINUTE, NS_PER_SECOND, Clock
 from engine.config import Storage
 from engine.disk.filesystem import FileSystem
-from engine.errors import TidegaugeError
 from engine.hot.block import Block
 from engine.model.rows import FOREVER_NS, Rows, concat, sort_merge
 from engine.query.samples import SampleStore
@@ -31,12 +28,14 @@ from engine.segments.writer import write_segment
 from engine.vitals import Vitals
 from engine.wal.writer import WalWriter
 
-LOG = logging.getLogger("tidegauge.seal")
-
 #: How long after its end a window may still get rows in the ordinary way before it is sealed.
 WINDOW_GRACE_NS = 5 * NS_PER_MINUTE
 #: What share of the limits sealing aims for once a limit has been reached.
 RELIEF = 0.8
+#: What share of the memory limit is worth sealing because the log is long.
+WORTH_SEALING = 0.1
+#: How often the log is looked at for files that may go.
+TRIM_NS = 15 * NS_PER_SECOND
 
 
 class Sealer:
@@ -53,7 +52,6 @@ class Sealer:
         manifest: ManifestStore,
         wal: WalWriter,
         dirty: DirtyBuckets,
-        flush_rollups: Callable[[], int],
         commit_lock: AbstractContextManager[object],
         vitals: Vitals,
         clock: Clock,
@@ -61,14 +59,17 @@ class Sealer:
         self._fs, self._root, self._settings = fs, root, settings
         self._catalog, self._samples, self._hot = catalog, samples, samples.hot
         self._manifest, self._wal, self._dirty = manifest, wal, dirty
-        self._flush_rollups = flush_rollups
         self._commit_lock, self._vitals, self._clock = commit_lock, vitals, clock
         self._sealing = threading.Lock()
-        self._last_ns = clock.now_ns()
+        self._last_ns = self._trimmed_ns = clock.now_ns()
 
     def run(self) -> int:
         """Seal what is due: finished windows from time to time, more when memory or log are at their limit."""
         now_ns = self._clock.now_ns()
+        if now_ns - self._trimmed_ns >= TRIM_NS:
+            # Tiers catch up after samples have been sealed; only then may the log go.
+            self._trimmed_ns = now_ns
+            self.trim_log()
         if self._pressed():
             sealed = self.seal(finished_only=True)
             if self._pressed(RELIEF):
@@ -81,9 +82,10 @@ class Sealer:
         return 0
 
     def _pressed(self, share: float = 1.0) -> bool:
-        return self._hot.nbytes > share * int(self._settings.hot_limit) or self._wal.bytes_on_disk > share * int(
-            self._settings.wal_limit
-        )
+        held = self._hot.nbytes / int(self._settings.hot_limit)
+        # A long log presses only while there is something to seal; otherwise it waits for the tiers.
+        logged = self._wal.bytes_on_disk / int(self._settings.wal_limit)
+        return held > share or (logged > share and held > WORTH_SEALING)
 
     def seal(self, before_ns: int = FOREVER_NS, *, finished_only: bool = False) -> int:
         """Seal every row older than ``before_ns``; return how many segments were written.
@@ -91,11 +93,6 @@ class Sealer:
         ``finished_only`` leaves out the window that holds each table's newest row, which is likely to get more.
         """
         with self._sealing:
-            try:
-                self._flush_rollups()
-            except TidegaugeError as error:
-                # Samples are sealed all the same; the log stays until the tiers have caught up.
-                LOG.warning("sealing before the tiers are up to date: %s", error)
             written = 0
             for table_id in self._hot.table_ids():
                 until_ns = before_ns
@@ -103,7 +100,7 @@ class Sealer:
                     window = int(self._settings.partition)
                     until_ns = min(until_ns, self._samples.newest_time_ns(table_id) // window * window)
                 written += self._seal_table(table_id, until_ns)
-            self._trim_log()
+            self.trim_log()
             return written
 
     def _seal_table(self, table_id: int, before_ns: int) -> int:
@@ -155,7 +152,8 @@ class Sealer:
     def _delete(self, meta: SegmentMeta) -> None:
         self._manifest.delete_file(meta)
 
-    def _trim_log(self) -> None:
+    def trim_log(self) -> None:
+        """Delete the log files whose every row is in segments and tiers."""
         with self._commit_lock:
             oldest = self._hot.oldest_sequence()
             floor = self._hot.applied_sequence if oldest is None else oldest - 1
@@ -163,4 +161,4 @@ class Sealer:
         if floor > self._manifest.current.wal_floor:
             self._catalog.persist()
             self._manifest.commit(wal_floor=floor)
-            self._wal.drop_through(self._manifest.droppable_through)
+        self._wal.drop_through(self._manifest.droppable_through)

@@ -8,10 +8,11 @@ ONLY transactions on cursors of their own, at the same time as rollup flushes.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import duckdb
 import numpy as np
@@ -19,10 +20,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from engine.errors import BadQuery, Bug, Damage, QueryLimit, TidegaugeError, Unavailable
+from engine.errors import BadQuery, Bug, QueryLimit, TidegaugeError, Unavailable
+from engine.query.connection import ROLLUP_DATABASE, Seat, connect, lock
 from engine.query.deadlines import Deadlines, Watch
 from engine.query.predicates import Evaluator
-from engine.query.relations import ROLLUPS, Relations, literal
+from engine.query.relations import FINDINGS, ROLLUPS, Relations
 from engine.query.scans import SegmentFiles
 from engine.query.scopes import Resolver, needed_of
 from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlLimits, SqlRequest
@@ -33,24 +35,12 @@ from engine.query.views import Views
 from engine.rollups.store import RollupStore
 from native.catalogue import Catalogue
 
-#: Files stay readable for this version, so that going back to it is possible.
-STORAGE_VERSION = "v1.5.0"
 BATCH_ROWS = 65_536
 NEEDED_TIMEOUT_SECONDS = 30.0
 SeriesIds = Sequence[int] | npt.NDArray[np.int64] | None
 
-#: The name under which the rollup database is attached; everything else lives in the unnamed database in memory.
-ROLLUP_DATABASE = "rollups"
-
-# The column time has no time zone and is UTC; so are the clock's functions, or the two could not be compared.
-_UTC_FUNCTIONS = (
-    "CREATE MACRO now() AS CAST(system.main.now() AS TIMESTAMP)",
-    "CREATE MACRO get_current_timestamp() AS CAST(system.main.get_current_timestamp() AS TIMESTAMP)",
-    "CREATE MACRO transaction_timestamp() AS CAST(system.main.transaction_timestamp() AS TIMESTAMP)",
-    "CREATE MACRO to_timestamp(seconds) AS CAST(system.main.to_timestamp(seconds) AS TIMESTAMP)",
-)
 # Arrow has no type for these, or DuckDB exports them as something else: they are sent as text, digit for digit.
-_AS_TEXT = ("UHUGEINT", "BIGNUM", "VARINT", "BIT", "TIME WITH TIME ZONE", "UNION", "VARIANT", "GEOMETRY", "TIME_NS")
+_AS_TEXT = re.compile(r"\b(UHUGEINT|BIGNUM|VARINT|BIT|TIME WITH TIME ZONE|TIME_NS|UNION|VARIANT|GEOMETRY)\b")
 
 
 class Database:
@@ -63,40 +53,35 @@ class Database:
         memory_limit_bytes: int = 1 << 30,
         threads: int | None = None,
         pooled_tables: Collection[str] = (),
+        findings: Collection[str] = FINDINGS,
         catalogue: Catalogue | None = None,
     ) -> None:
         """Open the rollup database at ``path``, in memory where it is None.
 
-        ``catalogue``: where definitions are kept; one of its own by default, to be filled by :meth:`define`.
+        ``pooled_tables``: measurements whose metrics are named by the tag ``__name__``.  ``findings``: the relations of
+        that kind there are.  ``catalogue``: where definitions are kept; one of its own by default, to be filled by
+        :meth:`define`.
         Raises Unavailable when another process has the file open, Damage when it is not readable.
         """
         self.path = path
         self._memory_limit_bytes = memory_limit_bytes
         self.catalogue = catalogue if catalogue is not None else Catalogue()
         self._tags = TagStore(self.catalogue)
-        self._relations = Relations(self.catalogue, self._tags, pooled_tables)
+        self._relations = Relations(self.catalogue, self._tags, pooled_tables, findings)
         self._files = SegmentFiles()
         self._deadlines = Deadlines()
         self._defining = threading.Lock()
-        self._rolling = threading.Lock()
-        self._reading = threading.Lock()
         self._closing = threading.Condition()
         self._running = 0
         self._closed = False
         self.broken = False
-        self._root = _connect(path, memory_limit_bytes, threads or os.cpu_count() or 1)
+        self._root = connect(path, memory_limit_bytes, threads or os.cpu_count() or 1)
         try:
-            self._cursors = self._root.cursor()
-            for macro in _UTC_FUNCTIONS:
-                self._cursors.execute(macro)
-            self._root.execute(f"USE {ROLLUP_DATABASE}")
-            self._rollups = RollupStore(self._root)
-            self._rollups.initialise()
+            self._writing = Seat(self._root.cursor())
+            self._writing.store.initialise()
             # Reads have a connection of their own, so that a long flush does not make dashboards wait.
-            self._reading_root = self._cursors.cursor()
-            self._reading_root.execute(f"USE {ROLLUP_DATABASE}")
-            self._reader = RollupStore(self._reading_root)
-            self._root.execute("SET lock_configuration = true")
+            self._reading = Seat(self._root.cursor())
+            lock(self._root)
         except BaseException:
             self._root.close()
             raise
@@ -111,10 +96,13 @@ class Database:
                 self._deadlines.expire_all()
                 self._closing.wait(0.1)
         self._deadlines.close()
-        with self._rolling, self._reading:
+        with self._writing.lock, self._reading.lock:
             if not self.broken:
-                self._rollups.checkpoint()
-            for connection in (self._reading_root, self._cursors, self._root):
+                # What is not moved into the file now is read from DuckDB's log when it is opened again.
+                with suppress(duckdb.Error):
+                    self._writing.recover()
+                    self._writing.store.checkpoint()
+            for connection in (self._writing.connection, self._reading.connection, self._root):
                 connection.close()
 
     # --- the catalogue
@@ -202,7 +190,7 @@ class Database:
             if self._closed:
                 raise Unavailable("cannot run SQL: the database is closed")
             self._running += 1
-            cursor = self._cursors.cursor()
+            cursor = self._root.cursor()
         try:
             with self._deadlines.watch(cursor, timeout_seconds) as watch:
                 try:
@@ -232,11 +220,7 @@ class Database:
         if isinstance(error, TidegaugeError):
             return error
         scanning = _is_scan_failure(error)
-        if (
-            isinstance(error, (MemoryError, duckdb.OutOfMemoryException))
-            or "std::bad_alloc" in text
-            or (scanning and "alloc" in text)
-        ):
+        if _is_out_of_memory(error) or (scanning and "alloc" in text):
             return QueryLimit(
                 f"cannot run SQL: it needs more memory than the {self._memory_limit_bytes >> 20} MiB that statements"
                 " may use; restrict the time range, aggregate, or select fewer columns"
@@ -251,73 +235,51 @@ class Database:
 
     def flush_rollups(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
         """Replace the 1m rows of ``dirty`` buckets by ``buckets`` and carry that up the tiers, in one transaction."""
-        with self._turn(self._rolling, "flush rollups"):
-            self._rollups.flush(buckets, dirty, sequence)
+        with self._turn(self._writing, "flush rollups") as store:
+            store.flush(buckets, dirty, sequence)
 
     def retain(self, cutoffs: Mapping[str, int]) -> int:
         """Remove rollup rows before each tier's cutoff (ns); return how many."""
-        with self._turn(self._rolling, "remove old rollups"):
-            return self._rollups.retain(cutoffs)
+        with self._turn(self._writing, "remove old rollups") as store:
+            return store.retain(cutoffs)
 
     def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None) -> pa.Table:
         """Return the rows of a tier in ``[start_ns, end_ns)``, of these series or of all."""
-        with self._turn(self._reading, "read rollups"):
+        with self._turn(self._reading, "read rollups") as store:
             wanted = None if series_ids is None else np.asarray(series_ids, np.int64)
-            return self._reader.rows(tier, start_ns, end_ns, wanted)
+            return store.rows(tier, start_ns, end_ns, wanted)
 
     def watermark(self) -> int:
         """Return the sequence number up to which rollups are stored."""
-        with self._turn(self._reading, "read the rollup watermark"):
-            return self._reader.watermark()
+        with self._turn(self._reading, "read the rollup watermark") as store:
+            return store.watermark()
 
     @contextmanager
-    def _turn(self, lock: threading.Lock, action: str) -> Iterator[None]:
-        with lock:
+    def _turn(self, seat: Seat, action: str) -> Iterator[RollupStore]:
+        """Give the store of a connection to one thread at a time, and turn what goes wrong into our errors."""
+        with seat.lock:
             if self._closed:
                 raise Unavailable(f"cannot {action}: the database is closed")
             try:
-                yield
-            except (MemoryError, duckdb.OutOfMemoryException):
-                raise QueryLimit(f"cannot {action}: statements have taken all memory; try again") from None
-            except duckdb.Error as error:
+                seat.recover()
+                yield seat.store
+            except (MemoryError, duckdb.Error, RuntimeError) as error:
+                seat.failed = True
+                if _is_out_of_memory(error):
+                    raise QueryLimit(f"cannot {action}: statements have taken all memory; try again") from None
                 text = str(error).splitlines()[0]
                 if isinstance(error, (duckdb.FatalException, duckdb.InternalException)) or "invalidated" in text:
                     self.broken = True
                 raise Unavailable(f"cannot {action}: {text}") from None
 
 
-def _connect(path: str | None, memory_limit_bytes: int, threads: int) -> duckdb.DuckDBPyConnection:
-    config = {
-        "allow_community_extensions": "false",
-        "allow_persistent_secrets": "false",
-        "autoinstall_known_extensions": "false",
-        "autoload_known_extensions": "false",
-        "memory_limit": f"{memory_limit_bytes}B",
-        "python_enable_replacements": "false",
-        "python_scan_all_frames": "false",
-        # No spilling: statements end at the memory limit instead of filling the disk that samples need.
-        "temp_directory": "",
-        "threads": str(threads),
-    }
-    root = duckdb.connect(":memory:", config=config)
-    try:
-        root.execute(
-            f"ATTACH {literal(path or ':memory:')} AS {ROLLUP_DATABASE}"
-            + (f" (STORAGE_VERSION '{STORAGE_VERSION}')" if path else "")
-        )
-        # After this DuckDB opens no other file, in whatever way it is asked.
-        root.execute("SET enable_external_access = false")
-        root.execute("SET GLOBAL TimeZone = 'UTC'")
-        if duckdb.__version__.startswith("1."):
-            # It hands Bloom filters to pyarrow, which its scan of Arrow data then refuses.
-            root.execute("SET GLOBAL disabled_optimizers = 'join_filter_pushdown'")
-    except duckdb.Error as error:
-        root.close()
-        text = str(error).splitlines()[0]
-        if "lock" in text.lower():
-            raise Unavailable(f"cannot open rollup database {path}: another process has it open") from None
-        raise Damage(f"cannot open rollup database: {text}", path=str(path)) from None
-    return root
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, possibly hidden by what a clean-up raised afterwards."""
+    while error is not None:
+        if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or "std::bad_alloc" in str(error):
+            return True
+        error = error.__context__
+    return False
 
 
 def _is_scan_failure(error: BaseException) -> bool:
@@ -339,14 +301,12 @@ def _serialiser(cursor: duckdb.DuckDBPyConnection) -> Callable[[str], str]:
 def _exportable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """Cast columns to text that Arrow could only carry wrongly."""
     types = [str(type_) for type_ in relation.types]
-    if not any(type_.startswith(_AS_TEXT) for type_ in types):
+    if not any(_AS_TEXT.search(type_) for type_ in types):
         return relation
     columns = []
     for number, (name, type_) in enumerate(zip(relation.columns, types, strict=True), start=1):
         shown = '"' + name.replace('"', '""') + '"'
-        columns.append(
-            f"CAST(#{number} AS VARCHAR) AS {shown}" if type_.startswith(_AS_TEXT) else f"#{number} AS {shown}"
-        )
+        columns.append(f"CAST(#{number} AS VARCHAR) AS {shown}" if _AS_TEXT.search(type_) else f"#{number} AS {shown}")
     return relation.project(", ".join(columns))
 
 

@@ -23,6 +23,7 @@ from engine.errors import Bug, QueryLimit, TidegaugeError, Unavailable
 from engine.query import wire
 from engine.query.database import Database, SeriesIds
 from engine.query.process import Pending, QueryProcess
+from engine.query.relations import FINDINGS
 from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlRequest
 from engine.query.supervisor import LinkCounters, Maker, Supervisor
 from engine.query.validation import check_text
@@ -70,10 +71,16 @@ class LocalLink:
     """The query database in this process, opened when it is first asked.  A statement cannot be killed here."""
 
     def __init__(
-        self, path: str | None, settings: Query, catalogue: Catalogue, *, pooled_tables: Collection[str] = ()
+        self,
+        path: str | None,
+        settings: Query,
+        catalogue: Catalogue,
+        *,
+        pooled_tables: Collection[str] = (),
+        findings: Collection[str] = FINDINGS,
     ) -> None:
         self._path, self._settings, self._catalogue = path, settings, catalogue
-        self._pooled_tables = tuple(pooled_tables)
+        self._pooled_tables, self._findings = tuple(pooled_tables), tuple(findings)
         self._opening = threading.Lock()
         self._opened: Database | None = None
         self._closed = False
@@ -87,6 +94,7 @@ class LocalLink:
                     self._path,
                     memory_limit_bytes=int(self._settings.memory),
                     pooled_tables=self._pooled_tables,
+                    findings=self._findings,
                     catalogue=self._catalogue,
                 )
             return self._opened
@@ -129,16 +137,23 @@ class ProcessLink:
         catalogue: Catalogue,
         *,
         pooled_tables: Collection[str] = (),
+        findings: Collection[str] = FINDINGS,
         threads: int | None = None,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         """Nothing is started yet: that happens in the background at the first call, or at :meth:`start`.
 
         ``path``: the rollup database, None for one in memory that lives as long as the worker.  ``catalogue``: where
-        definitions come from (``mark`` and ``definitions``).
+        definitions come from (``mark`` and ``definitions``).  ``pooled_tables``, ``findings``: see
+        :class:`engine.query.database.Database`.
         """
         opened = wire.Open(
-            path, int(settings.memory), threads or os.cpu_count() or 1, tuple(pooled_tables), os.getpid()
+            path=path,
+            memory_limit_bytes=int(settings.memory),
+            threads=threads or os.cpu_count() or 1,
+            pooled_tables=tuple(pooled_tables),
+            findings=tuple(findings),
+            parent_pid=os.getpid(),
         )
         self._grace_seconds = grace_seconds
         self._supervisor = Supervisor(opened, catalogue)

@@ -112,11 +112,22 @@ def name_columns(fields: Iterable[bytes], keys: Iterable[bytes]) -> list[Column]
 class Relations:
     """The relations of one catalogue.  Thread-safe; follows the catalogue as it grows."""
 
-    def __init__(self, catalogue: Catalogue, tags: TagStore, pooled: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        tags: TagStore,
+        pooled: Collection[str] = (),
+        findings: Collection[str] = FINDINGS,
+    ) -> None:
+        """``findings``: which of :data:`FINDINGS` there are; the names of the others stay reserved."""
         self._catalogue, self._tags = catalogue, tags
         self._pooled = {name.encode() for name in pooled}
         self._lock = threading.Lock()
-        self._known = dict(FIXED_RELATIONS)
+        self._known = {
+            name: relation
+            for name, relation in FIXED_RELATIONS.items()
+            if relation.kind != "finding" or name in findings
+        }
         self._tables_known = 0
         self._columns: dict[int, tuple[tuple[int, int], list[Column]]] = {}
         self._metrics: tuple[object, MetricTable] = (None, MetricTable())

@@ -25,6 +25,7 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     memory_limit_bytes: int
     threads: int
     pooled_tables: tuple[str, ...]
+    findings: tuple[str, ...]
     parent_pid: int
 
 

@@ -78,6 +78,7 @@ class Worker:
                 memory_limit_bytes=opened.memory_limit_bytes,
                 threads=opened.threads,
                 pooled_tables=opened.pooled_tables,
+                findings=opened.findings,
             )
         except TidegaugeError as error:
             self._reply(wire.failed(0, error))

@@ -852,6 +852,18 @@ def test_findings_are_relations(rig: Rig) -> None:
         rig.run("SELECT * FROM decisions", findings={"alerts": empty})
 
 
+def test_only_findings_that_there_are_can_be_asked_for() -> None:
+    database = Database(None, threads=1, findings=("alerts",))
+    try:
+        answer = database.sql(SqlRequest(sql="SHOW TABLES"))
+        listed = pa.ipc.open_stream(answer.stream).read_all().to_pylist()
+        assert [row["name"] for row in listed if row["kind"] == "finding"] == ["alerts"]
+        with pytest.raises(BadQuery, match="no relation 'anomalies'"):
+            database.needed_relations("SELECT * FROM anomalies")
+    finally:
+        database.close()
+
+
 def test_too_many_rows_are_an_error_not_a_part(rig: Rig) -> None:
     assert rig.run("SELECT * FROM range(100)", limits=SqlLimits(max_rows=100)).num_rows == 100
     with pytest.raises(QueryLimit, match="more than 99 rows; aggregate, restrict or add LIMIT"):
@@ -926,7 +938,7 @@ def test_a_statement_that_fails_says_why(rig: Rig, sql: str, said: str) -> None:
 def test_duckdb_itself_is_locked_down(rig: Rig, tmp_path: Path, sql: str) -> None:
     secret_table = pa.table({"x": [1]})
     assert secret_table.num_rows == 1
-    cursor = rig.database._cursors.cursor()
+    cursor = rig.database._root.cursor()
     try:
         cursor.execute("BEGIN TRANSACTION READ ONLY")
         with pytest.raises(duckdb.Error):
