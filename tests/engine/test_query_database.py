@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from engine.query.scans import SegmentFiles, _condition
 from engine.query.scopes import Scope
 from engine.query.sources import NeededTable, ParquetFile, SqlLimits, SqlRequest, TableSource
 from native.catalogue import Catalogue
-from tests.engine.test_query_validation import LEGITIMATE
+from tests.engine.test_query_validation import DOCUMENT, LEGITIMATE
 from tests.oracles.query import Row, World, run_plain
 
 T0 = 1_700_000_000_000_000_000  # 2023-11-14 22:13:20 UTC
@@ -252,6 +253,16 @@ def test_what_analysts_write_runs(rig: Rig, sql: str) -> None:
         pytest.skip("needs a measurement of that name, or is random")
     parameters = ["2023-11-14 22:13:20", "2023-11-14 22:14:20", "h1"] if "?" in sql else []
     rig.run(sql.replace("host = $3", "host = ?"), parameters, findings=findings)
+
+
+def test_examples_of_the_document_run(rig: Rig) -> None:
+    names = ("rule", "labels", "state", "severity")
+    alerts = pa.schema(
+        [*((name, pa.string()) for name in names), ("value", pa.float64()), ("started_at", pa.timestamp("ns"))]
+    )
+    for block in re.findall("```sql\n(.*?)```", DOCUMENT, re.DOTALL):
+        for statement in (each for each in block.split(";\n") if each.strip()):
+            rig.run(statement, findings={"alerts": stream_of(alerts.empty_table())})
 
 
 def stream_of(table: pa.Table) -> bytes:

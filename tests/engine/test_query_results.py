@@ -182,7 +182,8 @@ def test_every_type_of_duckdb_is_written_without_loss() -> None:
         "SELECT 170141183460469231731687303715884105727::HUGEINT AS hugeint, sum(i) AS total,"
         " 340282366920938463463374607431768211455::UHUGEINT AS uhugeint, 1.50::DECIMAL(38, 2) AS decimal,"
         " '123456789012345678901234567890123456789012345678901'::BIGNUM AS bignum, '101'::BIT AS bit,"
-        " TIMETZ '10:00:00+01' AS timetz, {'a': [5::UHUGEINT]} AS nested, TIMESTAMPTZ '2026-01-01 00:00:00Z' AS tz, 'x'::ENUM ('x', 'y') AS enum, 0.1::FLOAT AS float, 200::UTINYINT AS utinyint,"
+        " TIMETZ '10:00:00+01' AS timetz, {'a': [5::UHUGEINT]} AS nested, TIMESTAMPTZ '2026-01-01 00:00:00Z' AS tz,"
+        " 'x'::ENUM ('x', 'y') AS enum, 0.1::FLOAT AS float, 200::UTINYINT AS utinyint,"
         " '6f1c2f5e-0000-4000-8000-000000000001'::UUID AS uuid, '{\"a\": 1}'::JSON AS json, NULL AS nothing,"
         " TIMESTAMP_NS '2026-01-01 00:00:00.000000001' AS at FROM range(3) t(i)"
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import duckdb
 import pytest
 
 from engine.errors import BadQuery
-from engine.query.functions import FUNCTIONS, PUSHABLE, TABLE_FUNCTIONS
+from engine.query.functions import FUNCTIONS, OPERATORS, PUSHABLE, TABLE_FUNCTIONS
 from engine.query.relations import FIXED_RELATIONS, Relation
 from engine.query.syntax import Serialise, explain_error, fold
 from engine.query.validation import Statement, check_text, parse
@@ -368,6 +370,24 @@ def test_a_parameter_that_is_no_scalar_is_refused(parameter: object, said: str) 
 def test_a_misspelt_relation_is_answered_with_the_near_one(check) -> None:
     with pytest.raises(BadQuery, match="did you mean 'samples'"):
         check("SELECT * FROM sample")
+
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "sql.md").read_text()
+
+
+def test_the_document_lists_the_functions_that_may_be_called() -> None:
+    section = DOCUMENT.split("## Functions")[1].split("\n## ")[0]
+    before, table = section.split("|---|---|")
+    assert set(re.findall("`([a-z0-9_]+)`", table)) == FUNCTIONS - OPERATORS
+    assert set(re.findall("`([a-z0-9_]+)`", before)) == TABLE_FUNCTIONS
+
+
+def test_examples_of_the_document_may_run(check) -> None:
+    blocks = re.findall("```sql\n(.*?)```", DOCUMENT, re.DOTALL)
+    statements = [each for block in blocks for each in block.split(";\n") if each.strip()]
+    assert len(statements) > 8
+    for statement in statements:
+        assert check(statement).kind == "rows"
 
 
 def test_every_function_of_the_list_is_one_of_duckdb_or_its_grammar() -> None:
