@@ -66,6 +66,8 @@ FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
 DELIVER_SECONDS = 0.5
 #: A decision is answered for this many ticks before asking for it makes a new one.
 DECISION_TICKS = 3
+#: The relations of the engine's own findings that this version fills.
+FINDINGS = ("alerts", "alert_events", "decisions")
 #: Writes are turned away once the hot store holds this many times its limit: sealing cannot keep up.
 HOT_CEILING = 3
 
@@ -190,9 +192,11 @@ class Engine:
     def _open_queries(self, mode: str) -> None:
         query = self.config.query
         if mode == "embedded" or query.in_process:
-            self.link: QueryLink = LocalLink(self._path("rollups.duckdb"), query, self.catalog.native)
+            self.link: QueryLink = LocalLink(
+                self._path("rollups.duckdb"), query, self.catalog.native, findings=FINDINGS
+            )
         else:
-            process = ProcessLink(self._path("rollups.duckdb"), query, self.catalog.native)
+            process = ProcessLink(self._path("rollups.duckdb"), query, self.catalog.native, findings=FINDINGS)
             process.start()
             self.link = process
         self.exports = Exports(self.samples, self._root)

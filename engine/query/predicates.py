@@ -14,7 +14,6 @@ from typing import Any
 import duckdb
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.query.functions import CLOCK_WORDS, CLOCKS, PUSHABLE
 from engine.query.sources import JsonScalar
@@ -240,6 +239,9 @@ class Evaluator:
         """
         wanted = self._texts(predicate.expression)
         if wanted is not None:
+            # Imported here because an idle query process does without its 9 MB.
+            import pyarrow.compute as pc
+
             return pc.indices_nonzero(pc.is_in(values, pa.array(wanted, pa.string()))).cast(pa.int64())
         if not _is_pure(predicate.expression, PUSHABLE):
             return None

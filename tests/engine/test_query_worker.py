@@ -398,7 +398,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:
-    heavy = ("pyarrow.dataset", "pyarrow.parquet", "polars", "numba", "litestar", "pandas")
+    heavy = ("pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "polars", "numba", "litestar", "pandas")
     code = f"import sys, engine.query.worker; print([name for name in {heavy!r} if name in sys.modules])"
     home = Path(engine.__file__).parent.parent
     found = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True, check=True)
