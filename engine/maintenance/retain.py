@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from engine.clock import Clock
+from engine.clock import NS_PER_MINUTE, Clock
 from engine.config import Retention
 from engine.ingest.admission import Admission
 from engine.query.samples import SampleStore
@@ -35,17 +35,21 @@ class Retainer:
     def run(self) -> None:
         now_ns = self._clock.now_ns()
         for meta_table in {meta.table_id for meta in self._samples.segments()}:
-            cutoff = self._admission.oldest_ns(now_ns, meta_table)
+            cutoff = self._raw_cutoff(now_ns, meta_table)
             expired = [meta for meta in self._samples.segments(meta_table) if meta.max_time_ns < cutoff]
             if expired:
                 self._manifest.commit(remove=expired)
                 self._samples.swap(meta_table, (), expired, (), (), self._delete)
                 self._vitals.retained.labels("segments").inc(len(expired))
         for table_id in self._samples.hot.table_ids():
-            dropped = self._samples.hot.drop(table_id, self._admission.oldest_ns(now_ns, table_id))
+            dropped = self._samples.hot.drop(table_id, self._raw_cutoff(now_ns, table_id))
             self._vitals.retained.labels("hot_rows").inc(dropped)
         removed = self._retain_rollups(self.tier_cutoffs(now_ns))
         self._vitals.retained.labels("rollup_rows").inc(removed)
+
+    def _raw_cutoff(self, now_ns: int, table_id: int) -> int:
+        """Return the time before which raw rows go: whole minutes, as a late sample has its whole minute recomputed."""
+        return self._admission.oldest_ns(now_ns, table_id) // NS_PER_MINUTE * NS_PER_MINUTE
 
     def tier_cutoffs(self, now_ns: int) -> dict[str, int]:
         """Return the time before which each tier's rows go; tiers kept for ever, and those above them, are left out."""

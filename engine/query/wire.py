@@ -161,10 +161,11 @@ def _exactly(connection: socket.socket, size: int) -> bytearray | None:
 
 
 def _classes(root: type[errors.TidegaugeError]) -> dict[str, type[errors.TidegaugeError]]:
-    found = {root.code: root}
+    """Return the classes of the tree by code; a class that has no code of its own is told as the one above it."""
+    found: dict[str, type[errors.TidegaugeError]] = {}
     for child in root.__subclasses__():
         found |= _classes(child)
-    return found
+    return found | {root.code: root}
 
 
 def failed(request_id: int, error: errors.TidegaugeError) -> Failed:

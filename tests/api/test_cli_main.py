@@ -17,7 +17,18 @@ from api.cli.main import COMMANDS, main
 from engine.errors import BadConfig, QueueFull
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("numba", "polars", "duckdb", "pyarrow", "litestar", "numpy", "prompt_toolkit", "psutil", "uvicorn", "native")
+HEAVY = (
+    "numba",
+    "polars",
+    "duckdb",
+    "pyarrow",
+    "litestar",
+    "numpy",
+    "prompt_toolkit",
+    "psutil",
+    "uvicorn",
+    "native.columns",
+)
 
 
 def python(code: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
