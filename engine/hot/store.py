@@ -8,7 +8,7 @@ therefore have nothing to merge unless a late row falls into the time they ask f
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -210,11 +210,6 @@ class HotStore:
         with self.lock:
             return {block.number for table in self._tables.values() for block in table.blocks}
 
-    def newest_time_ns(self) -> int | None:
-        with self.lock:
-            times = [b.max_time_ns for table in self._tables.values() for b in table.blocks if b.count]
-        return max(times) if times else None
-
     # --- sealing
 
     def freeze(self, table_id: int) -> list[Block]:
@@ -256,12 +251,3 @@ class HotStore:
         dropped = sum(int((block.view().times < before_ns).sum()) for block in blocks)
         self.replace(table_id, blocks, [(NEVER_NS, before_ns)])
         return dropped
-
-    def statistics(self) -> Mapping[str, int]:
-        with self.lock:
-            return {
-                "tables": len(self._tables),
-                "blocks": sum(len(table.blocks) for table in self._tables.values()),
-                "rows": self.held_rows(),
-                "bytes": self.nbytes,
-            }

@@ -63,10 +63,6 @@ class DirtyBuckets:
             self._sequence = max(self._sequence, sequence)
 
     @property
-    def pending(self) -> bool:
-        return bool(self._marks) or self._sequence > self.flushed_sequence
-
-    @property
     def pending_rows(self) -> int:
         with self._lock:
             return sum(marks.rows for marks in self._marks.values())

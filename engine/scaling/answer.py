@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from engine.model.times import time_text
 from engine.scaling.policy import Decision
+from engine.scaling.store import input_json
 
 
 def decision_json(decision: Decision, now_ns: int) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def decision_json(decision: Decision, now_ns: int) -> dict[str, Any]:
         "reason": decision.reason,
         "limited_by": list(decision.limited_by),
         "recommended": decision.recommended,
-        "inputs": [asdict(found) for found in decision.inputs],
+        "inputs": [input_json(found) for found in decision.inputs],
         "decided_at": time_text(decision.decided_ns),
         "age_seconds": max(0.0, (now_ns - decision.decided_ns) / 1e9),
         "valid_until": time_text(decision.valid_until_ns),
