@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from engine.disk.real import RealFileSystem
 from engine.errors import Bug, Damage, DiskFull, Unavailable
 from engine.model.rows import Int32Array, Rows
-from engine.segments import footer, writer
+from engine.segments import classify, footer, writer
+from engine.segments.classify import plan_column
 from engine.segments.footer import FooterCache
 from engine.segments.layout import (
     FieldColumn,
@@ -44,7 +45,7 @@ from engine.segments.reader import (
     segment_path,
     verify_segment,
 )
-from engine.segments.writer import plan_column, row_groups, write_segment
+from engine.segments.writer import row_groups, write_segment
 from native.columns import ABSENT
 from tests.filesystems import FailingFileSystem, FullFileSystem, MemoryFileSystem, broken_disk
 from tests.oracles.segments import bits_of, cells_of, kind_of, narrowed, read_as_anyone
@@ -274,13 +275,13 @@ def test_a_field_without_samples_gets_no_column() -> None:
 @pytest.mark.parametrize(
     ("column", "encoding"),
     [
-        (np.arange(20_000.0), writer.DELTA),
-        (np.zeros(20_000), writer.DELTA),
-        (np.random.default_rng(1).choice([0.0, 1e6, 123456789.0, 5e8], 20_000), writer.DICTIONARY),
-        (np.random.default_rng(1).integers(0, 10**9, 20_000).astype(np.float64), writer.DELTA),
-        (np.random.default_rng(1).normal(size=20_000), writer.SPLIT),
-        (np.random.default_rng(1).choice(np.random.default_rng(2).normal(size=20), 20_000), writer.DICTIONARY),
-        (np.append(np.random.default_rng(1).integers(0, 10**5, 8_000) / 100, NANS[2]), writer.PLAIN),
+        (np.arange(20_000.0), classify.DELTA),
+        (np.zeros(20_000), classify.DELTA),
+        (np.random.default_rng(1).choice([0.0, 1e6, 123456789.0, 5e8], 20_000), classify.DICTIONARY),
+        (np.random.default_rng(1).integers(0, 10**9, 20_000).astype(np.float64), classify.DELTA),
+        (np.random.default_rng(1).normal(size=20_000), classify.SPLIT),
+        (np.random.default_rng(1).choice(np.random.default_rng(2).normal(size=20), 20_000), classify.DICTIONARY),
+        (np.append(np.random.default_rng(1).integers(0, 10**5, 8_000) / 100, NANS[2]), classify.PLAIN),
     ],
     ids=[
         "counter",
