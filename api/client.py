@@ -157,6 +157,30 @@ class Client:
         stored. With ``strict`` that raises BadRequest instead, the answer being in its ``details``.  Raises
         BadRequest as well when nothing was stored, Overload when it should be tried again later.
         """
+        result, response = self._write(data, table, precision)
+        if result is None or (result.refused and (strict or not result.rows)):
+            raise _error_of(response)
+        return result
+
+    def offer(
+        self,
+        data: str | bytes | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
+        *,
+        table: str | None = None,
+        precision: str = "ns",
+    ) -> WriteResult:
+        """As :meth:`write`, but rows that are refused are no error even when they are all of them."""
+        result, response = self._write(data, table, precision)
+        if result is None:
+            raise _error_of(response)
+        return result
+
+    def _write(
+        self,
+        data: str | bytes | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
+        table: str | None,
+        precision: str,
+    ) -> tuple[WriteResult | None, Response]:
         if isinstance(data, str | bytes | bytearray | memoryview):
             body = data.encode() if isinstance(data, str) else bytes(data)
             path, kind = f"/write?{urlencode({'precision': precision})}", "text/plain; charset=utf-8"
@@ -166,10 +190,7 @@ class Client:
         else:
             body, path, kind = arrow_stream(data, table), "/v1/ingest", ARROW_STREAM
         response = self._send("POST", path, body, {"Content-Type": kind})
-        result = _write_result(response)
-        if result is None or (result.refused and (strict or not result.rows)):
-            raise _error_of(response)
-        return result
+        return _write_result(response), response
 
     def sql(self, statement: str, *parameters: Any) -> SqlTable:
         """Run one SELECT; ``parameters`` take the place of ``?`` or ``$1``.  Raises BadQuery, QueryLimit."""

@@ -47,6 +47,16 @@ class Embedded:
             future = self.engine.submit_objects(json_batch(data))
         return future.result(timeout_seconds)
 
+    def offer(
+        self,
+        data: str | bytes | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
+        *,
+        table: str | None = None,
+        precision: str = "ns",
+    ) -> WriteResult:
+        """As :meth:`write`, by the name that a client has for it."""
+        return self.write(data, table=table, precision=precision)
+
     def sql(self, statement: str, *parameters: Any) -> SqlTable:
         """Run one SELECT; raises BadQuery or QueryLimit."""
         return SqlTable(self.engine.sql(statement, list(parameters)).table)

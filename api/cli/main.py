@@ -17,17 +17,19 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from keyword import iskeyword
 from typing import NoReturn, Protocol
 
 from api.cli import WrongUse
 from engine.errors import BadConfig, TidegaugeError
 
-#: Subcommand -> what it does, in the order of the help; each is a module of this package.
+#: Subcommand -> what it does, in the order of the help; each is a module of this package (``import_`` of ``import``).
 COMMANDS = {
     "serve": "run the server",
     "demo": "run the server with this host's agent and a simulated fleet that has an incident",
     "agent": "read this host's sensors and push them to a server",
     "sql": "run SQL against a server or a data directory",
+    "import": "load files: line protocol, CSV, Parquet, Arrow",
     "check": "validate a configuration file",
     "bench": "run the benchmark suites",
 }
@@ -77,7 +79,7 @@ def build_parser(called: str | None) -> tuple[argparse.ArgumentParser, Command |
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary)
         if name == called:
-            command = importlib.import_module(f"api.cli.{name}")
+            command = importlib.import_module(f"api.cli.{name}_" if iskeyword(name) else f"api.cli.{name}")
             assert command is not None
             command.configure(subparser)
     return parser, command
