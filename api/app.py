@@ -64,6 +64,8 @@ class Application:
         self._raw: dict[tuple[str, str], Handler] = {("POST", path): write.lines for path in LINE_PATHS}
         self._raw["POST", "/v1/ingest"] = write.batch
         self._raw["GET", "/ping"] = self._raw["HEAD", "/ping"] = write.ping
+        #: Where large bodies are POSTed to, whose handlers take them whole (``api.intake``).
+        self.body_paths = frozenset(path for method, path in self._raw if method == "POST")
         self._prefixed: tuple[tuple[str, Handler], ...] = (("/v1/scale/", watch.scale),)
         self._routes = Litestar(
             route_handlers=[*health_routes(engine), *query_routes(engine), *watch_routes(engine)],

@@ -11,11 +11,13 @@ from urllib.parse import parse_qsl
 import cramjam
 
 from api.errors import TooLarge, UnsupportedMedia, encode_error, headers_of, status_of
+from api.intake import whole_body
 from engine.errors import BadRequest
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+Body = bytes | memoryview
 _GZIP = 16 + zlib.MAX_WBITS
 #: Bodies above this are decompressed in a thread, so that the event loop keeps serving others.
 _INLINE_DECODE_BYTES = 64 << 10
@@ -37,11 +39,25 @@ def query_of(scope: Scope) -> dict[str, str]:
     return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
-async def read_body(scope: Scope, receive: Receive, *, limit: int, decoded_limit: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, *, limit: int, decoded_limit: int) -> Body:
     """Return the whole body, decompressed; raises TooLarge, UnsupportedMedia or BadRequest."""
     declared = header(scope, b"content-length")
     if declared.isdigit() and int(declared) > limit:
         raise TooLarge(f"cannot accept a body of {declared} bytes: the limit is {limit}")
+    coming = whole_body(scope)
+    body = await _chunks(receive, limit) if coming is None else await coming.complete()
+    if body is None:
+        raise ClientGone
+    encoding = header(scope, b"content-encoding").strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if len(body) <= _INLINE_DECODE_BYTES:
+        return decompress(body, encoding, decoded_limit)
+    return await asyncio.to_thread(decompress, body, encoding, decoded_limit)
+
+
+async def _chunks(receive: Receive, limit: int) -> bytes:
+    """Return the body that ``receive`` brings in pieces."""
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -55,16 +71,10 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, decoded_limit
         chunks.append(chunk)
         if not message.get("more_body", False):
             break
-    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    encoding = header(scope, b"content-encoding").strip().lower()
-    if encoding in ("", "identity"):
-        return body
-    if len(body) <= _INLINE_DECODE_BYTES:
-        return decompress(body, encoding, decoded_limit)
-    return await asyncio.to_thread(decompress, body, encoding, decoded_limit)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+def decompress(body: Body, encoding: str, limit: int) -> bytes:
     """Decompress gzip (multi-member too), deflate, zstd or snappy, never to more than ``limit`` bytes."""
     try:
         match encoding:
@@ -83,7 +93,7 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     raise UnsupportedMedia(f"cannot accept Content-Encoding {encoding!r}: want gzip, deflate, zstd, snappy or identity")
 
 
-def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
+def _inflate(body: Body, window_bits: int, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while body:
@@ -99,7 +109,7 @@ def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _into_bounded(decompress_into: Callable[[bytes, bytearray], int], body: bytes, limit: int) -> bytes:
+def _into_bounded(decompress_into: Callable[[Body, bytearray], int], body: Body, limit: int) -> bytes:
     size = min(limit, max(4096, 4 * len(body)))
     while True:
         out = bytearray(size)

@@ -66,6 +66,7 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
     import uvloop
 
     from api.app import Application
+    from api.intake import intake
 
     host, port = listener.getsockname()[:2]
     scheme = "https" if config.server.tls_certificate else "http"
@@ -81,10 +82,11 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
             await super().startup(sockets)
             print(f"tidegauge: ready at {scheme}://{shown}:{port}", flush=True)
 
+    application = Application(engine, config)
     server = Server(
         uvicorn.Config(
-            Application(engine, config),
-            http="httptools",
+            application,
+            http=intake(int(config.server.max_body), application.body_paths),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_level="warning",

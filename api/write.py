@@ -13,7 +13,7 @@ from concurrent.futures import Future
 
 import msgspec
 
-from api.asgi import ClientGone, Receive, Scope, Send, header, query_of, read_body, respond, respond_error
+from api.asgi import Body, ClientGone, Receive, Scope, Send, header, query_of, read_body, respond, respond_error
 from api.errors import UnsupportedMedia
 from engine.config import Server
 from engine.errors import TidegaugeError
@@ -98,7 +98,7 @@ class WriteHandlers:
             return self._engine.submit_arrow(body, query_of(scope).get("table"))
         return self._engine.submit_objects(body)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive) -> Body:
         return await read_body(
             scope, receive, limit=int(self._server.max_body), decoded_limit=int(self._server.max_decoded_body)
         )

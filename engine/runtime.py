@@ -23,7 +23,7 @@ from engine.clock import NS_PER_DAY, Clock, SystemClock
 from engine.config import Config
 from engine.config_units import Duration
 from engine.delivery.outbox import STATES, Outbox
-from engine.disk.filesystem import FileSystem
+from engine.disk.filesystem import Bytes, FileSystem
 from engine.disk.real import RealFileSystem
 from engine.errors import BadQuery, DiskFull, QueryLimit, QueueFull, TidegaugeError
 from engine.hot.store import HotStore
@@ -273,15 +273,15 @@ class Engine:
 
     # --- writing
 
-    def submit_lines(self, body: bytes, unit_ns: int = 1) -> Future[WriteResult]:
+    def submit_lines(self, body: Bytes, unit_ns: int = 1) -> Future[WriteResult]:
         """Queue line protocol whose timestamps count ``unit_ns`` nanoseconds (0: guess by size)."""
         return self.pipeline.submit("line_protocol", len(body), lambda: self._lines.decode(body, unit_ns))
 
-    def submit_objects(self, body: bytes) -> Future[WriteResult]:
+    def submit_objects(self, body: Bytes) -> Future[WriteResult]:
         """Queue a JSON batch."""
         return self.pipeline.submit("json", len(body), lambda: self._objects.decode(body))
 
-    def submit_arrow(self, body: bytes, table: str | None = None) -> Future[WriteResult]:
+    def submit_arrow(self, body: Bytes, table: str | None = None) -> Future[WriteResult]:
         """Queue an Arrow IPC stream; ``table`` overrides the name in its schema's metadata."""
         return self.pipeline.submit("arrow", len(body), lambda: self._arrow.decode(body, table))
 

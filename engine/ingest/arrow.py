@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.disk.filesystem import Bytes
 from engine.errors import BadRequest
 from engine.ingest.admission import Admission
 from engine.ingest.batch import Batch, Refusal
@@ -39,7 +40,7 @@ class ArrowDecoder:
         #: Fingerprint of dictionaries -> combined codes (sorted) and the tag sets they mean.
         self._numberings: dict[bytes, tuple[Int64Array, Int32Array]] = {}
 
-    def decode(self, body: bytes, table: str | None = None) -> Batch:
+    def decode(self, body: Bytes, table: str | None = None) -> Batch:
         """Decode one stream; raises BadRequest when it is no Arrow stream or its columns cannot be a table's."""
         try:
             with pa.ipc.open_stream(pa.py_buffer(body)) as reader:

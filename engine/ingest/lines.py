@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.disk.filesystem import Bytes
 from engine.errors import BadRequest
 from engine.ingest.admission import Admission
 from engine.ingest.batch import Batch, Refusal
@@ -43,7 +44,7 @@ class LinesDecoder:
             max_refusals=limits.max_reported_lines,
         )
 
-    def decode(self, body: bytes, unit_ns: int) -> Batch:
+    def decode(self, body: Bytes, unit_ns: int) -> Batch:
         """Decode a body whose timestamps count ``unit_ns`` nanoseconds (0: guess)."""
         admission = self._admission
         now_ns = admission.clock.now_ns()

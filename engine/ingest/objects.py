@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from engine.clock import NS_PER_SECOND
+from engine.disk.filesystem import Bytes
 from engine.errors import BadRequest
 from engine.ingest.admission import Admission
 from engine.ingest.batch import Batch, Refusal
@@ -63,7 +64,7 @@ class ObjectsDecoder:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
 
-    def decode(self, body: bytes) -> Batch:
+    def decode(self, body: Bytes) -> Batch:
         """Decode a body; raises BadRequest when it is not a batch at all."""
         try:
             elements = _ENVELOPE.decode(body).samples
