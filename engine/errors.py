@@ -11,6 +11,7 @@
     │   ├── DiskFull          the disk guard or the operating system refuses to store more
     │   └── QueryLimit        a query exceeded its time, rows, bytes or memory
     ├── Damage              bytes on disk are not what was written; carries ``path`` and ``offset``
+    │   └── NewerFormat       a file that a newer version of the program has written; never a reason to use an older one
     ├── Unavailable         a part is not ready or has been closed
     └── Bug                 an invariant of our own does not hold
 
@@ -93,6 +94,12 @@ class Damage(TidegaugeError):
         super().__init__(f"{message} ({where})", details={"path": path, "offset": offset})
         self.path = path
         self.offset = offset
+
+
+class NewerFormat(Damage):
+    """A file that only a newer version of the program can read; it is left alone, and nothing takes its place."""
+
+    code = "newer_format"
 
 
 class Unavailable(TidegaugeError):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from engine.errors import BadRequest, Bug, Damage, DiskFull, TidegaugeError, Unavailable
+from engine.errors import BadRequest, Bug, Damage, DiskFull, NewerFormat, TidegaugeError, Unavailable
 
 # "TGct", so that another program's database is not taken for ours.
 APPLICATION_ID = 0x54476374
@@ -187,7 +187,7 @@ class ControlDatabase:
                 path=self.path,
             )
         if version > len(migrations):
-            raise Damage(
+            raise NewerFormat(
                 f"cannot open the control database: it was written by a newer version of Tidegauge, "
                 f"got schema {version}, want at most {len(migrations)}",
                 path=self.path,

@@ -28,8 +28,12 @@ _UTC_FUNCTIONS = (
 )
 
 
-def connect(path: str | None, memory_limit_bytes: int, threads: int) -> duckdb.DuckDBPyConnection:
+def connect(
+    path: str | None, memory_limit_bytes: int, threads: int, *, read_only: bool = False
+) -> duckdb.DuckDBPyConnection:
     """Return a connection to a database in memory, with the rollup database attached and the world shut out.
+
+    With ``read_only`` the file is not changed: what DuckDB's own log holds is read into memory only.
 
     Raises Unavailable when another process has the file open, Damage when it is no database.
     """
@@ -49,7 +53,7 @@ def connect(path: str | None, memory_limit_bytes: int, threads: int) -> duckdb.D
     try:
         root.execute(
             f"ATTACH {literal(path or ':memory:')} AS {ROLLUP_DATABASE}"
-            + (f" (STORAGE_VERSION '{STORAGE_VERSION}')" if path else "")
+            + ("" if not path else " (READ_ONLY)" if read_only else f" (STORAGE_VERSION '{STORAGE_VERSION}')")
         )
         # After this DuckDB opens no other file, in whatever way it is asked.
         root.execute("SET enable_external_access = false")

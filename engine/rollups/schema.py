@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from engine.errors import Bug, Damage
+from engine.errors import Bug, Damage, NewerFormat
 from engine.rollups.tiers import TIERS
 from native.merging import merge_buckets
 
@@ -66,7 +66,7 @@ def initialise(connection: duckdb.DuckDBPyConnection) -> None:
     if len(versions) != 1:
         raise Damage(f"cannot open rollup database: got {len(versions)} layout versions, want one", path=path)
     if versions[0] > LAYOUT_VERSION:
-        raise Damage(
+        raise NewerFormat(
             f"cannot open rollup database: it was written by a newer version (layout {versions[0]}, this version "
             f"reads {LAYOUT_VERSION})",
             path=path,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.disk.filesystem import FileSystem, storage_error
-from engine.errors import Damage, TidegaugeError
+from engine.errors import Damage, NewerFormat, TidegaugeError
 from engine.model.rows import Int32Array, Int64Array
 from engine.segments.layout import (
     DOUBLE,
@@ -150,7 +150,7 @@ def parse_footer(path: str, body: memoryview, meta: SegmentMeta) -> Footer:
         text = (metadata.metadata or {})[METADATA_KEY.encode()]
         version = msgspec.json.decode(text, type=_AnyHeader).format
         if version > FORMAT_VERSION:
-            raise Damage(
+            raise NewerFormat(
                 f"cannot read segment: got format {version}, want at most {FORMAT_VERSION};"
                 " it was written by a newer version",
                 path=path,

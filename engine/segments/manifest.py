@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.disk.filesystem import FileSystem, storage_error
-from engine.errors import Bug, Damage, TidegaugeError
+from engine.errors import Bug, Damage, NewerFormat, TidegaugeError
 from engine.segments.layout import (
     FILE_SUFFIX,
     SEGMENTS_DIRECTORY,
@@ -25,7 +25,6 @@ from engine.segments.layout import (
 )
 from engine.segments.manifest_format import (
     Manifest,
-    NewerManifest,
     decode_manifest,
     encode_manifest,
     overlap_in,
@@ -65,6 +64,7 @@ class ManifestStore:
         self._next_version = 1
         self._next_sequence = 1
         self._retired: set[str] = set()
+        self._repair = True
         self.findings: list[Finding] = []
 
     @property
@@ -87,18 +87,20 @@ class ManifestStore:
 
     # --- opening
 
-    def load(self) -> Manifest:
+    def load(self, *, repair: bool = True) -> Manifest:
         """Read the newest manifest, tidy up after a crash, and return it; :attr:`findings` says what was
         found.
 
-        A new data directory gets its first, empty manifest.  Raises Damage when manifests or segments are
-        there but neither of the two newest manifests can be read, or when one was written by a newer version
-        of the format.
+        A new data directory gets its first, empty manifest.  Without ``repair`` nothing on disk is changed, and
+        the findings say what there is to tidy.  Raises Damage when manifests or segments are there but neither of
+        the two newest manifests can be read, or when one was written by a newer version of the format.
         """
         with self._lock:
             self.findings = []
+            self._repair = repair
             try:
-                self._fs.makedirs(f"{self._root}/{SEGMENTS_DIRECTORY}")
+                if repair:
+                    self._fs.makedirs(f"{self._root}/{SEGMENTS_DIRECTORY}")
                 self._load()
             except OSError as error:
                 raise storage_error("open manifest", error, self._root) from error
@@ -111,7 +113,7 @@ class ManifestStore:
         for version in reversed(versions[-KEPT_MANIFESTS:]):
             try:
                 readable.append(self._read(version))
-            except NewerManifest:
+            except NewerFormat:
                 raise
             except Damage as error:
                 damaged.append((version, error))
@@ -120,7 +122,8 @@ class ManifestStore:
             if damaged or files:
                 reasons = "; ".join(damage.message for _, damage in damaged) or "there is no manifest"
                 raise Damage(f"cannot open manifest: {reasons}; {len(files)} segment files exist", path=self._root)
-            self._write(Manifest(version=1))
+            if self._repair:
+                self._write(Manifest(version=1))
             readable = [Manifest(version=1)]
         self._current = readable[0]
         self._spare = readable[1] if len(readable) > 1 else None
@@ -142,13 +145,17 @@ class ManifestStore:
     def _set_aside(self, version: int, damage: Damage) -> None:
         """Rename an unreadable manifest, so that no later start takes it for one of the two that count."""
         path = self._manifest_path(version)
-        self._find("damaged", path, f"{damage.message}; renamed to {path + DAMAGED_SUFFIX}")
+        renamed = f"; renamed to {path + DAMAGED_SUFFIX}" if self._repair else ""
+        self._find("damaged", path, f"{damage.message}{renamed}")
         if version > self.current.version:
             self._find("fallback", path, f"version {self.current.version} is used instead; the log has the rest")
-        self._fs.rename(path, path + DAMAGED_SUFFIX)
+        if self._repair:
+            self._fs.rename(path, path + DAMAGED_SUFFIX)
 
     def _segment_files(self, suffix: str = FILE_SUFFIX) -> Iterator[str]:
         """Yield the files below the segments directory with this suffix, relative to the root."""
+        if not self._fs.exists(f"{self._root}/{SEGMENTS_DIRECTORY}"):
+            return
         for directory in self._fs.listdir(f"{self._root}/{SEGMENTS_DIRECTORY}"):
             try:
                 names = self._fs.listdir(f"{self._root}/{SEGMENTS_DIRECTORY}/{directory}")
@@ -259,6 +266,9 @@ class ManifestStore:
 
     def _remove(self, path: str, kind: str = "", message: str = "no longer needed") -> bool:
         """Delete a file; report it when ``kind`` is given, and always when it cannot be deleted."""
+        if not self._repair:
+            self._find(kind or "undeleted", path, message)
+            return False
         try:
             self._fs.remove(path)
         except FileNotFoundError:

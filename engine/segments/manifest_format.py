@@ -9,17 +9,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from engine.errors import Damage
+from engine.errors import Damage, NewerFormat
 from engine.segments.layout import SegmentMeta
 from native.checksum import crc32c
 
 MANIFEST_FORMAT = 1
 _CHECKSUM_LINE = re.compile(rb"crc32c ([0-9a-f]{8})\n")
 _CHECKSUM_LINE_BYTES = 16
-
-
-class NewerManifest(Damage):
-    """A manifest that only a newer version of the program can read; never a reason to use an older one."""
 
 
 class _AnyManifest(msgspec.Struct):
@@ -92,9 +88,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes, path: str) -> Manifest:
-    """Return the manifest in a file's bytes; raises Damage with ``path``, details["newer"] set for a newer
-    format.
-    """
+    """Return the manifest in a file's bytes; raises Damage with ``path``, NewerFormat for a newer format."""
     body, line = data[:-_CHECKSUM_LINE_BYTES], data[-_CHECKSUM_LINE_BYTES:]
     match = _CHECKSUM_LINE.fullmatch(line)
     if not match:
@@ -104,7 +98,7 @@ def decode_manifest(data: bytes, path: str) -> Manifest:
     try:
         version = msgspec.json.decode(body, type=_AnyManifest).format
         if version > MANIFEST_FORMAT:
-            raise NewerManifest(
+            raise NewerFormat(
                 f"cannot read manifest: got format {version}, want at most {MANIFEST_FORMAT};"
                 " it was written by a newer version",
                 path=path,

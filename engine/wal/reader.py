@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from engine.disk.filesystem import FileSystem, storage_error
-from engine.errors import Damage
+from engine.errors import NewerFormat
 from engine.wal.layout import (
     DAMAGED_SUFFIX,
     HEADER_BYTES,
@@ -171,7 +171,7 @@ class _Reading:
             return True
         version = newer_version(data)
         if version is not None:
-            raise Damage(
+            raise NewerFormat(
                 f"cannot read log: got version {version}, want {VERSION}; it was written by a newer version",
                 path=file.path,
                 offset=len(MAGIC),

@@ -1,0 +1,80 @@
+"""One run over a data directory: the lock, the parts in their order, the report."""
+
+from __future__ import annotations
+
+from engine.disk.filesystem import FileSystem
+from engine.disk.real import RealFileSystem
+from engine.maintenance.verify.control import check_control
+from engine.maintenance.verify.definitions import Definitions
+from engine.maintenance.verify.files import check_manifest
+from engine.maintenance.verify.log import HELD_BYTES, Log, check_log, manifest_last
+from engine.maintenance.verify.raw import RawSamples
+from engine.maintenance.verify.report import Progress, Report
+from engine.maintenance.verify.segments import check_segments
+from engine.maintenance.verify.stored import ROLLUP_FILE, StoredTiers, open_tiers
+from engine.maintenance.verify.tiers import CELLS_AT_A_TIME, TierCheck
+from engine.segments.manifest_format import Manifest
+
+
+def verify(
+    root: str,
+    *,
+    fs: FileSystem | None = None,
+    progress: Progress | None = None,
+    log_bytes: int = HELD_BYTES,
+    cells_at_a_time: int = CELLS_AT_A_TIME,
+) -> Report:
+    """Read everything in the data directory ``root``, change nothing, and return what was found.
+
+    ``log_bytes`` and ``cells_at_a_time`` bound the memory: rows of the log that are held, cells of one window of the
+    tiers.  Raises Unavailable when an engine has the directory open or a file cannot be read.
+    """
+    fs = fs or RealFileSystem()
+    report = Report(root) if progress is None else Report(root, progress)
+    lock = fs.lock(f"{root}/LOCK")
+    try:
+        _run(fs, root, report, log_bytes, cells_at_a_time)
+    finally:
+        lock.release()
+    return report
+
+
+def _run(fs: FileSystem, root: str, report: Report, log_bytes: int, cells_at_a_time: int) -> None:
+    check_control(root, report)
+    manifest = check_manifest(fs, root, report)
+    definitions = Definitions()
+    whole = definitions.load(fs, root, report)
+    path = f"{root}/{ROLLUP_FILE}"
+    known = manifest or Manifest()
+    if not fs.exists(path):
+        if known.wal_floor:  # up to there the tiers had everything before the log was trimmed
+            report.add("rollups_missing", path, "the file is not there", f"tiers through sequence {known.wal_floor}")
+        _check_samples(fs, root, known, definitions, None, report, log_bytes)
+        return
+    with open_tiers(path, report) as stored:
+        raw, log = _check_samples(fs, root, known, definitions, stored, report, log_bytes)
+        if stored is None or manifest is None or not whole:
+            return
+        if stored.watermark < manifest.wal_floor:
+            found = f"the tiers include sequence {stored.watermark}"
+            report.add("rollups_behind", path, found, f"at least {manifest.wal_floor}, from where on the log is needed")
+            return
+        last = max(log.last_sequence, manifest_last(manifest))
+        if stored.watermark > last:
+            report.add("rollups_ahead", path, f"the tiers include sequence {stored.watermark}", f"at most {last}")
+        TierCheck(stored, raw, log, definitions, report, cells_at_a_time).run()
+
+
+def _check_samples(
+    fs: FileSystem,
+    root: str,
+    manifest: Manifest,
+    definitions: Definitions,
+    stored: StoredTiers | None,
+    report: Report,
+    log_bytes: int,
+) -> tuple[RawSamples, Log]:
+    watermark = None if stored is None else stored.watermark
+    log = check_log(fs, f"{root}/wal", definitions, manifest, watermark, report, held_bytes=log_bytes)
+    unusable = check_segments(fs, root, manifest, definitions, report)
+    return RawSamples(fs, root, manifest, log, definitions, unusable, report), log
