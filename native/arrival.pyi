@@ -4,6 +4,9 @@ import numpy.typing as npt
 def split_late(
     tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64], last_times: npt.NDArray[np.int64]
 ) -> tuple[int, npt.NDArray[np.bool_] | None]: ...
+def newest_rows(
+    tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64], marks: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]: ...
 def update_latest(
     tagset_ids: npt.NDArray[np.int32],
     times: npt.NDArray[np.int64],

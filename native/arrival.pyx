@@ -1,6 +1,6 @@
 """What is known of each tag set on arrival: whether a row is late, and the latest value of a field.
 
-Both functions keep arrays indexed by tag set number, owned and grown by the caller.
+The functions keep arrays indexed by tag set number, owned and grown by the caller.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
@@ -44,6 +44,38 @@ def split_late(tagset_ids, times, last_times):
                 late += 1
             at += 1
     return late, mask.view(np.bool_)
+
+
+def newest_rows(tagset_ids, times, marks):
+    """Return int64[k], the row of each tag set's newest time; of equal times the last arrival.
+
+    Tag sets come in the order in which they occur first.  ``tagset_ids``: int32[n] below len(marks); ``times``:
+    int64[n]; ``marks``: int32[s], -1 everywhere, and again when this returns.  Raises TypeError or ValueError for
+    other arrays, before anything is changed.
+    """
+    cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
+    cdef Py_ssize_t rows = ids.shape[0]
+    same_length(checked_array(times, "times", np.int64, 1), "times", rows, "tagset_ids")
+    cdef const int64_t[::1] stamps = times
+    cdef int32_t[::1] places = checked_output(marks, "marks", np.int32, 1)
+    _checked_ids(ids, places.shape[0], "marks")
+    found = np.empty(rows, np.int64)
+    cdef int64_t[::1] out = found
+    cdef Py_ssize_t at
+    cdef Py_ssize_t count = 0
+    cdef int32_t place
+    with nogil:
+        for at in range(rows):
+            place = places[ids[at]]
+            if place < 0:
+                places[ids[at]] = <int32_t>count
+                out[count] = at
+                count += 1
+            elif stamps[at] >= stamps[out[place]]:
+                out[place] = at
+        for at in range(count):
+            places[ids[out[at]]] = -1
+    return found[:count]
 
 
 def update_latest(tagset_ids, times, column, latest_times, latest_values):

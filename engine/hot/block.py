@@ -12,15 +12,24 @@ import threading
 import numpy as np
 
 from engine.model.rows import Float64Array, Int32Array, Int64Array, Rows, absent_matrix, sort_merge
+from native.slabs import slab_array
 
 FIRST_CAPACITY_ROWS = 256
 MAX_BLOCK_ROWS = 131_072
+#: Blocks of this capacity and more are in memory that is used again when they have been sealed.
+SLAB_ROWS = 16_384
 _block_numbers = itertools.count(1)
 _Arrays = tuple[Int32Array, Int64Array, Float64Array]
 
 
 def _allocate(fields: int, capacity: int) -> _Arrays:
-    return np.empty(capacity, np.int32), np.empty(capacity, np.int64), np.empty((fields, capacity), np.float64)
+    if capacity < SLAB_ROWS:
+        return np.empty(capacity, np.int32), np.empty(capacity, np.int64), np.empty((fields, capacity), np.float64)
+    return (
+        slab_array((capacity,), np.int32),
+        slab_array((capacity,), np.int64),
+        slab_array((fields, capacity), np.float64),
+    )
 
 
 class Block:

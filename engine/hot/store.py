@@ -15,7 +15,8 @@ import numpy as np
 
 from engine.hot.block import MAX_BLOCK_ROWS, Block
 from engine.model.rows import NEVER_NS, Float64Array, Int32Array, Int64Array, Rows
-from native.arrival import split_late, update_latest
+from native.arrival import newest_rows, split_late, update_latest
+from native.columns import is_absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class HotTable:
         if not set(field_ids) <= set(self.field_ids):
             self.field_ids = tuple(sorted({*self.field_ids, *field_ids}))
         current = self.late if late else self.advancing
+        filled = current is not None and current.count > MAX_BLOCK_ROWS // 2
         if current is not None and (
             current.frozen
             or current.count + rows > MAX_BLOCK_ROWS
@@ -74,8 +76,9 @@ class HotTable:
             current.frozen = True
             current = None
         if current is None:
-            capacity = min(max(256, rows), MAX_BLOCK_ROWS)
-            current = Block(self.field_ids, late=late, capacity=max(capacity, rows))
+            # A table that has filled a block is likely to fill the next one too: no growing, no copying.
+            usual = MAX_BLOCK_ROWS if filled else 256
+            current = Block(self.field_ids, late=late, capacity=max(usual, rows))
             self.blocks.append(current)
             if late:
                 self.late = current
@@ -92,6 +95,8 @@ class HotStore:
         self._tables: dict[int, HotTable] = {}
         self._last_times: Int64Array = np.full(1024, NEVER_NS, np.int64)
         self._local_index: Int32Array = np.full(1024, -1, np.int32)
+        self._marks: Int32Array = np.full(1024, -1, np.int32)
+        self._nbytes: int | None = 0
         self.applied_sequence = 0
         self.rows_total = 0
         self.late_rows_total = 0
@@ -107,17 +112,22 @@ class HotStore:
             self._reserve(int(rows.tagset_ids.max()) + 1)
             late_count, mask = split_late(rows.tagset_ids, rows.times, self._last_times)
             if mask is None:
-                table.open_block(rows.field_ids, len(rows), late=False).append(rows, sequence)
+                self._append_to(table, rows, sequence, late=False)
             else:
                 late = rows.take(mask)
                 if late_count < len(rows):
-                    fresh = rows.take(~mask)
-                    table.open_block(fresh.field_ids, len(fresh), late=False).append(fresh, sequence)
-                table.open_block(late.field_ids, len(late), late=True).append(late, sequence)
+                    self._append_to(table, rows.take(~mask), sequence, late=False)
+                self._append_to(table, late, sequence, late=True)
             self._update_latest(table, rows)
             self.rows_total += len(rows)
             self.late_rows_total += late_count
             return late_count
+
+    def _append_to(self, table: HotTable, rows: Rows, sequence: int, *, late: bool) -> None:
+        block = table.open_block(rows.field_ids, len(rows), late=late)
+        if block.count == 0 or block.count + len(rows) > block.capacity:
+            self._nbytes = None
+        block.append(rows, sequence)
 
     def _reserve(self, tagsets: int) -> None:
         if tagsets > len(self._last_times):
@@ -127,8 +137,15 @@ class HotStore:
             local_index = np.full(size, -1, np.int32)
             local_index[: len(self._local_index)] = self._local_index
             self._last_times, self._local_index = last_times, local_index
+            self._marks = np.full(size, -1, np.int32)
 
     def _update_latest(self, table: HotTable, rows: Rows) -> None:
+        every = rows
+        newest = newest_rows(rows.tagset_ids, rows.times, self._marks)
+        if 2 * len(newest) < len(rows):
+            # Only the newest row of each tag set can matter, save for fields that it does not have.
+            values = np.take(rows.values, newest, axis=1)
+            rows = Rows(rows.tagset_ids[newest], rows.times[newest], rows.field_ids, values)
         local = self._local_index[rows.tagset_ids]
         if (local < 0).any():
             new = rows.tagset_ids[local < 0]
@@ -153,7 +170,11 @@ class HotStore:
                     grown_times[: len(times)] = times
                     grown_values[: len(times)] = table.latest_values[field]
                 table.latest_times[field], table.latest_values[field] = grown_times, grown_values
-            update_latest(local, rows.times, rows.values[index], table.latest_times[field], table.latest_values[field])
+            latest = table.latest_times[field], table.latest_values[field]
+            if rows is every or not is_absent(rows.values[index]).any():
+                update_latest(local, rows.times, rows.values[index], *latest)
+            else:
+                update_latest(self._local_index[every.tagset_ids], every.times, every.values[index], *latest)
 
     def assume_seen(self, tagset_ids: Int32Array, until_ns: int) -> None:
         """Treat rows of these tag sets at or before ``until_ns`` as late: segments may hold the same keys."""
@@ -198,8 +219,11 @@ class HotStore:
 
     @property
     def nbytes(self) -> int:
+        """How much memory the blocks take; asked for with every write, so it is summed up only after it has changed."""
         with self.lock:
-            return sum(table.nbytes for table in self._tables.values())
+            if self._nbytes is None:
+                self._nbytes = sum(table.nbytes for table in self._tables.values())
+            return self._nbytes
 
     def held_rows(self) -> int:
         """Return how many rows are held that are not yet in a segment."""
@@ -236,6 +260,7 @@ class HotStore:
             table = self._tables[table_id]
             blocks = [remaining.get(block.number, block) for block in table.blocks]
             table.blocks = [block for block in blocks if block is not None]
+            self._nbytes = None
 
     def oldest_sequence(self) -> int | None:
         """Return the lowest log sequence of a row held here, or None when nothing is held."""

@@ -59,15 +59,17 @@ class Admission:
         positions: npt.NDArray[np.integer[Any]] | Sequence[int],
         now_ns: int,
         unit: str,
+        samples: int | None = None,
     ) -> None:
         """Add the rows that are neither too old nor too new to ``batch`` and refuse the others.
 
-        ``positions``: where each row stood in the request, from 1; ``unit`` names that ("line", "row").
+        ``positions``: where each row stood in the request, from 1; ``unit`` names that ("line", "row");
+        ``samples``: how many cells of ``rows`` hold a sample, if that is known.
         """
         oldest, newest = self.oldest_ns(now_ns, table_id), self.newest_ns(now_ns)
-        too_old, too_new = rows.times < oldest, rows.times > newest
-        refused = too_old | too_new
-        if refused.any():
+        if len(rows) and (int(rows.times.min()) < oldest or int(rows.times.max()) > newest):
+            too_old, too_new = rows.times < oldest, rows.times > newest
+            samples = None
             where = np.asarray(positions)
             for cause, mask, bound in (("too_old", too_old, oldest), ("too_far_in_future", too_new, newest)):
                 for index in np.flatnonzero(mask).tolist():
@@ -77,8 +79,8 @@ class Admission:
                         f" (table {self.catalog.table_name(table_id)!r})"
                     )
                     batch.refuse(Refusal(int(where[index]), cause, message), keep=self.ingest.max_reported_lines)
-            rows = rows.take(~refused)
+            rows = rows.take(~(too_old | too_new))
         if len(rows):
             batch.tables.append((table_id, rows))
             batch.rows += len(rows)
-            batch.samples += rows.sample_count()
+            batch.samples += rows.sample_count() if samples is None else samples

@@ -60,18 +60,8 @@ class LinesDecoder:
             Refusal(line, cause, message, original.decode("utf-8", "replace"))
             for line, cause, message, original in decoded.refusals
         ]
-        oldest_of_any = admission.oldest_ns(now_ns)
-        samples_before = decoded.samples
         for table in decoded.tables:
             rows = Rows(table.tagset_ids, table.times, table.field_ids, table.values)
-            if admission.oldest_ns(now_ns, table.table_id) > oldest_of_any:
-                admission.add(batch, table.table_id, rows, table.line_numbers, now_ns, "line")
-                samples_before = -1
-            elif len(rows):
-                batch.tables.append((table.table_id, rows))
-                batch.rows += len(rows)
-        if samples_before >= 0:
-            batch.samples = decoded.samples
-        else:
-            batch.samples = sum(rows.sample_count() for _, rows in batch.tables)
+            samples = decoded.samples if len(decoded.tables) == 1 else None
+            admission.add(batch, table.table_id, rows, table.line_numbers, now_ns, "line", samples)
         return batch

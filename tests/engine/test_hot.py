@@ -140,3 +140,25 @@ def test_a_view_taken_before_growing_and_sorting_keeps_its_rows() -> None:
     assert block.sorted_view().tagset_ids.tolist() == [0] * 41 + [1]
     assert view.tagset_ids.tolist() == [1, 0]
     assert view.values[0].tolist() == [1.0, 2.0]
+
+
+@given(st.lists(rows_strategy, min_size=1, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_memory_held_is_that_of_all_blocks(batches: list[list[tuple[int, int, dict[int, int]]]]) -> None:
+    store = HotStore()
+    for sequence, cells in enumerate(batches, 1):
+        store.append(1, build(cells * 50), sequence)
+        blocks = {view.block for view in store.snapshot(1, NEVER_NS, FOREVER_NS)}
+        assert store.nbytes == sum(block.nbytes for block in blocks)
+    store.drop(1, FOREVER_NS)
+    assert store.nbytes == 0
+
+
+def test_a_table_that_filled_a_block_starts_the_next_one_at_full_size() -> None:
+    store = HotStore()
+    rows = Rows(np.zeros(50_000, np.int32), np.arange(50_000, dtype=np.int64), (0,), np.zeros((1, 50_000)))
+    for sequence in range(1, 4):
+        moved = Rows(rows.tagset_ids, rows.times + sequence * 50_000, rows.field_ids, rows.values)
+        store.append(1, moved, sequence)
+    first, second = (view.block for view in store.snapshot(1, NEVER_NS, FOREVER_NS))
+    assert (first.count, second.count, second.capacity) == (100_000, 50_000, 131_072)

@@ -58,6 +58,18 @@ def test_update_latest_equals_its_twin(batches: list[list[tuple[int, int, int]]]
         assert got[1].view(np.uint64).tolist() == want[1].view(np.uint64).tolist()
 
 
+@FEW
+@given(BATCHES)
+def test_newest_rows_equals_its_twin(batches: list[list[tuple[int, int, int]]]) -> None:
+    marks = np.full(TAGSETS, -1, np.int32)
+    for batch in batches:
+        ids, times, _ = columns_of(batch)
+        got = arrival.newest_rows(ids, times, marks)
+        assert got.dtype == np.int64
+        assert got.tolist() == oracle.newest_rows(ids, times)
+        assert marks.tolist() == [-1] * TAGSETS
+
+
 def test_a_duplicate_is_late_and_a_rise_is_not() -> None:
     last = np.array([10, NEVER], np.int64)
     late, mask = arrival.split_late(np.array([0, 0, 1, 0, 0], np.int32), np.array([10, 11, 3, 11, 12], np.int64), last)
@@ -80,6 +92,8 @@ def test_an_unknown_tag_set_changes_nothing() -> None:
     last, values = np.zeros(2, np.int64), np.zeros(2)
     with pytest.raises(ValueError, match=r"got 2 in row 1, want 0..1 as in last_times"):
         arrival.split_late(ids, times, last)
+    with pytest.raises(ValueError, match=r"got 2 in row 1, want 0..1 as in marks"):
+        arrival.newest_rows(ids, times, np.full(2, -1, np.int32))
     with pytest.raises(ValueError, match=r"got -1 in row 0, want 0..1 as in latest_times"):
         arrival.update_latest(ids - 1, times, np.zeros(2), last, values)
     assert last.tolist() == [0, 0]

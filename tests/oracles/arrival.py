@@ -20,6 +20,14 @@ def split_late(
     return int(mask.sum()), mask if mask.any() else None
 
 
+def newest_rows(tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64]) -> list[int]:
+    newest: dict[int, int] = {}
+    for row, (tagset, time) in enumerate(zip(tagset_ids.tolist(), times.tolist(), strict=True)):
+        if tagset not in newest or time >= times[newest[tagset]]:
+            newest[tagset] = row
+    return list(newest.values())
+
+
 def update_latest(
     tagset_ids: npt.NDArray[np.int32],
     times: npt.NDArray[np.int64],
