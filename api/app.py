@@ -17,6 +17,7 @@ from litestar.openapi.plugins import SwaggerRenderPlugin
 from api.asgi import Receive, Scope, Send, respond_error
 from api.auth import Gate
 from api.errors import body_of, headers_of, status_of
+from api.prometheus import REMOTE_WRITE_PATH, TEXT_PATH, PrometheusHandlers
 from api.routes.health import health_routes
 from api.routes.query import query_routes
 from api.routes.watch import WatchHandlers, watch_routes
@@ -63,6 +64,9 @@ class Application:
         watch = WatchHandlers(engine)
         self._raw: dict[tuple[str, str], Handler] = {("POST", path): write.lines for path in LINE_PATHS}
         self._raw["POST", "/v1/ingest"] = write.batch
+        prometheus = PrometheusHandlers(engine, config.server)
+        self._raw["POST", REMOTE_WRITE_PATH] = prometheus.remote_write
+        self._raw["POST", TEXT_PATH] = prometheus.text
         self._raw["GET", "/ping"] = self._raw["HEAD", "/ping"] = write.ping
         #: Where large bodies are POSTed to, whose handlers take them whole (``api.intake``).
         self.body_paths = frozenset(path for method, path in self._raw if method == "POST")
@@ -76,7 +80,8 @@ class Application:
                 path="/docs",
                 render_plugins=[SwaggerRenderPlugin(path="/swagger")],
                 description="Time-series engine for the metrics of running systems. Ingest paths: POST /write,"
-                " /api/v2/write, /api/v3/write_lp (line protocol), POST /v1/ingest (Arrow IPC stream or JSON batch);"
+                " /api/v2/write, /api/v3/write_lp (line protocol), POST /v1/ingest (Arrow IPC stream or JSON batch),"
+                " POST /api/v1/write (Prometheus remote write), POST /v1/import/prometheus (Prometheus text);"
                 " decisions: GET /v1/scale/{target} and /v1/scale/{target}/keda.",
             ),
             request_max_body_size=MAX_ROUTE_BODY_BYTES,

@@ -15,6 +15,14 @@ from api.asgi import Scope, header, query_of
 from api.errors import Forbidden, Unauthorized
 from engine.config import Token
 
+_WRITE_PATHS = (
+    "/write",
+    "/api/v2/write",
+    "/api/v3/write_lp",
+    "/v1/ingest",
+    "/api/v1/write",
+    "/v1/import/prometheus",
+)
 _OPEN_PATHS = ("/health/live", "/health/ready", "/ping")
 
 
@@ -43,7 +51,7 @@ class Gate:
 
 def needed_scope(method: str, path: str) -> str:
     """Return the scope that a path needs."""
-    if path in ("/write", "/api/v2/write", "/api/v3/write_lp", "/v1/ingest"):
+    if path in _WRITE_PATHS:
         return "write"
     if path.endswith("/ack"):
         return "ack"

@@ -90,7 +90,7 @@ class Embedded:
     def series(self, match: str = "", *, metric: str | None = None) -> list[dict[str, Any]]:
         """Return the series of the catalogue that satisfy the matchers."""
         return [
-            {"series_id": series.series_id, "metric": series.field.metric, "labels": series.labels}
+            {"series_id": series.series_id, "metric": series.metric, "labels": series.labels}
             for series in self.engine.catalog.series(metric, parse_matchers(match))
         ]
 

@@ -27,11 +27,39 @@ LINE_PATHS = ("/write", "/api/v2/write", "/api/v3/write_lp")
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class WriteHandlers:
-    """The handlers of one server.  Mounted by path in ``api.app``."""
+class BodyHandlers:
+    """What every write path does: take the body, wait for what became of it."""
 
     def __init__(self, engine: Engine, server: Server) -> None:
         self._engine, self._server = engine, server
+
+    async def _body(self, scope: Scope, receive: Receive) -> Body:
+        return await read_body(
+            scope, receive, limit=int(self._server.max_body), decoded_limit=int(self._server.max_decoded_body)
+        )
+
+    async def _stored(self, send: Send, submitting: Awaitable[Future[WriteResult]]) -> WriteResult | None:
+        """Wait for the write; return its result when part of it was refused, else answer and return None."""
+        try:
+            result = await asyncio.wrap_future(await submitting)
+        except ClientGone:
+            return None
+        except Exception as error:
+            if not isinstance(error, TidegaugeError):
+                LOG.exception("a write failed unexpectedly", exc_info=error)
+            await self._failed(send, error)
+            return None
+        if result.refused:
+            return result
+        await respond(send, 204, headers=told_of(result))
+        return None
+
+    async def _failed(self, send: Send, error: Exception) -> None:
+        await respond_error(send, error)
+
+
+class WriteHandlers(BodyHandlers):
+    """The handlers of one server.  Mounted by path in ``api.app``."""
 
     async def lines(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /write``, ``/api/v2/write``, ``/api/v3/write_lp``: Influx line protocol."""
@@ -43,7 +71,7 @@ class WriteHandlers:
         answer = {
             "error": kept,
             "code": "invalid",
-            "message": f"{first} ({result.rows} rows stored; refused: {_causes(result)})",
+            "message": f"{first} ({result.rows} rows stored; refused: {causes_of(result)})",
             "data": [
                 {
                     "original_line": refusal.original,
@@ -56,27 +84,14 @@ class WriteHandlers:
             "stored_rows": result.rows,
             "refused": dict(result.refused),
         }
-        await respond(send, 400, msgspec.json.encode(answer), "application/json", _told(result))
+        await respond(send, 400, msgspec.json.encode(answer), "application/json", told_of(result))
 
     async def batch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /v1/ingest``: an Arrow IPC stream or a JSON batch, by Content-Type."""
         result = await self._stored(send, self._submit_batch(scope, receive))
         if result is None:
             return
-        answer = {
-            "error": "partial_write" if result.rows else "nothing_stored",
-            "message": f"stored {result.rows} rows; refused: {_causes(result)}",
-            "details": {
-                "stored_rows": result.rows,
-                "stored_samples": result.samples,
-                "refused": dict(result.refused),
-                "refusals": [
-                    {"position": refusal.position, "cause": refusal.cause, "message": refusal.message}
-                    for refusal in result.refusals
-                ],
-            },
-        }
-        await respond(send, 400, msgspec.json.encode(answer), "application/json", _told(result))
+        await respond_partial(send, result)
 
     async def ping(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``GET /ping``: the probe of Influx clients."""
@@ -98,39 +113,38 @@ class WriteHandlers:
             return self._engine.submit_arrow(body, query_of(scope).get("table"))
         return self._engine.submit_objects(body)
 
-    async def _body(self, scope: Scope, receive: Receive) -> Body:
-        return await read_body(
-            scope, receive, limit=int(self._server.max_body), decoded_limit=int(self._server.max_decoded_body)
-        )
 
-    async def _stored(self, send: Send, submitting: Awaitable[Future[WriteResult]]) -> WriteResult | None:
-        """Wait for the write; return its result when part of it was refused, else answer and return None."""
-        try:
-            result = await asyncio.wrap_future(await submitting)
-        except ClientGone:
-            return None
-        except Exception as error:
-            if not isinstance(error, TidegaugeError):
-                LOG.exception("a write failed unexpectedly", exc_info=error)
-            await respond_error(send, error)
-            return None
-        if result.refused:
-            return result
-        await respond(send, 204, headers=_told(result))
-        return None
+async def respond_partial(send: Send, result: WriteResult) -> None:
+    """Answer that part of a batch was refused: which elements, by their place, and why."""
+    answer = {
+        "error": "partial_write" if result.rows else "nothing_stored",
+        "message": f"stored {result.rows} rows; refused: {causes_of(result)}",
+        "details": {
+            "stored_rows": result.rows,
+            "stored_samples": result.samples,
+            "refused": dict(result.refused),
+            "refusals": [
+                {"position": refusal.position, "cause": refusal.cause, "message": refusal.message}
+                for refusal in result.refusals
+            ],
+        },
+    }
+    await respond(send, 400, msgspec.json.encode(answer), "application/json", told_of(result))
 
 
-def _causes(result: WriteResult) -> str:
+def causes_of(result: WriteResult) -> str:
     return ", ".join(f"{count} {cause}" for cause, count in sorted(result.refused.items())) or "nothing"
 
 
-def _told(result: WriteResult) -> list[tuple[str, str]]:
+def told_of(result: WriteResult) -> list[tuple[str, str]]:
     """Return the headers that say what was stored, and what was stored other than sent."""
     told = [
         ("X-Tidegauge-Rows", str(result.rows)),
         ("X-Tidegauge-Samples", str(result.samples)),
         ("X-Tidegauge-Sequence", str(result.sequence)),
     ]
+    if result.dropped:
+        told.append(("X-Tidegauge-Dropped", str(result.dropped)))
     if result.rounded:
         told.append(("X-Tidegauge-Rounded", str(result.rounded)))
     return told

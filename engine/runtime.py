@@ -19,6 +19,7 @@ from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.catalog import Catalog
 from engine.catalog.control import ControlDatabase
+from engine.catalog.pooled import POOLED_TABLES
 from engine.clock import NS_PER_DAY, Clock, SystemClock
 from engine.config import Config
 from engine.config_units import Duration
@@ -33,6 +34,7 @@ from engine.ingest.batch import WriteResult
 from engine.ingest.lines import LinesDecoder
 from engine.ingest.objects import ObjectsDecoder
 from engine.ingest.pipeline import Pipeline
+from engine.ingest.prometheus import RemoteWriteBodies, TextBodies
 from engine.maintenance.rebuild import mark_missing
 from engine.maintenance.recover import Recovery, replay
 from engine.maintenance.retain import Retainer
@@ -156,6 +158,8 @@ class Engine:
         self._lines = LinesDecoder(self.admission)
         self._objects = ObjectsDecoder(self.admission)
         self._arrow = ArrowDecoder(self.admission)
+        self._remote_write = RemoteWriteBodies(self.admission)
+        self._prometheus_text = TextBodies(self.admission)
         self.pipeline = Pipeline(
             catalog=self.catalog,
             wal=self.wal,
@@ -193,10 +197,12 @@ class Engine:
         query = self.config.query
         if mode == "embedded" or query.in_process:
             self.link: QueryLink = LocalLink(
-                self._path("rollups.duckdb"), query, self.catalog.native, findings=FINDINGS
+                self._path("rollups.duckdb"), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
             )
         else:
-            process = ProcessLink(self._path("rollups.duckdb"), query, self.catalog.native, findings=FINDINGS)
+            process = ProcessLink(
+                self._path("rollups.duckdb"), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
+            )
             process.start()
             self.link = process
         self.exports = Exports(self.samples, self._root)
@@ -284,6 +290,17 @@ class Engine:
     def submit_arrow(self, body: Bytes, table: str | None = None) -> Future[WriteResult]:
         """Queue an Arrow IPC stream; ``table`` overrides the name in its schema's metadata."""
         return self.pipeline.submit("arrow", len(body), lambda: self._arrow.decode(body, table))
+
+    def submit_remote_write(self, body: bytes | memoryview) -> Future[WriteResult]:
+        """Queue a decompressed Prometheus remote write 1.0 request."""
+        return self.pipeline.submit("remote_write", len(body), lambda: self._remote_write.decode(body))
+
+    def submit_prometheus_text(
+        self, body: bytes | memoryview, *, open_metrics: bool = False, labels: Mapping[str, str] | None = None
+    ) -> Future[WriteResult]:
+        """Queue Prometheus text exposition; ``labels`` are given to every sample, in place of its own."""
+        decode = partial(self._prometheus_text.decode, body, open_metrics=open_metrics, labels=labels or {})
+        return self.pipeline.submit("prometheus_text", len(body), decode)
 
     def _admit(self) -> None:
         if self.hot.nbytes > HOT_CEILING * int(self.config.storage.hot_limit):

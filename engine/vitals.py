@@ -24,6 +24,7 @@ class Vitals:
         self.bytes_received = self._counter("ingest_bytes", "Body bytes received, decompressed", "protocol")
         self.refused = self._counter("ingest_refused", "Lines, rows or fields refused, by cause", "protocol", "cause")
         self.rounded = self._counter("ingest_rounded", "Integers stored as the nearest float64", "protocol")
+        self.dropped = self._counter("ingest_dropped", "Exemplars and metadata, which are not stored", "protocol")
         self.overloaded = self._counter("ingest_overloaded", "Writes turned away whole, by reason", "reason")
         self.late_rows = self._counter("ingest_late_rows", "Rows not newer than their tag set's newest")
         self.ack_seconds = Histogram(

@@ -121,7 +121,7 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
             if len(found) == limit:
                 more = True
                 break
-            found.append({"series_id": series.series_id, "metric": series.field.metric, "labels": series.labels})
+            found.append({"series_id": series.series_id, "metric": series.metric, "labels": series.labels})
         return {"series": found, "truncated": more}
 
     @get("/v1/metrics-names", summary="The names of all metrics")

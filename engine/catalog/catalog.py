@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.catalog.matchers import Matcher
+from engine.catalog.pooled import METRIC_TAG, POOLED_TABLES
 from engine.disk.filesystem import FileSystem
 from engine.errors import Damage
 from engine.model.rows import series_id_of
@@ -27,26 +28,37 @@ Mark = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One column of one table."""
+    """One column of one table; in a pooled table the part of it that ``matchers`` select, one metric's series."""
 
     table_id: int
     field_id: int
     table: str
     name: str
+    matchers: tuple[Matcher, ...] = ()
 
     @property
     def metric(self) -> str:
+        """The metric's name; in a pooled table that of series without ``__name__``."""
         return f"{self.table}_{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series: a field of a table under one tag set."""
+    """One series: a field of a table under one tag set, with its metric's name (never among the labels)."""
 
     series_id: int
     tagset_id: int
     field: Field
+    metric: str
     labels: dict[str, str]
+
+
+_WITHOUT_NAME = Matcher.of(METRIC_TAG, "=", "")
+_POOLED_NAMES = frozenset(name.encode() for name in POOLED_TABLES)
+
+
+def _only_pooled(fields: Sequence[Field]) -> bool:
+    return all(field.table in POOLED_TABLES for field in fields)
 
 
 class _TableIndex:
@@ -149,7 +161,13 @@ class Catalog:
         """Return every metric name, sorted."""
         with self._lock:
             self._index_fields()
-            return sorted(self._fields_by_metric)
+            names = {metric for metric, fields in self._fields_by_metric.items() if not _only_pooled(fields)}
+            for table_id, _ in self._pooled_tables():
+                by_name = self._index(table_id).postings.get(METRIC_TAG, {})
+                names.update(by_name)
+                if sum(map(len, by_name.values())) < len(self._index(table_id).tagset_ids):
+                    names.update(field.metric for field in self.fields(table_id))
+            return sorted(names)
 
     def fields_of_metric(self, metric: str) -> list[Field]:
         """Return the fields that carry ``metric``: none, or several when ``a_b`` + ``c`` meets ``a`` + ``b_c``."""
@@ -158,7 +176,22 @@ class Catalog:
             if found is None:
                 self._index_fields()
                 found = self._fields_by_metric.get(metric, [])
-            return list(found)
+            fields = [
+                replace(field, matchers=(_WITHOUT_NAME,)) if field.table in POOLED_TABLES else field for field in found
+            ]
+            for table_id, _ in self._pooled_tables():
+                if metric in self._index(table_id).postings.get(METRIC_TAG, {}):
+                    named = (Matcher.of(METRIC_TAG, "=", metric),)
+                    fields += [replace(field, matchers=named) for field in self.fields(table_id)]
+            return fields
+
+    def is_pooled(self, table_id: int) -> bool:
+        """Return whether the table's metrics are named by the tag ``__name__``."""
+        return self.native.table_name(table_id) in _POOLED_NAMES
+
+    def _pooled_tables(self) -> list[tuple[int, str]]:
+        found = ((self.native.find_table(name.encode()), name) for name in sorted(POOLED_TABLES))
+        return [(table_id, name) for table_id, name in found if table_id >= 0]
 
     def _index_fields(self) -> None:
         for table_id in range(self.native.table_count):
@@ -172,6 +205,13 @@ class Catalog:
 
     def tags(self, tagset_id: int) -> dict[str, str]:
         return {key.decode(): value.decode() for key, value in self.native.tags(tagset_id)}
+
+    def labels(self, tagset_id: int) -> dict[str, str]:
+        """Return the tags as labels: in a pooled table without ``__name__``, which is the metric's name."""
+        tags = self.tags(tagset_id)
+        if METRIC_TAG in tags and self.is_pooled(int(self.native.tagset_tables(tagset_id, tagset_id + 1)[0])):
+            del tags[METRIC_TAG]
+        return tags
 
     def tagset_ids(self, table_id: int, matchers: Sequence[Matcher] = ()) -> npt.NDArray[np.int32]:
         """Return the table's tag sets that satisfy all matchers, ascending."""
@@ -224,8 +264,11 @@ class Catalog:
         else:
             fields = [field for table_id in range(self.native.table_count) for field in self.fields(table_id)]
         for field in fields:
-            for tagset_id in self.tagset_ids(field.table_id, matchers).tolist():
-                yield Series(series_id_of(tagset_id, field.field_id), tagset_id, field, self.tags(tagset_id))
+            pooled = self.is_pooled(field.table_id)
+            for tagset_id in self.tagset_ids(field.table_id, (*field.matchers, *matchers)).tolist():
+                tags = self.tags(tagset_id)
+                name = tags.pop(METRIC_TAG, field.metric) if pooled else field.metric
+                yield Series(series_id_of(tagset_id, field.field_id), tagset_id, field, name, tags)
 
     def tag_columns(self, tagset_ids: npt.NDArray[np.int32]) -> tuple[list[str], list[list[str | None]]]:
         """Return the tag keys of these tag sets, sorted, and for each key one value (or None) a tag set."""

@@ -13,6 +13,8 @@ CAUSES: Mapping[str, str] = {
     "malformed": "the line, object or column cannot be read",
     "not_utf8": "a name or a tag is not UTF-8",
     "not_finite": "a value is NaN or infinite where the protocol does not allow it",
+    "reserved_nan": "the value is the one NaN bit pattern that stands for 'no sample' here",
+    "histogram": "a native histogram; only float samples are stored",
     "string_field": "a field holds text; fields are numbers, text belongs in tags",
     "unsupported_field": "a field holds something that is neither a number nor a boolean",
     "duplicate_tag": "a tag key occurs twice",
@@ -43,6 +45,7 @@ class Batch:
     rows: int = 0
     samples: int = 0
     rounded: int = 0
+    dropped: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     until: Mark = (0, 0, 0)
@@ -59,7 +62,8 @@ class WriteResult:
     """What became of one write.  When it is handed out, the accepted rows are on disk and visible to every query.
 
     ``sequence`` is the log record's number, 0 when nothing was accepted; ``rounded`` counts integers that float64
-    cannot hold exactly and that were stored as the nearest value.
+    cannot hold exactly and that were stored as the nearest value; ``dropped`` counts exemplars and metadata that came
+    along and are not stored.
     """
 
     rows: int
@@ -68,6 +72,7 @@ class WriteResult:
     refused: Mapping[str, int]
     refusals: tuple[Refusal, ...]
     sequence: int
+    dropped: int = 0
 
     @property
     def refused_count(self) -> int:

@@ -202,12 +202,22 @@ class Pipeline:
         vitals.samples_accepted.labels(protocol).inc(batch.samples)
         if batch.rounded:
             vitals.rounded.labels(protocol).inc(batch.rounded)
+        if batch.dropped:
+            vitals.dropped.labels(protocol).inc(batch.dropped)
         for cause, count in batch.refused.items():
             vitals.refused.labels(protocol, cause).inc(count)
         vitals.ack_seconds.observe(self._clock.monotonic() - pending.received)
         self._release(pending)
         pending.future.set_result(
-            WriteResult(batch.rows, batch.samples, batch.rounded, dict(batch.refused), tuple(batch.refusals), sequence)
+            WriteResult(
+                batch.rows,
+                batch.samples,
+                batch.rounded,
+                dict(batch.refused),
+                tuple(batch.refusals),
+                sequence,
+                batch.dropped,
+            )
         )
 
     def _fail(self, pending: _Pending, error: Exception) -> None:

@@ -22,7 +22,7 @@ class Watcher:
         rules.restore(self._labels, clock.now_ns())
 
     def _labels(self, tagset_id: int) -> Mapping[str, str] | None:
-        return self._catalog.tags(tagset_id) if tagset_id < self._catalog.native.tagset_count else None
+        return self._catalog.labels(tagset_id) if tagset_id < self._catalog.native.tagset_count else None
 
     def tick(self) -> int:
         """Judge every rule once; return how many entries the alerts' history has got."""

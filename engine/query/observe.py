@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.catalog.catalog import Catalog, Field
-from engine.catalog.matchers import equality_matchers
+from engine.catalog.matchers import Matcher, equality_matchers
 from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
 from engine.query.range import LOOKBACK_NS, aggregate_values, window_buckets
 from engine.query.samples import SampleStore
@@ -36,7 +36,7 @@ class Observer:
 
     def __init__(self, catalog: Catalog, samples: SampleStore) -> None:
         self._catalog, self._samples = catalog, samples
-        self._selected: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[int, Int32Array]] = {}
+        self._selected: dict[tuple[int, tuple[Matcher, ...], tuple[tuple[str, str], ...]], tuple[int, Int32Array]] = {}
 
     def values(
         self,
@@ -63,7 +63,7 @@ class Observer:
 
     def _metric(self, metric: str, match: Mapping[str, str], now_ns: int, aggregate: str, over_ns: int) -> Observed:
         parts = [
-            self._field(field, self._select(field.table_id, match), now_ns, aggregate, over_ns)
+            self._field(field, self._select(field, match), now_ns, aggregate, over_ns)
             for field in self._catalog.fields_of_metric(metric)
         ]
         parts = [part for part in parts if len(part.tagset_ids)]
@@ -79,15 +79,15 @@ class Observer:
             np.concatenate([part.times for part in parts])[order],
         )
 
-    def _select(self, table_id: int, match: Mapping[str, str]) -> Int32Array | None:
+    def _select(self, field: Field, match: Mapping[str, str]) -> Int32Array | None:
         """Return the tag sets with these labels, ascending, or None for all; remembered until there are new ones."""
-        if not match:
+        if not match and not field.matchers:
             return None
-        key = (table_id, tuple(sorted(match.items())))
+        key = (field.table_id, field.matchers, tuple(sorted(match.items())))
         count = self._catalog.native.tagset_count
         known = self._selected.get(key)
         if known is None or known[0] != count:
-            known = (count, self._catalog.tagset_ids(table_id, equality_matchers(match)))
+            known = (count, self._catalog.tagset_ids(field.table_id, (*field.matchers, *equality_matchers(match))))
             self._selected[key] = known
         return known[1]
 
@@ -118,11 +118,11 @@ class Observer:
         if not same.any() and len(above.tagset_ids) and len(below.tagset_ids):
             # Two tables number their tag sets apart; equal labels make the pair.
             of_labels = {
-                tuple(sorted(self._catalog.tags(tagset_id).items())): index
+                tuple(sorted(self._catalog.labels(tagset_id).items())): index
                 for index, tagset_id in enumerate(below.tagset_ids.tolist())
             }
             found = [
-                of_labels.get(tuple(sorted(self._catalog.tags(tagset_id).items())), -1)
+                of_labels.get(tuple(sorted(self._catalog.labels(tagset_id).items())), -1)
                 for tagset_id in above.tagset_ids.tolist()
             ]
             positions = np.array(found, np.int64)

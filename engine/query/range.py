@@ -105,7 +105,7 @@ class RangeReader:
         fields = self._catalog.fields_of_metric(query.metric)
         answer = RangeAnswer(query.metric, query.aggregate, query.step_ns, "raw")
         for one in fields:
-            tagset_ids = self._catalog.tagset_ids(one.table_id, query.matchers)
+            tagset_ids = self._catalog.tagset_ids(one.table_id, (*one.matchers, *query.matchers))
             if not len(tagset_ids):
                 continue
             points = len(tagset_ids) * ((query.end_ns - query.start_ns) // query.step_ns + 1)
@@ -177,7 +177,7 @@ class RangeReader:
             return []
         labels: list[dict[str, str]] = []
         keys, inverse = np.unique(buckets.series_ids, return_inverse=True)
-        tagsets = [self._catalog.tags(int(key) >> FIELD_ID_BITS) for key in keys]
+        tagsets = [self._catalog.labels(int(key) >> FIELD_ID_BITS) for key in keys]
         if query.by is None:
             labels, group = tagsets, inverse
         else:

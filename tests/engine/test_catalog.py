@@ -116,9 +116,7 @@ def test_metric_names_resolve_to_every_field_that_carries_them() -> None:
 
 def test_series_and_labels_list_the_catalogue() -> None:
     catalog = filled()
-    found = [
-        (series.field.metric, series.labels["host"]) for series in catalog.series(None, parse_matchers('host="a"'))
-    ]
+    found = [(series.metric, series.labels["host"]) for series in catalog.series(None, parse_matchers('host="a"'))]
     assert found == [("cpu_usage_user", "a"), ("cpu_usage_system", "a"), ("disk_free", "a")]
     assert catalog.label_names() == ["host", "region"]
     assert catalog.label_values("region") == ["eu", "us"]
