@@ -16,6 +16,8 @@ from engine.runtime import Engine
 LOG = logging.getLogger("tidegauge")
 #: Seconds that requests under way may take to end once the server has been told to stop.
 STOP_GRACE_SECONDS = 10
+#: A log that is replayed within this time is not worth telling about, nor worth refusing the first queries for.
+SHORT_RECOVERY_SECONDS = 0.5
 #: Longer than the usual interval between two pushes of an agent, so that it keeps its connection.
 KEEP_ALIVE_SECONDS = 75
 
@@ -50,7 +52,7 @@ def serve(config: Config, data_dir: str, listen: str | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     listener = bind(listen or config.server.listen)
     try:
-        engine = Engine.open(data_dir, config)
+        engine = Engine.open(data_dir, config, wait=False)
     except BaseException:
         listener.close()
         raise
@@ -80,6 +82,13 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            if not await asyncio.to_thread(engine.recovery.wait, SHORT_RECOVERY_SECONDS):
+                progress = engine.recovery.progress()
+                print(
+                    f"tidegauge: recovering {progress['bytes_total'] - progress['bytes_done']} bytes of log;"
+                    " writes are taken, queries are answered with 503 until then (GET /health/ready)",
+                    flush=True,
+                )
             print(f"tidegauge: ready at {scheme}://{shown}:{port}", flush=True)
 
     application = Application(engine, config)

@@ -9,6 +9,7 @@
     ├── Overload            try again later; carries ``retry_after_seconds``
     │   ├── QueueFull         the ingest queue or the query queue is full
     │   ├── DiskFull          the disk guard or the operating system refuses to store more
+    │   ├── Recovering        the log is still being replayed: not all samples can be seen yet
     │   └── QueryLimit        a query exceeded its time, rows, bytes or memory
     ├── Damage              bytes on disk are not what was written; carries ``path`` and ``offset``
     │   └── NewerFormat       a file that a newer version of the program has written; never a reason to use an older one
@@ -78,6 +79,10 @@ class QueueFull(Overload):
 
 class DiskFull(Overload):
     code = "disk_full"
+
+
+class Recovering(Overload):
+    code = "recovering"
 
 
 class QueryLimit(Overload):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from engine.config_units import Duration
 from engine.delivery.outbox import STATES, Outbox
 from engine.disk.filesystem import Bytes, FileSystem
 from engine.disk.real import RealFileSystem
-from engine.errors import BadQuery, DiskFull, QueryLimit, QueueFull, TidegaugeError
+from engine.errors import BadQuery, DiskFull, QueryLimit, QueueFull, Recovering, TidegaugeError
 from engine.hot.store import HotStore
 from engine.ingest.admission import Admission
 from engine.ingest.arrow import ArrowDecoder
@@ -36,7 +36,7 @@ from engine.ingest.objects import ObjectsDecoder
 from engine.ingest.pipeline import Pipeline
 from engine.ingest.prometheus import RemoteWriteBodies, TextBodies
 from engine.maintenance.rebuild import mark_missing
-from engine.maintenance.recover import Recovery, replay
+from engine.maintenance.recover import Replay, check_log
 from engine.maintenance.retain import Retainer
 from engine.maintenance.scale import Decider
 from engine.maintenance.scheduler import Job, Scheduler
@@ -70,6 +70,8 @@ DELIVER_SECONDS = 0.5
 DECISION_TICKS = 3
 #: The relations of the engine's own findings that this version fills.
 FINDINGS = ("alerts", "alert_events", "decisions")
+#: The jobs that run while the log is replayed; the others judge samples or remove them, and wait until all are there.
+WITHOUT_WHOLE_SAMPLES = ("rollup", "seal", "scale")
 #: Writes are turned away once the hot store holds this many times its limit: sealing cannot keep up.
 HOT_CEILING = 3
 
@@ -93,7 +95,9 @@ class Engine:
         clock: Clock | None = None,
         fs: FileSystem | None = None,
         mode: Literal["server", "embedded"] = "server",
+        wait: bool = True,
     ) -> None:
+        """``wait``: return when the log has been replayed, not as soon as writes can be taken."""
         self.config = config
         self.clock = clock or SystemClock()
         self.vitals = Vitals()
@@ -108,25 +112,31 @@ class Engine:
         self._fs.makedirs(self._root)
         self._lock = self._fs.lock(self._path("LOCK"))
         try:
+            self._open_catalog()
+            self._open_link(mode)
             self._open_storage()
-            self._open_queries(mode)
+            self._open_queries()
             self._open_watching()
             self._start_jobs()
         except BaseException:
+            if hasattr(self, "link"):
+                self.link.close()
             self._lock.release()
             raise
         self._show_vitals()
         seconds = self.clock.monotonic() - started
-        LOG.info(
-            "opened %s in %.3f s; %d rows came back from the log", self._root, seconds, self.recovery.rows_replayed
-        )
+        LOG.info("opened %s in %.3f s; %d bytes of log to replay", self._root, seconds, self.recovery.bytes_total)
         for finding in (*self.recovery.log.sentences(), *(each.message for each in self.manifest.findings)):
             LOG.warning("while opening %s: %s", self._root, finding)
+        if wait:
+            self.recovery.wait()
 
     @classmethod
     def open(cls, data_dir: str, config: Config | None = None, **options: Any) -> Engine:
         """Open a data directory, creating it where there is none, and recover what the log holds.
 
+        With ``wait=False`` it returns before the log has been replayed: writes are taken, reading samples raises
+        Recovering until :attr:`recovery` is no longer active.
         Raises Unavailable when another process has it open, Damage when what is there cannot be read.
         """
         return cls(data_dir, config or Config(), **options)
@@ -136,23 +146,38 @@ class Engine:
 
     # --- opening
 
+    def _open_catalog(self) -> None:
+        self.catalog = Catalog(self._fs, self._path("catalog.log"))
+        self.catalog.load()
+
+    def _open_link(self, mode: str) -> None:
+        query = self.config.query
+        if mode == "embedded" or query.in_process:
+            self.link: QueryLink = LocalLink(
+                self._path("rollups.duckdb"), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
+            )
+        else:
+            process = ProcessLink(
+                self._path("rollups.duckdb"), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
+            )
+            process.start()
+            self.link = process
+
     def _open_storage(self) -> None:
         fs, storage = self._fs, self.config.storage
         fs.makedirs(self._path("wal"))
-        self.catalog = Catalog(fs, self._path("catalog.log"))
-        self.catalog.load()
         self.manifest = ManifestStore(fs, self._root)
         manifest = self.manifest.load()
         self.hot = HotStore()
         self.samples = SampleStore(fs, self._root, self.hot, manifest.segments)
         self.dirty = DirtyBuckets(self.samples.collect, self._flush_buckets)
         sealed = max((meta.sealed_through for meta in manifest.segments), default=0)
-        floor = manifest.wal_floor
-        self.recovery: Recovery = replay(
-            fs, self._path("wal"), self.catalog, self.samples, self.dirty.mark, after_sequence=floor
-        )
-        last = max(self.recovery.last_sequence, sealed, floor)
-        self.hot.applied_sequence = last
+        floor = self.hot.applied_sequence = manifest.wal_floor
+        checked = check_log(fs, self._path("wal"), self.catalog, after_sequence=floor)
+        last = max(checked.last_sequence, sealed, floor)
+        if not checked.report.clean or (floor and not checked.frames):
+            # Part of the log is gone.  No number is given twice that the tiers take for included.
+            last = max(last, self._tiers_include())
         self.wal = WalWriter(fs, self._path("wal"), next_sequence=last + 1, segment_bytes=int(storage.wal_segment))
         self.admission = Admission(self.catalog, self.config.ingest, self.config.retention, self.clock)
         self._lines = LinesDecoder(self.admission)
@@ -169,6 +194,7 @@ class Engine:
             queue_bytes=int(self.config.ingest.queue),
             admit=self._admit,
             applied=self._applied,
+            recovering=True,
         )
         self.sealer = Sealer(
             fs=fs,
@@ -183,6 +209,23 @@ class Engine:
             vitals=self.vitals,
             clock=self.clock,
         )
+        self.recovery = Replay(
+            fs=fs,
+            catalog=self.catalog,
+            samples=self.samples,
+            wal=self.wal,
+            pipeline=self.pipeline,
+            commit_lock=self.pipeline.commit_lock,
+            checked=checked,
+            after_sequence=floor,
+            hot_limit_bytes=int(storage.hot_limit),
+            mark=self.dirty.mark,
+            tiers_include=self._resume_tiers,
+            seal=self.sealer.run,
+            flush=self.flush_rollups,
+            pending_rows=lambda: self.dirty.pending_rows,
+            clock=self.clock,
+        )
         self.retainer = Retainer(
             retention=self.config.retention,
             admission=self.admission,
@@ -193,18 +236,8 @@ class Engine:
             clock=self.clock,
         )
 
-    def _open_queries(self, mode: str) -> None:
+    def _open_queries(self) -> None:
         query = self.config.query
-        if mode == "embedded" or query.in_process:
-            self.link: QueryLink = LocalLink(
-                self._path("rollups.duckdb"), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
-            )
-        else:
-            process = ProcessLink(
-                self._path("rollups.duckdb"), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
-            )
-            process.start()
-            self.link = process
         self.exports = Exports(self.samples, self._root)
         self._turns = Turns(query.concurrency, query.queue, query.timeout.seconds)
         self.ranges = RangeReader(self.catalog, self.samples, self._tier_rows)
@@ -233,6 +266,7 @@ class Engine:
             vitals=self.vitals,
             clock=self.clock,
             keep=Duration(DECISION_TICKS * int(config.watch.tick)),
+            complete=lambda: not self.recovery.active,
         )
 
     def _start_jobs(self) -> None:
@@ -246,7 +280,13 @@ class Engine:
             Job("scale", self.config.watch.tick.seconds, self.decider.tick),
             *(Job(f"deliver-{name}", DELIVER_SECONDS, partial(self._deliver, name)) for name in self.outbox.channels),
         ):
-            self._scheduler.start(job)
+            whole = job.name in WITHOUT_WHOLE_SAMPLES or job.name.startswith("deliver-")
+            self._scheduler.start(job if whole else replace(job, run=partial(self._once_recovered, job.run)))
+        self.recovery.start()
+
+    def _once_recovered(self, run: Callable[[], object]) -> None:
+        if not self.recovery.active:
+            run()
 
     def close(self) -> None:
         """Finish what has been taken, bring the tiers up to date, seal what is in memory, and release the directory."""
@@ -254,6 +294,8 @@ class Engine:
             if self._closed:
                 return
             self._closed = True
+        # What has been replayed by then is sealed like other rows, so the next start has less to do.
+        self.recovery.close()
         self._scheduler.close()
         self.pipeline.close()
         try:
@@ -303,6 +345,11 @@ class Engine:
         return self.pipeline.submit("prometheus_text", len(body), decode)
 
     def _admit(self) -> None:
+        try:
+            self.recovery.admit_write()
+        except Recovering:
+            self.vitals.overloaded.labels("recovering").inc()
+            raise
         if self.hot.nbytes > HOT_CEILING * int(self.config.storage.hot_limit):
             self.vitals.overloaded.labels("hot_full").inc()
             raise QueueFull("cannot accept a write: rows arrive faster than they can be sealed")
@@ -345,6 +392,21 @@ class Engine:
                 mark_missing(self.samples, self.dirty, watermark=self.link.watermark() if floor else 0, wal_floor=floor)
                 self._rollups_checked = True
 
+    def _tiers_include(self) -> int:
+        """Return through which sequence the tiers have every row; 0 when they cannot be reached."""
+        try:
+            return self.link.watermark()
+        except TidegaugeError as error:
+            LOG.warning("cannot tell what the tiers include, so all of the log is rolled up again: %s", error)
+            return 0
+
+    def _resume_tiers(self) -> int:
+        included = self._tiers_include()
+        if included >= self.wal.next_sequence:
+            return 0
+        self.dirty.flushed_sequence = max(self.dirty.flushed_sequence, included)
+        return included
+
     def _flush_buckets(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
         self.link.flush_rollups(buckets, dirty, sequence)
 
@@ -359,15 +421,21 @@ class Engine:
     # --- reading
 
     def query(self, query: RangeQuery) -> RangeAnswer:
-        """Answer an aligned range query from raw samples or the best tier."""
+        """Answer an aligned range query from raw samples or the best tier; raises Recovering until all are there."""
         with self._timed("query"):
+            self.recovery.require_finished("query")
             now_ns = self.clock.now_ns()
             return self.ranges.answer(query, raw_since_ns=lambda table_id: self.admission.oldest_ns(now_ns, table_id))
 
     def sql(self, statement: str, parameters: Sequence[Any] = ()) -> SqlResult:
-        """Run one analyst's SELECT; raises BadQuery, QueryLimit, or QueueFull when too many are waiting."""
+        """Run one analyst's SELECT; raises BadQuery, QueryLimit, or QueueFull when too many are waiting.
+
+        Raises Recovering for a statement that reads samples or tiers until all of them are there.
+        """
         with self._timed("sql"), self._turns.take():
             needed = self.link.needed(statement, list(parameters))
+            if needed.tables or needed.rollups:
+                self.recovery.require_finished("run SQL")
             if needed.rollups:
                 self.flush_rollups()
             findings = {name: self._finding(name) for name in needed.findings}
@@ -418,7 +486,7 @@ class Engine:
         try:
             yield
             outcome = "answered"
-        except (QueryLimit, QueueFull):
+        except (QueryLimit, QueueFull, Recovering):
             outcome = "limited"
             raise
         except TidegaugeError:
@@ -468,11 +536,15 @@ class Engine:
     # --- about itself
 
     def readiness(self) -> dict[str, Any]:
-        """Return whether writes and queries are served, and what recovery found."""
+        """Return whether writes and queries are served, how far recovery is, and what it found."""
         recovery = self.recovery
+        state = "closing" if self._closed else "recovering" if recovery.active else "ready"
         return {
-            "ready": not self._closed,
-            "state": "closing" if self._closed else "ready",
+            "ready": state == "ready",
+            "state": state,
+            "writes": not self._closed,
+            "queries": state == "ready",
+            "recovery": recovery.progress(),
             "recovered_rows": recovery.rows_replayed,
             "log_findings": recovery.log.sentences(),
             "storage_findings": [f"{finding.message} ({finding.path})" for finding in self.manifest.findings],
@@ -485,6 +557,11 @@ class Engine:
         watch("hot_rows", "Rows in memory that no segment holds yet", self.hot.held_rows)
         watch("hot_bytes", "Memory of the hot store", lambda: self.hot.nbytes)
         watch("wal_bytes", "Bytes of log on disk", lambda: self.wal.bytes_on_disk)
+        watch(
+            "recovery_pending_bytes",
+            "Bytes of log that are still to be replayed",
+            lambda: self.recovery.pending_bytes,
+        )
         watch("segments", "Sealed segments", lambda: len(self.samples.segments()))
         watch("segment_bytes", "Bytes of sealed segments", lambda: sum(meta.bytes for meta in self.samples.segments()))
         watch("ingest_queue_bytes", "Body bytes waiting to be committed", lambda: self.pipeline.held_bytes)

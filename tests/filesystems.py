@@ -130,6 +130,9 @@ class MemoryFileSystem:
     def read(self, path: str) -> bytes:
         return bytes(self._content(path).data)
 
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        return bytes(self._content(path).data[offset : offset + size])
+
     def map(self, path: str) -> memoryview:
         return memoryview(self.read(path))
 
@@ -251,6 +254,9 @@ class LayeredFileSystem:
 
     def read(self, path: str) -> bytes:
         return self.around("read", path, lambda: self.inner.read(path))
+
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        return self.around("read_range", path, lambda: self.inner.read_range(path, offset, size))
 
     def map(self, path: str) -> memoryview:
         return self.around("map", path, lambda: self.inner.map(path))

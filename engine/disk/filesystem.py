@@ -83,6 +83,9 @@ class FileSystem(Protocol):
     def read(self, path: str) -> bytes:
         """Return a file's content."""
 
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes of a file from ``offset`` on, fewer where it ends before."""
+
     def map(self, path: str) -> memoryview:
         """Return a read-only view of a file's content that the system reads on demand.
 

@@ -131,6 +131,15 @@ class RealFileSystem:
         with open(path, "rb") as file:
             return file.read()
 
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        with open(path, "rb", buffering=0) as file:
+            parts = []
+            while size > 0 and (part := os.pread(file.fileno(), size, offset)):
+                parts.append(part)
+                offset += len(part)
+                size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     def map(self, path: str) -> memoryview:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

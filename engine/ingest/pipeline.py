@@ -26,6 +26,7 @@ from engine.wal.writer import WalWriter
 from native.frames import encode_frame
 
 FRAME_BATCH = 1
+NEVER_APPLIED = 1 << 64
 MAX_GROUP_BATCHES = 256
 Decode = Callable[[], Batch]
 Applied = Callable[[int, int, Rows], None]
@@ -55,8 +56,14 @@ class Pipeline:
         queue_bytes: int,
         admit: Callable[[], None],
         applied: Applied,
+        recovering: bool = False,
     ) -> None:
-        """``admit`` raises to turn writes away (disk guard); ``applied(table_id, sequence, rows)`` sees each append."""
+        """``admit`` raises to turn writes away (disk guard); ``applied(table_id, sequence, rows)`` sees each append.
+
+        Only the last append of a batch carries the batch's sequence, those before it the one before: whoever has seen
+        a sequence has seen all of its rows.  ``recovering``: batches are only logged and acknowledged, until
+        :meth:`apply_from` is called.
+        """
         self._catalog, self._wal, self._hot = catalog, wal, hot
         self._vitals, self._clock = vitals, clock
         self._queue_bytes = queue_bytes
@@ -69,12 +76,21 @@ class Pipeline:
         #: Held while appended rows become visible; a holder sees whole groups or nothing of them.
         self.commit_lock = threading.Lock()
         self._logged: Mark = catalog.native.mark()
+        self._apply_from = NEVER_APPLIED if recovering else 0
         self._threads = [
             threading.Thread(target=self._decode_loop, name="tidegauge-decode", daemon=True),
             threading.Thread(target=self._commit_loop, name="tidegauge-commit", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
+
+    def apply_from(self, sequence: int) -> None:
+        """End the recovering state: batches from this sequence on are applied here, those before it have been.
+
+        The caller holds the commit lock.  A batch that is in the log but has not come to the lock yet is told apart
+        by its number, so each is applied once, by one side.
+        """
+        self._apply_from = sequence
 
     @property
     def held_bytes(self) -> int:
@@ -180,12 +196,15 @@ class Pipeline:
             for pending in storing:
                 assert pending.batch is not None
                 number = sequences[id(pending)]
-                for table_id, rows in pending.batch.tables:
+                if number < self._apply_from:
+                    continue  # recovery reads it from the log, in its turn
+                last = len(pending.batch.tables) - 1
+                for index, (table_id, rows) in enumerate(pending.batch.tables):
                     late = self._hot.append(table_id, rows, number)
                     if late:
                         self._vitals.late_rows.inc(late)
-                    self._applied(table_id, number, rows)
-            self._hot.applied_sequence = sequence - 1
+                    self._applied(table_id, number if index == last else number - 1, rows)
+                self._hot.applied_sequence = number
 
     def _turn_away(self, storing: list[_Pending], error: Exception) -> None:
         reason = error.code if isinstance(error, TidegaugeError) else "log_failed"

@@ -7,7 +7,8 @@ signals, unless a metric gives the number.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from engine.vitals import Vitals
 
 #: An instance that has not reported for longer than this is gone for good, whatever became of it.
 REMEMBERED_NS = NS_PER_DAY
+RECOVERING = "samples are still being recovered from the log"
 
 
 class Decider:
@@ -41,12 +43,17 @@ class Decider:
         vitals: Vitals,
         clock: Clock,
         keep: Duration,
+        complete: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``keep``: how long a decision is answered before asking makes a new one."""
+        """``keep``: how long a decision is answered before asking makes a new one.
+
+        ``complete``: whether all samples are there; without that nothing is read and every signal counts as missing.
+        """
         self._targets = {target.target: target for target in targets}
         self._catalog, self._observer = catalog, observer
         self._store, self._vitals, self._clock = store, vitals, clock
         self._keep_ns = int(keep)
+        self._complete = complete
         self._lock = threading.Lock()
         self._latest: dict[str, Decision] = {}
         self._histories = {target.target: store.history(target.target) for target in targets}
@@ -76,7 +83,11 @@ class Decider:
             made = []
             for name in self._targets if names is None else names:
                 target = self._targets[name]
-                decision = decide(target, self.observe(target, now_ns), self._histories[name], now_ns)
+                complete = self._complete()
+                observed = self.observe(target, now_ns) if complete else _nothing_known(target)
+                decision = decide(target, observed, self._histories[name], now_ns)
+                if not complete:
+                    decision = replace(decision, reason=f"{decision.reason}; {RECOVERING}")
                 made.append((decision, history_after(target, self._histories[name], decision)))
             # On disk first, so that a restart never forgets a cooldown that has been acted on.
             news = self._store.record(made)
@@ -124,6 +135,10 @@ class Decider:
         if not fresh.any():
             return None
         return round(float(values.values[fresh].max()))
+
+
+def _nothing_known(target: ScaleTarget) -> Observed:
+    return Observed(None, tuple(SignalReading(signal.kind, None, None, stale=True) for signal in target.signals))
 
 
 def _reading(signal: Signal, values: SeriesValues, fresh: npt.NDArray[np.bool_]) -> SignalReading:

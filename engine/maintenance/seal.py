@@ -62,10 +62,12 @@ class Sealer:
         self._commit_lock, self._vitals, self._clock = commit_lock, vitals, clock
         self._sealing = threading.Lock()
         self._last_ns = self._trimmed_ns = clock.now_ns()
+        self._persisted_for = 0
 
     def run(self) -> int:
         """Seal what is due: finished windows from time to time, more when memory or log are at their limit."""
         now_ns = self._clock.now_ns()
+        self._keep_definitions()
         if now_ns - self._trimmed_ns >= TRIM_NS:
             # Tiers catch up after samples have been sealed; only then may the log go.
             self._trimmed_ns = now_ns
@@ -80,6 +82,16 @@ class Sealer:
             window = int(self._settings.partition)
             return self.seal(before_ns=(now_ns - WINDOW_GRACE_NS) // window * window)
         return 0
+
+    def _keep_definitions(self) -> None:
+        """Persist the catalogue for each log file that has been begun.
+
+        A file that is damaged later then takes no definition with it that frames behind it build upon.
+        """
+        newest = self._wal.newest_file_sequence
+        if newest != self._persisted_for:
+            self._catalog.persist()
+            self._persisted_for = newest
 
     def _pressed(self, share: float = 1.0) -> bool:
         held = self._hot.nbytes / int(self._settings.hot_limit)
@@ -118,7 +130,7 @@ class Sealer:
         ranges: list[tuple[int, int]] = []
         for task in tasks:
             rows = self._rows_of(task, blocks)
-            added.append(self._write(table_id, task, rows, through))
+            added.append(self._write(table_id, task, rows, _sealed_through(task, through)))
             removed.extend(task.replaces)
             ranges.append((task.start_ns, task.end_ns))
         self._catalog.persist()
@@ -162,3 +174,19 @@ class Sealer:
             self._catalog.persist()
             self._manifest.commit(wal_floor=floor)
         self._wal.drop_through(self._manifest.droppable_through)
+
+
+def _sealed_through(task: SealTask, applied_sequence: int) -> int:
+    """Return through which sequence a new segment holds every row of its range.
+
+    While the log is being replayed the segments that are replaced may know more than what has been applied.  Where
+    they fill the range, rows that they hold must not be applied again: an older one would come after a newer one.
+    """
+    at = task.start_ns
+    for meta in sorted(task.replaces, key=lambda meta: meta.start_ns):
+        if meta.start_ns > at:
+            break
+        at = max(at, meta.end_ns)
+    if not task.replaces or at < task.end_ns:
+        return applied_sequence
+    return max(applied_sequence, min(meta.sealed_through for meta in task.replaces))

@@ -46,6 +46,18 @@ def encode_batch(definitions: Bytes, tables: Sequence[tuple[int, Rows]]) -> list
     return parts
 
 
+def definitions_of(payload: Bytes) -> memoryview:
+    """Return the definitions of a payload without looking at its rows; raises ValueError as ``decode_batch`` does."""
+    data = memoryview(payload).cast("B").toreadonly()
+    (definition_bytes,) = _take(data, 0, _COUNT)
+    if definition_bytes > len(data) - _COUNT.size:
+        raise ValueError(
+            f"cannot decode batch: got {len(data) - _COUNT.size} bytes, want {definition_bytes} of definitions"
+            f" (offset {_COUNT.size})"
+        )
+    return data[_COUNT.size : _COUNT.size + definition_bytes]
+
+
 def decode_batch(payload: Bytes) -> tuple[memoryview, list[tuple[int, Rows]]]:
     """Return (definitions, [(table number, rows), ...]) of a payload; the rows own their memory.
 
@@ -53,15 +65,8 @@ def decode_batch(payload: Bytes) -> tuple[memoryview, list[tuple[int, Rows]]]:
     made.
     """
     data = memoryview(payload).cast("B").toreadonly()
-    (definition_bytes,) = _take(data, 0, _COUNT)
-    offset = _COUNT.size
-    if definition_bytes > len(data) - offset:
-        raise ValueError(
-            f"cannot decode batch: got {len(data) - offset} bytes, want {definition_bytes} of definitions"
-            f" (offset {offset})"
-        )
-    definitions = data[offset : offset + definition_bytes]
-    offset += definition_bytes
+    definitions = definitions_of(data)
+    offset = _COUNT.size + len(definitions)
     (table_count,) = _take(data, offset, _COUNT)
     offset += _COUNT.size
     tables: list[tuple[int, Rows]] = []

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from engine.disk.filesystem import FileSystem, storage_error
+from engine.disk.filesystem import Bytes, FileSystem, storage_error
 from engine.errors import NewerFormat
 from engine.wal.layout import (
     DAMAGED_SUFFIX,
@@ -40,6 +40,8 @@ _REASONS = {
     "bad_header": "the file header is not that of a log file of this name",
     "bad_sequence": "a frame's sequence number does not follow the one before",
     "frames_follow": "a frame is cut short but intact frames follow",
+    "changed": "the file does not read as it did when it was checked",
+    "payload": "a frame is intact but what it holds cannot be decoded",
 }
 
 
@@ -224,12 +226,16 @@ class _Reading:
 
     def _set_aside(self, file: WalFile, data: memoryview, offset: int, cause: str) -> None:
         """Report damage and keep a copy of the file under a name that no earlier copy has."""
-        copy: str | None = None
-        if self._repair:
-            copy = file.path + DAMAGED_SUFFIX
-            number = 2
-            while self._fs.exists(copy):
-                copy = f"{file.path}{DAMAGED_SUFFIX}.{number}"
-                number += 1
-            self._fs.write_atomic(copy, [data])
+        copy = set_aside(self._fs, file.path, data) if self._repair else None
         self._report.damage.append(WalDamage(file.path, offset, cause, copy))
+
+
+def set_aside(fs: FileSystem, path: str, data: Bytes) -> str:
+    """Keep ``data``, the content of a log file, under a name that no earlier copy has; return the name."""
+    copy = path + DAMAGED_SUFFIX
+    number = 2
+    while fs.exists(copy):
+        copy = f"{path}{DAMAGED_SUFFIX}.{number}"
+        number += 1
+    fs.write_atomic(copy, [data])
+    return copy

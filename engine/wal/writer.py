@@ -53,6 +53,8 @@ class WalWriter:
         self._active: AppendFile | None = None  # writes to the last of _files
         self._closed = False
         self.last_commit_seconds = 0.0
+        #: Bytes of frames appended since the log was opened.
+        self.appended_bytes = 0
         try:
             fs.makedirs(directory)
             self._files = list_files(fs, directory)
@@ -69,6 +71,18 @@ class WalWriter:
     def next_sequence(self) -> int:
         """The sequence number the next appended frame must carry."""
         return self._next_sequence
+
+    @property
+    def newest_file_sequence(self) -> int:
+        """The first sequence of the newest file; 0 without any."""
+        with self._lock:
+            return self._files[-1].first_sequence if self._files else 0
+
+    def durable(self) -> tuple[list[WalFile], int]:
+        """Return the files with the sizes up to which they are on disk, and the next sequence; a copy."""
+        with self._lock:
+            files = [WalFile(file.first_sequence, file.path, file.size_bytes) for file in self._files]
+            return files, self._next_sequence
 
     @property
     def bytes_on_disk(self) -> int:
@@ -106,6 +120,7 @@ class WalWriter:
                 raise
             self.last_commit_seconds = self._clock.monotonic() - started
             self._files[-1].size_bytes += size_bytes
+            self.appended_bytes += size_bytes
             self._next_sequence += len(frames)
 
     def roll(self) -> None:
