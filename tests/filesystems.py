@@ -1,4 +1,4 @@
-"""File systems for tests: one in memory that can crash, and wrappers that fail, fill up or keep a record.
+"""File systems for tests: one in memory that can crash, and wrappers that fail, fill up, are slow or keep a record.
 
 ``MemoryFileSystem`` holds two states: what a running program sees, and what is on disk.  ``crash`` builds a
 new one from the second and an arbitrary part of the difference, within what ``engine.disk.filesystem``
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Sequence
 from posixpath import dirname
 from random import Random
@@ -360,3 +361,46 @@ class FullFileSystem(LayeredFileSystem):
     def _require(self, size: int) -> None:
         if size > self.free_bytes(""):
             raise no_space()
+
+
+class SlowFileSystem(LayeredFileSystem):
+    """Operations take as long as the test says, without anybody sleeping.
+
+    ``seconds(operation, path)`` is how long each takes, told to ``advance`` (a ManualClock's); those of :meth:`hold`
+    do not return before :meth:`release`, and :meth:`wait_held` returns once one of them is being waited for.
+    """
+
+    def __init__(
+        self,
+        inner: FileSystem,
+        seconds: Callable[[str, str], float] = lambda operation, path: 0.0,
+        advance: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        super().__init__(inner)
+        self._seconds, self._advance = seconds, advance
+        self._changed = threading.Condition()
+        self._held: set[str] = set()
+        self._waiting = 0
+
+    def hold(self, *operations: str) -> None:
+        with self._changed:
+            self._held.update(operations)
+
+    def release(self) -> None:
+        with self._changed:
+            self._held.clear()
+            self._changed.notify_all()
+
+    def wait_held(self, timeout_seconds: float = 30.0) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._waiting > 0, timeout_seconds), "nobody came to a held operation"
+
+    def around(self, operation: str, path: str, call: Callable[[], T]) -> T:
+        self._advance(self._seconds(operation, path))
+        with self._changed:
+            if operation in self._held:
+                self._waiting += 1
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: operation not in self._held)
+                self._waiting -= 1
+        return call()

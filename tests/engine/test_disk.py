@@ -109,13 +109,21 @@ def test_renaming_removing_truncating(place: Place) -> None:
     assert fs.read(f"{root}/d/c") == b"aaa"
     fs.remove(f"{root}/d/c")
     assert not fs.exists(f"{root}/d/c")
-    for missing in (fs.remove, fs.read, fs.size, fs.map):
+    for missing in (fs.remove, fs.read, fs.size, fs.map, lambda path: fs.read_range(path, 0, 1)):
         with pytest.raises(FileNotFoundError):
             missing(f"{root}/gone")
     with pytest.raises(FileNotFoundError):
         fs.truncate(f"{root}/gone", 0)
     with pytest.raises(FileNotFoundError):
         fs.rename(f"{root}/gone", f"{root}/d/gone")
+
+
+def test_reading_a_part(place: Place) -> None:
+    fs, root = place
+    fs.write_file_synced(f"{root}/a", [b"0123456789"])
+    parts = [fs.read_range(f"{root}/a", offset, size) for offset, size in ((0, 10), (3, 4), (8, 9), (10, 1), (50, 1))]
+    assert parts == [b"0123456789", b"3456", b"89", b"", b""]
+    assert fs.read_range(f"{root}/a", 4, 0) == b""
 
 
 def test_mapping(place: Place) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,6 +70,16 @@ class Program:
         """SIGTERM, and wait for the graceful end; return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_SECONDS)
+
+    def wait_recovered(self, timeout_seconds: float = 120.0) -> dict[str, Any]:
+        """Wait until every sample can be read; return what ``/health/ready`` says."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            status, body = self.request("GET", "/health/ready")
+            if status == 200:
+                return dict(json.loads(body))
+            assert time.monotonic() < deadline, body
+            time.sleep(0.02)
 
     # --- requests
 

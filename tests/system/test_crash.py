@@ -89,6 +89,7 @@ class Writer:
 
 
 def check(program: Program, writers: list[Writer]) -> None:
+    program.wait_recovered()
     for writer in writers:
         who = f"seed {SEED}, {writer.name}"
         [(rows, times, total, low, high, wrong)] = program.sql(
