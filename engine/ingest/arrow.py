@@ -1,14 +1,17 @@
 """Arrow IPC streams to a batch: text columns are tags, numeric columns fields, ``time`` the time.
 
 The table's name is in the schema's metadata under ``tidegauge.table`` (or handed in).  Everything is columnar: a
-distinct combination of tags is looked up once a record batch.
+distinct combination of tags is looked up once for as long as the sender repeats its dictionaries, and float64 columns
+that lie in the body as a matrix would are used where they are.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,8 @@ from engine.errors import BadRequest
 from engine.ingest.admission import Admission
 from engine.ingest.batch import Batch, Refusal
 from engine.model.rows import Float64Array, Int32Array, Int64Array, Rows, absent_matrix
+from native.combinations import KeyNumbers, all_finite, combine
+from native.slabs import slab_array
 
 TABLE_KEY = b"tidegauge.table"
 TIME_COLUMN = "time"
@@ -29,6 +34,7 @@ _MAX_CODES = 1 << 62
 #: Sets of dictionaries that are remembered; beyond this all are forgotten and learned again.
 _MAX_NUMBERINGS = 256
 _LARGEST_INT64 = float(2**63)
+_BEYOND = "cannot store Arrow stream: a tag has indices beyond its dictionary"
 
 
 class ArrowDecoder:
@@ -37,8 +43,8 @@ class ArrowDecoder:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._known: dict[tuple[int, tuple[str, ...]], dict[tuple[bytes | None, ...], int]] = {}
-        #: Fingerprint of dictionaries -> combined codes (sorted) and the tag sets they mean.
-        self._numberings: dict[bytes, tuple[Int64Array, Int32Array]] = {}
+        #: Fingerprint of dictionaries -> the tag sets that combined codes mean.
+        self._numberings: dict[bytes, KeyNumbers] = {}
 
     def decode(self, body: Bytes, table: str | None = None) -> Batch:
         """Decode one stream; raises BadRequest when it is no Arrow stream or its columns cannot be a table's."""
@@ -76,10 +82,12 @@ class ArrowDecoder:
     ) -> None:
         admission = self._admission
         times = self._times(record_batch, now_ns)
-        positions = np.arange(first_position, first_position + len(times), dtype=np.int64)
+        positions: Sequence[int] | Int64Array = range(first_position, first_position + len(times))
+        oldest, newest = admission.oldest_ns(now_ns), admission.newest_ns(now_ns)
         # Tested before anything is defined, so that refused rows never fill the catalogue.
-        admitted = (times >= admission.oldest_ns(now_ns)) & (times <= admission.newest_ns(now_ns))
-        if not admitted.all():
+        if int(times.min()) < oldest or int(times.max()) > newest:
+            positions = np.array(positions, np.int64)
+            admitted = (times >= oldest) & (times <= newest)
             self._refuse_times(batch, times, positions, admitted, now_ns)
             record_batch = record_batch.filter(pa.array(admitted))
             times, positions = times[admitted], positions[admitted]
@@ -94,7 +102,7 @@ class ArrowDecoder:
                 batch.refuse(Refusal(first_position, "table_limit", message), keep=keep, times=len(times))
                 return
             table_id = catalog.table(name.encode())
-        columns: dict[int, Float64Array] = {}
+        columns: dict[int, str] = {}
         for field in fields:
             field_id = catalog.find_field(table_id, field.encode())
             if field_id < 0:
@@ -103,18 +111,24 @@ class ArrowDecoder:
                     batch.refuse(Refusal(first_position, "field_limit", message), keep=keep, times=len(times))
                     continue
                 field_id = catalog.field(table_id, field.encode())
-            columns[field_id] = _numbers(batch, record_batch.column(field), field, first_position, keep)
+            columns[field_id] = field
         tagset_ids = self._tagsets(batch, table_id, record_batch, tags, positions)
         field_ids = tuple(sorted(columns))
-        values = np.empty((len(field_ids), len(times)), np.float64)
-        for index, field_id in enumerate(field_ids):
-            values[index] = columns[field_id]
+        names = [columns[field_id] for field_id in field_ids]
+        values = _matrix_in_place([record_batch.column(field) for field in names])
+        samples = None
+        if values is not None and all_finite(values):
+            samples = values.size
+        else:
+            values = slab_array((len(field_ids), len(times)), np.float64)
+            for index, field in enumerate(names):
+                values[index] = _numbers(batch, record_batch.column(field), field, first_position, keep)
         rows = Rows(tagset_ids, times, field_ids, values)
-        if (tagset_ids < 0).any():
+        if len(tagset_ids) and int(tagset_ids.min()) < 0:
             stored = tagset_ids >= 0
-            rows, positions = rows.take(stored), positions[stored]
+            rows, positions, samples = rows.take(stored), np.asarray(positions)[stored], None
         if len(rows) and field_ids:
-            admission.add(batch, table_id, rows, positions, now_ns, "row")
+            admission.add(batch, table_id, rows, positions, now_ns, "row", samples)
 
     @staticmethod
     def _times(record_batch: pa.RecordBatch, now_ns: int) -> Int64Array:
@@ -128,7 +142,7 @@ class ArrowDecoder:
         limit = np.iinfo(np.int64).max // unit
         if unit > 1 and len(raw) and (raw.max() > limit or raw.min() < -limit):
             raise BadRequest("cannot store Arrow stream: a time does not fit 64 bits of nanoseconds")
-        scaled: Int64Array = raw * unit
+        scaled: Int64Array = raw * unit  # a copy in any case: times outlive the body
         return scaled
 
     def _refuse_times(
@@ -141,31 +155,37 @@ class ArrowDecoder:
             batch.refuse(Refusal(int(positions[index]), cause, message), keep=keep)
 
     def _tagsets(
-        self, batch: Batch, table_id: int, record_batch: pa.RecordBatch, tags: list[str], positions: Int64Array
+        self,
+        batch: Batch,
+        table_id: int,
+        record_batch: pa.RecordBatch,
+        tags: list[str],
+        positions: Sequence[int] | Int64Array,
     ) -> Int32Array:
         if not tags:
             combination, inverse = [()], np.zeros(record_batch.num_rows, np.int64)
             return self._numbers_of(batch, table_id, tags, combination, inverse, positions)
-        codes: list[Int64Array] = []
+        codes: list[npt.NDArray[Any]] = []
         dictionaries: list[pa.Array] = []
         for tag in tags:
             column = record_batch.column(tag)
             encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
-            indices = encoded.indices.cast(pa.int64())
-            if indices.null_count:
-                indices = pc.fill_null(indices, len(encoded.dictionary))
-            codes.append(indices.to_numpy(zero_copy_only=False))
+            indices = encoded.indices
+            if indices.type != pa.int32() or indices.null_count:
+                indices = pc.fill_null(indices.cast(pa.int64()), len(encoded.dictionary))
+            elif len(indices) and pc.max(indices).as_py() >= len(encoded.dictionary):
+                raise BadRequest(_BEYOND)
+            codes.append(indices.to_numpy())
             dictionaries.append(encoded.dictionary)
         # One more value than the dictionary has stands for "no tag".
         sizes = [len(dictionary) + 1 for dictionary in dictionaries]
         if functools.reduce(operator.mul, sizes) >= _MAX_CODES:
+            for code, size in zip(codes, sizes, strict=True):
+                _combined([code], [size])
             _, first, inverse = np.unique(np.stack(codes), axis=1, return_index=True, return_inverse=True)
             combinations = _combinations(codes, dictionaries, first)
             return self._numbers_of(batch, table_id, tags, combinations, inverse.reshape(-1), positions)
-        key = codes[0]
-        for code, size in zip(codes[1:], sizes[1:], strict=True):
-            key = key * size + code
-        return self._known_or_new(batch, table_id, tags, key, codes, dictionaries, positions)
+        return self._known_or_new(batch, table_id, tags, _combined(codes, sizes), codes, dictionaries, positions)
 
     def _known_or_new(
         self,
@@ -173,36 +193,35 @@ class ArrowDecoder:
         table_id: int,
         tags: list[str],
         key: Int64Array,
-        codes: list[Int64Array],
+        codes: list[npt.NDArray[Any]],
         dictionaries: list[pa.Array],
-        positions: Int64Array,
+        positions: Sequence[int] | Int64Array,
     ) -> Int32Array:
         """Number combinations of codes by what the same dictionaries meant before; look the others up by value.
 
-        A sender repeats its dictionaries from batch to batch, so this is a search in a sorted array as a rule.
+        A sender repeats its dictionaries from batch to batch, so every combination is known as a rule.
         """
         same = _fingerprint(table_id, tags, dictionaries)
-        keys, numbers = self._numberings.get(same, (np.empty(0, np.int64), np.empty(0, np.int32)))
-        at = np.searchsorted(keys, key)
-        known = at < len(keys)
-        known[known] = keys[at[known]] == key[known]
-        if not known.all():
-            new = np.flatnonzero(~known)
-            new_keys, first, inverse = np.unique(key[new], return_index=True, return_inverse=True)
-            combinations = _combinations(codes, dictionaries, new[first])
-            found = self._numbers_of(batch, table_id, tags, combinations, inverse, positions[new])
-            tagset_ids = np.empty(len(key), np.int32)
-            tagset_ids[new] = found
-            tagset_ids[known] = numbers[at[known]]
-            kept = found[first] >= 0
-            keys = np.concatenate([keys, new_keys[kept]])
-            numbers = np.concatenate([numbers, found[first][kept]])
-            order = np.argsort(keys)
+        known = self._numberings.get(same)
+        if known is None:
             if len(self._numberings) >= _MAX_NUMBERINGS:
                 self._numberings.clear()
-            self._numberings[same] = keys[order], numbers[order]
-            return tagset_ids
-        return numbers[at]
+            known = self._numberings[same] = KeyNumbers()
+        tagset_ids: Int32Array = known.find(key)
+        if len(tagset_ids) and int(tagset_ids.min()) < 0:
+            new = np.flatnonzero(tagset_ids < 0)
+            new_keys, first, inverse = np.unique(key[new], return_index=True, return_inverse=True)
+            order = np.argsort(first)  # numbers rise in the order in which tag sets come
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            combinations = _combinations(codes, dictionaries, new[first[order]])
+            found = self._numbers_of(batch, table_id, tags, combinations, place[inverse], np.asarray(positions)[new])
+            tagset_ids[new] = found
+            kept = found[first[order]] >= 0
+            known.add(new_keys[order][kept], found[first[order]][kept])
+            if sum(map(len, self._numberings.values())) > 2 * self._admission.catalog.native.tagset_count + 65_536:
+                self._numberings.clear()
+        return tagset_ids
 
     def _numbers_of(
         self,
@@ -211,7 +230,7 @@ class ArrowDecoder:
         tags: list[str],
         combinations: list[tuple[bytes | None, ...]] | list[tuple[()]],
         inverse: Int64Array,
-        positions: Int64Array,
+        positions: Sequence[int] | Int64Array,
     ) -> Int32Array:
         catalog, limits = self._admission.catalog.native, self._admission.ingest
         known = self._known.setdefault((table_id, tuple(tags)), {})
@@ -265,7 +284,7 @@ def _columns_of(schema: pa.Schema) -> tuple[list[str], list[str]]:
 
 
 def _combinations(
-    codes: list[Int64Array], dictionaries: list[pa.Array], rows: Int64Array
+    codes: list[npt.NDArray[Any]], dictionaries: list[pa.Array], rows: Int64Array
 ) -> list[tuple[bytes | None, ...]]:
     """Return the tag values of these rows, None for "no tag"."""
     columns = []
@@ -274,6 +293,13 @@ def _combinations(
         values.append(None)
         columns.append([values[at] for at in code[rows].tolist()])
     return list(zip(*columns, strict=True))
+
+
+def _combined(codes: list[npt.NDArray[Any]], sizes: list[int]) -> Int64Array:
+    try:
+        return combine(codes, sizes)
+    except ValueError:
+        raise BadRequest(_BEYOND) from None
 
 
 def _fingerprint(table_id: int, tags: list[str], dictionaries: list[pa.Array]) -> bytes:
@@ -287,6 +313,27 @@ def _fingerprint(table_id: int, tags: list[str], dictionaries: list[pa.Array]) -
             writer.write_batch(plain)
         digest.update(sink.getvalue())
     return digest.digest()
+
+
+def _matrix_in_place(columns: list[pa.Array]) -> Float64Array | None:
+    """Return float64[columns, n] over columns that lie at equal distances in one buffer, or None.
+
+    That is how an uncompressed stream holds neighbouring float64 columns without nulls.
+    """
+    if not columns or any(column.type != pa.float64() or column.null_count for column in columns):
+        return None
+    first = columns[0].to_numpy()
+    places = [first.ctypes.data, *(column.to_numpy().ctypes.data for column in columns[1:])]
+    distance = places[1] - places[0] if len(places) > 1 else first.nbytes
+    if distance < first.nbytes or distance % 8 or places[0] % 8:
+        return None
+    if any(after - before != distance for before, after in itertools.pairwise(places)):
+        return None
+    # They are pieces of one buffer: the whole stream, which `first` keeps alive.
+    owners = [column.buffers()[1].parent for column in columns]
+    if any(owner is None or owner.address != owners[0].address for owner in owners):
+        return None
+    return np.lib.stride_tricks.as_strided(first, (len(columns), len(first)), (distance, 8), writeable=False)
 
 
 def _numbers(batch: Batch, column: pa.Array, name: str, first_position: int, keep: int) -> Float64Array:

@@ -1,8 +1,9 @@
 """Rows in columns: the one shape in which samples travel from the decoder to the segment.
 
-A :class:`Rows` holds n rows of one table.  ``values`` is a C-contiguous float64 matrix of shape (fields, n), so that
-each field is one contiguous column.  A cell without a sample holds the bit pattern :data:`native.columns.ABSENT`,
-which is a quiet NaN that no protocol produces; every other NaN is a value and keeps its bits.
+A :class:`Rows` holds n rows of one table.  ``values`` is a float64 matrix of shape (fields, n) in which each field is
+one contiguous column; the columns of rows just decoded may lie apart, all others form a C-contiguous matrix.  A cell
+without a sample holds the bit pattern :data:`native.columns.ABSENT`, which is a quiet NaN that no protocol produces;
+every other NaN is a value and keeps its bits.
 """
 
 from __future__ import annotations

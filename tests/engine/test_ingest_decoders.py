@@ -273,3 +273,38 @@ class TestArrow:
             ]
             expected = samples_of(decode_json(by_json, *objects), by_json.catalog)
             assert samples_of(decoder.decode(stream(table)), by_arrow.catalog) == expected
+
+    @pytest.mark.parametrize("kinds", ["dd", "d", "di", "fd", "d0d", "dNd", "d:d"])
+    @pytest.mark.parametrize("shift", [0, 4])
+    def test_numbers_are_the_same_wherever_they_lie(self, kinds: str, shift: int) -> None:
+        """Doubles side by side are used in place; other kinds, nulls, NaN, other columns between, odd addresses not."""
+        types = {"d": pa.float64(), "i": pa.int64(), "f": pa.float32(), "0": pa.float64(), "N": pa.float64()}
+        table = pa.table({"time": times(0, 1, 2)})
+        want: dict[tuple[str, int], float] = {}
+        for at, kind in enumerate(kinds):
+            if kind == ":":
+                table = table.append_column("host", pa.array(["a", "a", "a"]))
+                continue
+            cells: list[float | None] = [at * 10.0, at * 10.0 + 1, at * 10.0 + 2]
+            if kind == "0":
+                cells[1] = None
+            if kind == "N":
+                cells[1] = float("nan")
+            table = table.append_column(f"f{at}", pa.array(cells, types[kind], from_pandas=False))
+            for row, cell in enumerate(cells):
+                if cell is not None and cell == cell:
+                    want[f"f{at}", NOW_NS + row * NS_PER_SECOND] = cell
+        limits = admission()
+        memory = memoryview(bytearray(shift) + stream(table))[shift:]
+        batch = ArrowDecoder(limits).decode(memory)
+        got = {(field, time): value for (_, _, time, field), value in samples_of(batch, limits.catalog).items()}
+        assert got == want
+        assert batch.samples == len(want)
+        assert batch.refused == ({"not_finite": 1} if "N" in kinds else {})
+
+    @pytest.mark.parametrize("index", [1, 2, -1, 2**31 - 1])
+    def test_an_index_beyond_its_dictionary_is_refused(self, index: int) -> None:
+        hosts = pa.DictionaryArray.from_arrays(pa.array([0, index], pa.int32()), pa.array(["a"]), safe=False)
+        table = pa.table({"time": times(0, 1), "host": hosts, "x": [1.0, 2.0]})
+        with pytest.raises(BadRequest, match="indices beyond its dictionary"):
+            ArrowDecoder(admission()).decode(stream(table))
