@@ -232,7 +232,7 @@ cdef inline int read_any_line(LineDecoder decoder, const char *line, const char 
     if table_id < 0 and decoder.catalogue.tables.count >= decoder.max_tables:
         refuse(&fault, TABLE_LIMIT, at, key_end)
         return refuse_line(decoder, line, end, &fault)
-    if tagset_id < 0 and decoder.catalogue.tagsets.count >= decoder.max_tagsets:
+    if tagset_id < 0 and decoder.catalogue.tagset_total() >= decoder.max_tagsets:
         refuse(&fault, TAG_SET_LIMIT, at, key_end)
         return refuse_line(decoder, line, end, &fault)
     drop_fields_over_limit(decoder, table_id)

@@ -7,6 +7,7 @@ from native.catalogue cimport Catalogue, FieldDefinition
 from native.cursor cimport Cursor, cursor_over, left, overran, position, read_u8, read_u16, read_u32, take
 from native.labels cimport LABEL_FULL, LABEL_NO_MEMORY, LabelEntry
 from native.tagset_key cimport KEY_CANONICAL, check_tagset_key, is_utf8
+from native.tagsetview cimport TagsetView, canonical_length, write_canonical
 
 
 cdef enum:
@@ -68,7 +69,8 @@ cdef inline void write_definitions(
     Catalogue catalogue, const uint32_t *since, const uint32_t *until, Sink *sink
 ) noexcept nogil:
     """Write, or count, what lies between two marks; what is defined meanwhile changes nothing about that."""
-    cdef uint32_t number
+    cdef uint32_t number, length
+    cdef const TagsetView *view
     cdef LabelEntry *entry
     cdef FieldDefinition *field
     cdef uint8_t version = DEFINITIONS_VERSION
@@ -92,9 +94,17 @@ cdef inline void write_definitions(
     emit_u32(sink, since[<int>TAGSET])
     emit_u32(sink, until[<int>TAGSET] - since[<int>TAGSET])
     for number in range(since[<int>TAGSET], until[<int>TAGSET]):
-        entry = &catalogue.tagsets.entries[number]
-        emit_u32(sink, entry.length)
-        emit(sink, entry.data, entry.length)
+        view = catalogue.view_of(number)
+        if view != NULL:
+            length = <uint32_t>canonical_length(view, number - view.first)
+            emit_u32(sink, length)
+            if sink.at != NULL:
+                write_canonical(view, number - view.first, sink.at + sink.length)
+            sink.length += length
+        else:
+            entry = &catalogue.tail.labels.entries[number - catalogue.frozen]
+            emit_u32(sink, entry.length)
+            emit(sink, entry.data, entry.length)
     catalogue.lock.unlock()
 
 
@@ -103,7 +113,7 @@ cdef inline uint32_t count_defined(Catalogue catalogue, int kind) noexcept nogil
         return catalogue.tables.count
     if kind == FIELD:
         return catalogue.field_count
-    return catalogue.tagsets.count
+    return catalogue.tagset_total()
 
 
 cdef inline ApplyCode read_item(Cursor *cursor, int kind, Item *item) noexcept nogil:

@@ -81,7 +81,7 @@ cdef inline int64_t remember_key(
     cdef int64_t series
     if key_end - key > LONGEST_REMEMBERED_KEY:
         return NO_SERIES
-    if decoder.keys.count > 2 * <uint64_t>decoder.catalogue.tagsets.count + SPARE_KEYS:
+    if decoder.keys.count > 2 * <uint64_t>decoder.catalogue.tagset_total() + SPARE_KEYS:
         label_map_free(&decoder.keys)
         decoder.last_series = NO_SERIES
     if decoder.keys.count == decoder.series_capacity:

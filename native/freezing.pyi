@@ -1,0 +1,3 @@
+from native.catalogue import Catalogue
+
+def freeze(catalogue: Catalogue, first: int, last: int, seed: int) -> bytes: ...
