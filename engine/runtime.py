@@ -62,6 +62,7 @@ LOG = logging.getLogger("tidegauge")
 FLUSH_SECONDS = 5.0
 SEAL_CHECK_SECONDS = 1.0
 RETAIN_SECONDS = 60.0
+CATALOGUE_SECONDS = 2.0
 PRUNE_SECONDS = 3_600.0
 #: Alerts and decisions that ended are remembered for this long.
 FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
@@ -276,6 +277,7 @@ class Engine:
             Job("seal", SEAL_CHECK_SECONDS, self.sealer.run),
             Job("retain", RETAIN_SECONDS, self.retainer.run),
             Job("prune", PRUNE_SECONDS, self._prune),
+            Job("catalogue", CATALOGUE_SECONDS, self.catalog.freeze),
             Job("watch", self.config.watch.tick.seconds, self.watcher.tick),
             Job("scale", self.config.watch.tick.seconds, self.decider.tick),
             *(Job(f"deliver-{name}", DELIVER_SECONDS, partial(self._deliver, name)) for name in self.outbox.channels),

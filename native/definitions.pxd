@@ -176,6 +176,10 @@ cdef inline ApplyCode apply_definitions(
         count = read_u32(&cursor)
         if overran(&cursor):
             return TRUNCATED
+        if first > count_defined(catalogue, kind):
+            problem.found = <uint32_t>first
+            problem.expected = count_defined(catalogue, kind)
+            return GAP
         for number in range(first, first + count):
             problem.offset = position(&cursor)
             code = read_item(&cursor, kind, &item)

@@ -1,7 +1,8 @@
 // A 64-bit hash of byte strings for the native label tables.
 //
 // Multiply-and-fold mixing in the manner of wyhash, two lanes for long keys.  The result depends on the seed and on
-// the byte order of the machine; it is never stored.  Reads stay inside [data, data + length).
+// the byte order of the machine.  Tag-set files keep it (docs/formats/catalogue.md), so a change here is a new version
+// of that format; tests/native/test_tagsetfile.py has vectors.  Reads stay inside [data, data + length).
 #pragma once
 
 #include <cstddef>

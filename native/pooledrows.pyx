@@ -139,7 +139,7 @@ cdef class PooledRows:
         canonical_key(self.table_id, self.tags, self.canonical)
         tagset_id = self.catalogue.find_tagset_id(self.canonical.data(), self.canonical.size())
         if tagset_id < 0:
-            if self.catalogue.tagsets.count >= self.max_tagsets:
+            if self.catalogue.tagset_total() >= self.max_tagsets:
                 problem[0] = POOLED_TAG_SET_LIMIT
                 return -1
             tagset_id = self.catalogue.define_tagset_id(self.canonical.data(), self.canonical.size())

@@ -25,7 +25,8 @@ cdef struct TagsetHeader:  # the first bytes of a file, all little-endian
 cdef uint64_t section_bytes(uint64_t items, uint64_t width) noexcept nogil
 
 cdef class TagsetFile:
-    cdef object source  # keeps the bytes mapped
+    cdef readonly object source  # memoryview, keeps the bytes mapped
+    cdef readonly str path
     cdef const char *data
     cdef size_t length
     cdef TagsetView view

@@ -1,9 +1,12 @@
 from typing_extensions import Buffer
 
 MAGIC: bytes
+VERSION: int
 
 class TagsetFile:
-    def __init__(self, data: Buffer, *, verify: bool = True) -> None: ...
+    source: memoryview
+    path: str
+    def __init__(self, data: Buffer, *, verify: bool = True, path: str = "") -> None: ...
     def __len__(self) -> int: ...
     @property
     def first(self) -> int: ...

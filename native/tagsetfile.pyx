@@ -1,7 +1,7 @@
 """TagsetFile: an immutable file of tag sets, checked once and then read in place (docs/formats/catalogue.md)."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from native.checksum cimport crc32c_of
@@ -22,11 +22,13 @@ cdef extern from *:
     """
 
 MAGIC = b"TGTAGSET"
+VERSION = TAGSET_FILE_VERSION
 LARGEST_NUMBER = 0x7FFFFFFF
 
 
 cdef enum Fault:
     SOUND
+    BAD_TABLES
     BAD_OFFSETS
     BAD_SYMBOLS
     BAD_TEXT
@@ -53,6 +55,8 @@ cdef Fault check_body(const TagsetView *view, uint64_t tags, uint64_t text_bytes
     if view.offsets[0] != 0 or view.offsets[view.count] != tags:
         return BAD_OFFSETS
     for place in range(view.count):
+        if view.tables[place] >= <uint32_t>INT32_MAX:
+            return BAD_TABLES
         if view.offsets[place] > view.offsets[place + 1] or view.offsets[place + 1] > tags:
             return BAD_OFFSETS
         for at in range(view.offsets[place], view.offsets[place + 1]):
@@ -80,12 +84,12 @@ cdef Fault check_body(const TagsetView *view, uint64_t tags, uint64_t text_bytes
 cdef class TagsetFile:
     """Tag sets ``first`` to ``first + len(file)`` of a catalogue, read from a buffer that stays as it is.
 
-    ``data`` is the whole file, for example a memory map.  With ``verify`` the checksum of the body is compared too,
+    ``data`` is the whole file, for example a memory map; ``path`` is where others find it, if they can.  With ``verify`` the checksum of the body is compared too,
     which reads all of it; what keeps reads within the file is tested in any case.  Raises ValueError for anything but
     a sound file, naming its version when that is another.
     """
 
-    def __cinit__(self, data, *, bint verify=True):
+    def __cinit__(self, data, *, bint verify=True, str path=""):
         cdef Py_buffer buffer
         cdef TagsetHeader header
         cdef uint64_t at = TAGSET_HEADER_BYTES, wanted
@@ -95,6 +99,7 @@ cdef class TagsetFile:
         if not view.c_contiguous:
             raise ValueError("cannot read tag-set file: got a strided buffer, want contiguous bytes")
         self.source = view
+        self.path = path
         PyObject_GetBuffer(view, &buffer, PyBUF_SIMPLE)
         # The memoryview keeps the export alive; this one only told the address.
         self.data = <const char *>buffer.buf
@@ -159,6 +164,7 @@ cdef class TagsetFile:
             fault = check_body(&self.view, header.tags, header.text_bytes)
         if fault != SOUND:
             words = {
+                BAD_TABLES: "a table beyond those that can be numbered",
                 BAD_OFFSETS: "offsets of tags that do not ascend",
                 BAD_SYMBOLS: "offsets of texts that do not ascend",
                 BAD_TEXT: "a text that is not UTF-8",

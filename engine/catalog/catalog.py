@@ -2,13 +2,17 @@
 
 Numbers are given by the native catalogue in order of first sight and never change.  New definitions reach the disk
 twice: first in the log record of the batch that brought them (so an acknowledged batch never names something unknown),
-later, at a seal, in ``catalog.log``, so that old log files may go.  Format page: docs/formats/catalogue.md.
+later, at a seal, in ``catalog.log``, so that old log files may go.  When many tag sets have come together they move
+from memory and from ``catalog.log`` into a file that is read in place (:mod:`engine.catalog.tagsetfiles`), so that
+memory does not grow with the number of names there have ever been.  Format page: docs/formats/catalogue.md.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,12 +20,16 @@ import numpy.typing as npt
 
 from engine.catalog.matchers import Matcher
 from engine.catalog.pooled import METRIC_TAG, POOLED_TABLES
+from engine.catalog.tagsetfiles import DIRECTORY, TagsetFiles, release_pages
 from engine.disk.filesystem import FileSystem
 from engine.errors import Damage
 from engine.model.rows import series_id_of
 from native.catalogue import Catalogue
 from native.frames import encode_frame, scan_frames
+from native.tagcolumns import keys_between, members_of, members_with, tags_of, values_of
 
+#: This many tag sets in memory are moved into a file: about 12 MB.
+FREEZE_TAGSETS = 1 << 16
 FRAME_DEFINITIONS = 2
 Mark = tuple[int, int, int]
 
@@ -55,39 +63,45 @@ class Series:
 
 _WITHOUT_NAME = Matcher.of(METRIC_TAG, "=", "")
 _POOLED_NAMES = frozenset(name.encode() for name in POOLED_TABLES)
+#: So many metric names of a pooled table are remembered; beyond, the tag sets are looked through each time.
+MAX_REMEMBERED_NAMES = 100_000
 
 
 def _only_pooled(fields: Sequence[Field]) -> bool:
     return all(field.table in POOLED_TABLES for field in fields)
 
 
-class _TableIndex:
-    """Postings of one table: for each tag key and value the tag sets that carry it, in ascending order."""
+def _random_seed() -> int:
+    return int.from_bytes(os.urandom(8), "little")
 
-    def __init__(self) -> None:
-        self.tagset_ids: list[int] = []
-        self.postings: dict[str, dict[str, list[int]]] = {}
 
-    def add(self, tagset_id: int, tags: Iterable[tuple[str, str]]) -> None:
-        self.tagset_ids.append(tagset_id)
-        for key, value in tags:
-            self.postings.setdefault(key, {}).setdefault(value, []).append(tagset_id)
+def _decoded(offsets: npt.NDArray[np.int32], data: bytes) -> list[str]:
+    """Return texts as :mod:`native.tagcolumns` gives them."""
+    ends = offsets.tolist()
+    return [data[start:end].decode() for start, end in itertools.pairwise(ends)]
 
 
 class Catalog:
-    """Tables, fields and tag sets with their numbers, names and postings.
+    """Tables, fields and tag sets with their numbers and names.
 
     Definitions are made by the decoding thread through :attr:`native`; every other method may be called from any
-    thread.  ``path`` is the file that keeps the definitions, ``None`` for a catalogue in memory only.
+    thread.  ``path`` is the file that keeps the definitions, ``None`` for a catalogue in memory only; tag-set files
+    lie in the directory ``tagsets`` beside it.
     """
 
-    def __init__(self, fs: FileSystem | None = None, path: str | None = None) -> None:
+    def __init__(
+        self, fs: FileSystem | None = None, path: str | None = None, *, seed: Callable[[], int] = _random_seed
+    ) -> None:
         self.native = Catalogue()
         self._fs = fs
         self._path = path
         self._lock = threading.RLock()
-        self._indexed_tagsets = 0
-        self._indexes: dict[int, _TableIndex] = {}
+        self._files: TagsetFiles | None = None
+        if fs is not None and path is not None:
+            self._files = TagsetFiles(fs, os.path.join(os.path.dirname(path), DIRECTORY), seed)
+        self._pooled_names: dict[int, tuple[int, set[str] | None]] = {}
+        self._label_names: set[str] = set()
+        self._labels_seen = 0
         self._persisted: Mark = (0, 0, 0)
         self._next_frame = 1
         self._fields_by_metric: dict[str, list[Field]] = {}
@@ -101,24 +115,37 @@ class Catalog:
         A torn tail loses nothing: the log files that also hold those definitions are removed only after the append
         that was torn had been synced.
         """
-        if self._fs is None or self._path is None or not self._fs.exists(self._path):
+        if self._fs is None or self._path is None or self._files is None:
             return
-        data = self._fs.read(self._path)
+        self._files.load(self.native)
+        if self._fs.exists(self._path):
+            self._load_log(self._fs, self._path)
+        for file in self.native.tagset_files():
+            if (largest := file.largest_table()) >= self.native.table_count:
+                raise Damage(
+                    f"cannot read catalogue: got a tag set of table {largest}, want one of the"
+                    f" {self.native.table_count} tables that {self._path} defines",
+                    path=file.path,
+                )
+            release_pages(file)
+        self._persisted = self.native.mark()
+
+    def _load_log(self, fs: FileSystem, path: str) -> None:
+        data = fs.read(path)
         frames, end, status = scan_frames(data)
         for kind, sequence, start, stop in frames:
             if kind != FRAME_DEFINITIONS:
                 message = f"cannot read catalogue: got a frame of kind {kind}, want {FRAME_DEFINITIONS}"
-                raise Damage(message, path=self._path, offset=start)
+                raise Damage(message, path=path, offset=start)
             try:
                 self.native.apply_definitions(memoryview(data)[start:stop])
             except ValueError as error:
-                raise Damage(f"cannot read catalogue: {error}", path=self._path, offset=start) from None
+                raise Damage(f"cannot read catalogue: {error}", path=path, offset=start) from None
             self._next_frame = sequence + 1
         if status == "torn":
-            self._fs.truncate(self._path, end)
+            fs.truncate(path, end)
         elif status != "end":
-            raise Damage(f"cannot read catalogue: {status.replace('_', ' ')}", path=self._path, offset=end)
-        self._persisted = self.native.mark()
+            raise Damage(f"cannot read catalogue: {status.replace('_', ' ')}", path=path, offset=end)
 
     def persist(self, until: Mark | None = None) -> None:
         """Append every definition made up to ``until`` (default: all) to the file and sync it."""
@@ -128,15 +155,44 @@ class Catalog:
             until = until or self.native.mark()
             if until == self._persisted:
                 return
-            definitions = self.native.definitions(self._persisted, until)
-            file = self._fs.open_append(self._path)
-            try:
-                file.write(encode_frame(FRAME_DEFINITIONS, self._next_frame, [definitions]))
-                file.sync()
-            finally:
-                file.close()
-            self._next_frame += 1
+            self._append(self._fs, self._path, self.native.definitions(self._persisted, until))
             self._persisted = until
+
+    def _append(self, fs: FileSystem, path: str, definitions: bytes) -> None:
+        file = fs.open_append(path)
+        try:
+            file.write(encode_frame(FRAME_DEFINITIONS, self._next_frame, [definitions]))
+            file.sync()
+        finally:
+            file.close()
+        self._next_frame += 1
+
+    def freeze(self, at_least: int = FREEZE_TAGSETS) -> int:
+        """Move the tag sets in memory into a file if there are ``at_least`` so many; return how many went.
+
+        ``catalog.log`` then starts anew with what is in no file.  Killed anywhere in between, both hold the same
+        tag sets under the same numbers.
+        """
+        if self._fs is None or self._path is None or self._files is None:
+            return 0
+        with self._lock:
+            frozen = self.native.frozen_count
+            if self.native.tagset_count - frozen < at_least:
+                return 0
+            tables, fields, tagsets = self.native.settled_mark()
+            # A file must not refer to a table that a restart would not know.
+            if self._persisted[:2] != (tables, fields):
+                until = (tables, fields, self._persisted[2])
+                self._append(self._fs, self._path, self.native.definitions(self._persisted, until))
+                self._persisted = until
+            self._files.freeze(self.native, tagsets)
+            definitions = self.native.definitions((0, 0, tagsets), (tables, fields, tagsets))
+            self._fs.write_atomic(self._path, [encode_frame(FRAME_DEFINITIONS, 1, [definitions])])
+            self._next_frame = 2
+            self._persisted = (tables, fields, tagsets)
+            for file in self.native.tagset_files():
+                release_pages(file)
+            return tagsets - frozen
 
     # --- tables and fields
 
@@ -163,9 +219,9 @@ class Catalog:
             self._index_fields()
             names = {metric for metric, fields in self._fields_by_metric.items() if not _only_pooled(fields)}
             for table_id, _ in self._pooled_tables():
-                by_name = self._index(table_id).postings.get(METRIC_TAG, {})
-                names.update(by_name)
-                if sum(map(len, by_name.values())) < len(self._index(table_id).tagset_ids):
+                codes, offsets, data = values_of(self.native, METRIC_TAG.encode(), self.tagset_ids(table_id))
+                names.update(_decoded(offsets, data))
+                if (codes < 0).any():
                     names.update(field.metric for field in self.fields(table_id))
             return sorted(names)
 
@@ -180,10 +236,23 @@ class Catalog:
                 replace(field, matchers=(_WITHOUT_NAME,)) if field.table in POOLED_TABLES else field for field in found
             ]
             for table_id, _ in self._pooled_tables():
-                if metric in self._index(table_id).postings.get(METRIC_TAG, {}):
+                if self._names_metric(table_id, metric):
                     named = (Matcher.of(METRIC_TAG, "=", metric),)
                     fields += [replace(field, matchers=named) for field in self.fields(table_id)]
             return fields
+
+    def _names_metric(self, table_id: int, metric: str) -> bool:
+        """Return whether a tag set of a pooled table carries the metric's name."""
+        count = self.native.tagset_count
+        seen, names = self._pooled_names.get(table_id, (0, set()))
+        if names is None:
+            return len(members_with(self.native, table_id, METRIC_TAG.encode(), metric.encode(), 0, count)) > 0
+        if count > seen:
+            new = self.tagset_ids(table_id, since=seen)
+            _, offsets, data = values_of(self.native, METRIC_TAG.encode(), new)
+            names.update(_decoded(offsets, data))
+            self._pooled_names[table_id] = (count, names if len(names) <= MAX_REMEMBERED_NAMES else None)
+        return metric in names
 
     def is_pooled(self, table_id: int) -> bool:
         """Return whether the table's metrics are named by the tag ``__name__``."""
@@ -213,46 +282,39 @@ class Catalog:
             del tags[METRIC_TAG]
         return tags
 
-    def tagset_ids(self, table_id: int, matchers: Sequence[Matcher] = ()) -> npt.NDArray[np.int32]:
-        """Return the table's tag sets that satisfy all matchers, ascending."""
-        with self._lock:
-            index = self._index(table_id)
-            if not matchers:
-                return np.array(index.tagset_ids, np.int32)
-            chosen: npt.NDArray[np.int32] | None = None
-            for matcher in matchers:
-                ids = self._matching(index, matcher)
-                chosen = ids if chosen is None else np.intersect1d(chosen, ids, assume_unique=True)
-                if not len(chosen):
-                    break
-            return chosen if chosen is not None else np.empty(0, np.int32)
+    def tagset_ids(self, table_id: int, matchers: Sequence[Matcher] = (), *, since: int = 0) -> npt.NDArray[np.int32]:
+        """Return the table's tag sets numbered ``since`` or higher that satisfy all matchers, ascending."""
+        native, until = self.native, self.native.tagset_count
+        exact = [matcher for matcher in matchers if matcher.operator == "=" and matcher.value]
+        if exact:
+            ids = members_with(native, table_id, exact[0].label.encode(), exact[0].value.encode(), since, until)
+        else:
+            ids = members_of(native, table_id, since, until)
+        for matcher in matchers:
+            if not len(ids):
+                break
+            if matcher is not (exact[0] if exact else None):
+                ids = ids[self._accepted(ids, matcher)]
+        return ids
 
-    @staticmethod
-    def _matching(index: _TableIndex, matcher: Matcher) -> npt.NDArray[np.int32]:
-        by_value = index.postings.get(matcher.label, {})
-        if matcher.operator == "=" and matcher.value:
-            return np.array(by_value.get(matcher.value, []), np.int32)
-        accepted = [np.array(ids, np.int32) for value, ids in by_value.items() if matcher.accepts(value)]
-        if matcher.accepts(""):
-            with_label = [np.array(ids, np.int32) for ids in by_value.values()]
-            every = np.array(index.tagset_ids, np.int32)
-            without = np.setdiff1d(every, np.concatenate(with_label), assume_unique=True) if with_label else every
-            accepted.append(without)
-        return np.sort(np.concatenate(accepted)) if accepted else np.empty(0, np.int32)
+    def _accepted(self, ids: npt.NDArray[np.int32], matcher: Matcher) -> npt.NDArray[np.bool_]:
+        """Return which of the tag sets a matcher accepts; it is asked once for each distinct value."""
+        codes, offsets, data = values_of(self.native, matcher.label.encode(), ids)
+        # The code -1, for no such label, is the last place.
+        verdicts = [matcher.accepts(value) for value in _decoded(offsets, data)]
+        return np.array([*verdicts, matcher.accepts("")], np.bool_)[codes]
 
     def label_names(self) -> list[str]:
         with self._lock:
-            names: set[str] = set()
-            for table_id in range(self.native.table_count):
-                names.update(self._index(table_id).postings)
-            return sorted(names)
+            count = self.native.tagset_count
+            self._label_names.update(key.decode() for _, key in keys_between(self.native, self._labels_seen, count))
+            self._labels_seen = count
+            return sorted(self._label_names)
 
     def label_values(self, label: str) -> list[str]:
-        with self._lock:
-            values: set[str] = set()
-            for table_id in range(self.native.table_count):
-                values.update(self._index(table_id).postings.get(label, {}))
-            return sorted(values)
+        ids = np.arange(self.native.tagset_count, dtype=np.int32)
+        _, offsets, data = values_of(self.native, label.encode(), ids)
+        return sorted(_decoded(offsets, data))
 
     def series(self, metric: str | None, matchers: Sequence[Matcher] = ()) -> Iterator[Series]:
         """Yield the series of ``metric`` (of every metric when ``None``) that satisfy all matchers.
@@ -272,17 +334,11 @@ class Catalog:
 
     def tag_columns(self, tagset_ids: npt.NDArray[np.int32]) -> tuple[list[str], list[list[str | None]]]:
         """Return the tag keys of these tag sets, sorted, and for each key one value (or None) a tag set."""
-        tags = [self.tags(tagset_id) for tagset_id in tagset_ids.tolist()]
-        keys = sorted({key for each in tags for key in each})
-        return keys, [[each.get(key) for each in tags] for key in keys]
-
-    def _index(self, table_id: int) -> _TableIndex:
-        count = self.native.tagset_count
-        if count > self._indexed_tagsets:
-            tables = self.native.tagset_tables(self._indexed_tagsets, count).tolist()
-            for offset, owner in enumerate(tables):
-                tagset_id = self._indexed_tagsets + offset
-                pairs = ((key.decode(), value.decode()) for key, value in self.native.tags(tagset_id))
-                self._indexes.setdefault(owner, _TableIndex()).add(tagset_id, pairs)
-            self._indexed_tagsets = count
-        return self._indexes.setdefault(table_id, _TableIndex())
+        offsets, keys, values, key_texts, value_texts = tags_of(self.native, np.ascontiguousarray(tagset_ids, np.int32))
+        names, texts = _decoded(*key_texts), _decoded(*value_texts)
+        columns: list[list[str | None]] = [[None] * len(tagset_ids) for _ in names]
+        owners = np.repeat(np.arange(len(tagset_ids)), np.diff(offsets)).tolist()
+        for owner, key, value in zip(owners, keys.tolist(), values.tolist(), strict=True):
+            columns[key][owner] = texts[value]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        return [names[key] for key in order], [columns[key] for key in order]

@@ -34,6 +34,7 @@ from engine.query.validation import Statement, check_text, parse
 from engine.query.views import Views
 from engine.rollups.store import RollupStore
 from native.catalogue import Catalogue
+from native.tagsetfile import TagsetFile
 
 BATCH_ROWS = 65_536
 NEEDED_TIMEOUT_SECONDS = 30.0
@@ -107,12 +108,15 @@ class Database:
 
     # --- the catalogue
 
-    def define(self, definitions: bytes) -> tuple[int, int, int]:
+    def define(self, definitions: bytes, files: Sequence[TagsetFile] = ()) -> tuple[int, int, int]:
         """Add native catalogue definitions; ones that are known are skipped.  Returns the catalogue's mark.
 
+        ``files`` hold the tag sets below those of ``definitions``, and replace the files there were; none: as before.
         Raises ValueError for definitions that contradict what is known.
         """
         with self._defining:
+            if files:
+                self.catalogue.use_files(files)
             if definitions:
                 self.catalogue.apply_definitions(definitions)
             return self.catalogue.mark()

@@ -43,6 +43,7 @@ class QueryProcess:
     sending: threading.Lock = field(default_factory=threading.Lock)
     pending: dict[int, Pending] = field(default_factory=dict)
     mark: tuple[int, int, int] = (0, 0, 0)
+    tagset_files: tuple[str, ...] = ()
     ready: bool = False
     #: It has said why it cannot open the database.
     refused: bool = False

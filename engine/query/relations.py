@@ -206,7 +206,7 @@ class Relations:
         return found
 
     def _read_pooled(self, table_id: int, fields: int, found: MetricTable) -> None:
-        names = self._tags.texts(self._tags.column(METRIC_TAG, self._tags.of_table(table_id)))
+        names = self._tags.texts(METRIC_TAG, self._tags.of_table(table_id))
         counted = names.value_counts()
         fallback = self.field_metrics(table_id)
         for name, count in zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True):

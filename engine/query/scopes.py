@@ -120,7 +120,7 @@ class Resolver:
         return members
 
     def _narrow_by_tag(self, part: _Part, predicate: Predicate, key: bytes, candidates: Int32Array) -> None:
-        texts = self.tags.texts(self.tags.column(key, candidates))
+        texts = self.tags.texts(key, candidates)
         accepted = self.evaluator.accepted(predicate, texts.dictionary)
         if accepted is None:
             return
@@ -147,7 +147,7 @@ class Resolver:
 
     def _narrow_by_name_tag(self, part: _Part, table_id: int, names: set[str]) -> None:
         members = self._members(table_id)
-        texts = self.tags.texts(self.tags.column(METRIC_TAG, members))
+        texts = self.tags.texts(METRIC_TAG, members)
         unnamed = any(name in names for name in self.relations.field_metrics(table_id))
         verdict = np.array([*(name in names for name in texts.dictionary.to_pylist()), unnamed])
         mask = np.ones(len(self._tagset_ids), np.bool_)

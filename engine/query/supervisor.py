@@ -170,11 +170,24 @@ class Supervisor:
 
     def _define(self, process: QueryProcess) -> None:
         """Send the definitions that the worker does not have yet.  Under its ``sending`` lock."""
+        files = self._catalogue.tagset_files()
         mark = self._catalogue.mark()
-        if mark != process.mark:
-            definitions = self._catalogue.definitions(process.mark, mark)
-            wire.send(process.connection, wire.encode(wire.Define()), definitions)
-            process.mark = mark
+        paths = tuple(file.path for file in files)
+        if paths != process.tagset_files and all(paths):
+            # Tables first: a statement that is running may come upon the tag sets as soon as the files are there.
+            self._send_definitions(process, (mark[0], mark[1], process.mark[2]), None)
+            process.mark = (mark[0], mark[1], max(process.mark[2], files[-1].last))
+            self._send_definitions(process, mark, paths)
+            process.tagset_files = paths
+        elif mark != process.mark:
+            self._send_definitions(process, mark, None)
+
+    def _send_definitions(
+        self, process: QueryProcess, until: tuple[int, int, int], files: tuple[str, ...] | None
+    ) -> None:
+        definitions = self._catalogue.definitions(process.mark, until)
+        wire.send(process.connection, wire.encode(wire.Define(files)), definitions)
+        process.mark = until
 
     def _attend(self, process: QueryProcess) -> None:
         """Take in replies until the worker's end."""

@@ -127,7 +127,7 @@ class Views:
         arrays: dict[str, pa.Array] = {"tagset_id": pa.array(tagset_ids)}
         for index, column in enumerate(keys):
             assert column.key is not None
-            arrays[f"k{index}"] = self._tags.texts(self._tags.column(column.key, tagset_ids))
+            arrays[f"k{index}"] = self._tags.texts(column.key, tagset_ids)
         return self._register(pa.table(arrays))
 
     # --- all measurements, long
@@ -195,8 +195,7 @@ class Views:
         if with_labels:
             arrays["labels"] = self._tags.labels(tagset_ids, pooled)
         if with_names:
-            names = self._tags.column(METRIC_TAG, tagset_ids)
-            arrays["name"] = self._tags.texts(np.where(pooled, names, np.int32(-1)))
+            arrays["name"] = self._tags.texts(METRIC_TAG, tagset_ids, pooled)
         return self._register(pa.table(arrays))
 
     # --- rollups and the catalogue

@@ -30,7 +30,12 @@ class Open(msgspec.Struct, frozen=True, tag=True):
 
 
 class Define(msgspec.Struct, frozen=True, tag=True):
-    """Native catalogue definitions, in the attachment.  Has no reply: what they are for fails if they do."""
+    """Native catalogue definitions, in the attachment.  Has no reply: what they are for fails if they do.
+
+    ``tagset_files``: paths of the tag-set files that hold the lowest numbers, None when they are the same as before.
+    """
+
+    tagset_files: tuple[str, ...] | None = None
 
 
 class AskNeeded(msgspec.Struct, frozen=True, tag=True):

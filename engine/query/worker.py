@@ -22,10 +22,13 @@ from contextlib import suppress
 import numpy as np
 import pyarrow as pa
 
+from engine.catalog.tagsetfiles import open_file
+from engine.disk.real import RealFileSystem
 from engine.errors import Bug, QueryLimit, TidegaugeError
 from engine.query import wire
 from engine.query.database import Database
 from engine.query.scans import mapped_bytes
+from native.tagsetfile import TagsetFile
 
 #: Address space beside the memory for statements: buffers of Arrow, thread stacks, the rest of the process.
 MARGIN_BYTES = 1 << 30
@@ -109,7 +112,7 @@ class Worker:
     def _dispatch(self, message: wire.Request, attachment: bytearray) -> bool:
         """Start what a message asks for; return False after the last one."""
         if isinstance(message, wire.Define):
-            self._database.define(bytes(attachment))
+            self._define(message, bytes(attachment))
         elif isinstance(message, wire.RunSql):
             self._reply(wire.Started(message.id))
             self._in_thread(message.id, lambda: self._run_sql(message))
@@ -130,6 +133,21 @@ class Worker:
             self._close(message)
             return False
         return True
+
+    def _define(self, message: wire.Define, definitions: bytes) -> None:
+        files: list[TagsetFile] = []
+        if message.tagset_files is not None:
+            known = {file.path: file for file in self._database.catalogue.tagset_files()}
+            fs = RealFileSystem()
+            for path in message.tagset_files:
+                if path in known:
+                    files.append(known.pop(path))
+                else:
+                    self._space.mapped(fs.size(path))
+                    files.append(open_file(fs, path, verify=False))
+        self._database.define(definitions, files)
+        if message.tagset_files is not None:
+            self._space.mapped(-sum(file.nbytes for file in known.values()))
 
     def _guarded(self, request_id: int, work: Callable[[], None]) -> None:
         try:

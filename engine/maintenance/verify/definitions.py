@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.catalog.catalog import FRAME_DEFINITIONS, Catalog
+from engine.catalog.tagsetfiles import DIRECTORY, TagsetFiles
 from engine.disk.filesystem import Bytes, FileSystem
+from engine.errors import Damage, NewerFormat
 from engine.maintenance.verify.report import Report
 from engine.model.rows import FIELD_ID_BITS, Int32Array
 from native.frames import scan_frames
@@ -24,6 +26,15 @@ class Definitions:
 
     def load(self, fs: FileSystem, root: str, report: Report) -> bool:
         """Read the catalogue's file; return whether the next start would."""
+        try:
+            TagsetFiles(fs, f"{root}/{DIRECTORY}", lambda: 0).load(self.catalog.native, repair=False)
+        except NewerFormat as error:
+            report.add("catalogue_newer", error.path, error.message)
+            return False
+        except Damage as error:
+            report.add("catalogue_damaged", error.path, error.message)
+            return False
+        report.checked["tag-set files"] += len(self.catalog.native.tagset_files())
         path = f"{root}/{CATALOGUE_FILE}"
         if not fs.exists(path):
             return True
