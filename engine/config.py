@@ -78,7 +78,7 @@ class Storage(Settings, frozen=True, kw_only=True):
     wal_limit: Annotated[ByteSize, within("1MiB")] = _size("1GiB")
     hot_limit: Annotated[ByteSize, within("1MiB")] = _size("512MiB")
     partition: Annotated[Duration, within("1m", "7d")] = _duration("2h")
-    seal_after: Annotated[Duration, within("1s", "1d")] = _duration("15m")
+    seal_after: Annotated[Duration, within("1s", "1d")] = _duration("1h")
     disk_reserve: Annotated[ByteSize, within("0B")] = _size("256MiB")
 
 

@@ -35,6 +35,7 @@ from engine.ingest.lines import LinesDecoder
 from engine.ingest.objects import ObjectsDecoder
 from engine.ingest.pipeline import Pipeline
 from engine.ingest.prometheus import RemoteWriteBodies, TextBodies
+from engine.maintenance.compact import Compactor
 from engine.maintenance.rebuild import mark_missing
 from engine.maintenance.recover import Replay, check_log
 from engine.maintenance.retain import Retainer
@@ -63,6 +64,7 @@ FLUSH_SECONDS = 5.0
 SEAL_CHECK_SECONDS = 1.0
 RETAIN_SECONDS = 60.0
 CATALOGUE_SECONDS = 2.0
+COMPACT_SECONDS = 60.0
 PRUNE_SECONDS = 3_600.0
 #: Alerts and decisions that ended are remembered for this long.
 FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
@@ -227,6 +229,19 @@ class Engine:
             pending_rows=lambda: self.dirty.pending_rows,
             clock=self.clock,
         )
+        self.compactor = Compactor(
+            fs=fs,
+            root=self._root,
+            catalog=self.catalog,
+            samples=self.samples,
+            manifest=self.manifest,
+            sealer=self.sealer,
+            commit_lock=self.pipeline.commit_lock,
+            keep_ns=self.admission.kept_ns,
+            has_room=self._has_room,
+            vitals=self.vitals,
+            clock=self.clock,
+        )
         self.retainer = Retainer(
             retention=self.config.retention,
             admission=self.admission,
@@ -276,6 +291,7 @@ class Engine:
             Job("rollup", FLUSH_SECONDS, self.flush_rollups),
             Job("seal", SEAL_CHECK_SECONDS, self.sealer.run),
             Job("retain", RETAIN_SECONDS, self.retainer.run),
+            Job("compact", COMPACT_SECONDS, self.compactor.run),
             Job("prune", PRUNE_SECONDS, self._prune),
             Job("catalogue", CATALOGUE_SECONDS, self.catalog.freeze),
             Job("watch", self.config.watch.tick.seconds, self.watcher.tick),
@@ -296,6 +312,7 @@ class Engine:
             if self._closed:
                 return
             self._closed = True
+        self.compactor.stop()
         # What has been replayed by then is sealed like other rows, so the next start has less to do.
         self.recovery.close()
         self._scheduler.close()
@@ -367,6 +384,9 @@ class Engine:
                 " reserve (storage.disk_reserve)",
                 retry_after_seconds=30,
             )
+
+    def _has_room(self, size: int) -> bool:
+        return self._fs.free_bytes(self._root) - size >= int(self.config.storage.disk_reserve)
 
     def _applied(self, table_id: int, sequence: int, rows: Rows) -> None:
         self.dirty.mark(table_id, sequence, rows.tagset_ids, rows.times)
@@ -558,6 +578,7 @@ class Engine:
         watch("tables", "Tables in the catalogue", lambda: self.catalog.native.table_count)
         watch("hot_rows", "Rows in memory that no segment holds yet", self.hot.held_rows)
         watch("hot_bytes", "Memory of the hot store", lambda: self.hot.nbytes)
+        watch("late_rows_waiting", "Late rows that wait to be sealed with others", lambda: self.sealer.waiting_rows)
         watch("wal_bytes", "Bytes of log on disk", lambda: self.wal.bytes_on_disk)
         watch(
             "recovery_pending_bytes",

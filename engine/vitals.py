@@ -39,6 +39,13 @@ class Vitals:
         self.rollup_buckets = self._counter("rollup_buckets", "1m bucket rows recomputed")
         self.seals = self._counter("seals", "Segments written by sealing", "outcome")
         self.sealed_samples = self._counter("sealed_samples", "Samples written into segments, rewrites included")
+        self.segment_rows = self._counter(
+            "segment_written_rows",
+            "Rows written into segments; all of them divided by those with cause sealed is the write amplification",
+            "cause",
+        )
+        self.segment_bytes = self._counter("segment_written_bytes", "Bytes written into segments", "cause")
+        self.compactions = self._counter("compactions", "Merges of segments, by outcome", "outcome")
         self.retained = self._counter("retention_removed", "Things removed by retention", "what")
         self.queries = self._counter("queries", "Queries answered, by path and outcome", "path", "outcome")
         self.query_seconds = Histogram(
@@ -61,6 +68,11 @@ class Vitals:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"tidegauge_{name}", text, labels, registry=self.registry)
+
+    def wrote(self, cause: str, rows: int, written_bytes: int) -> None:
+        """Count what went into a segment: rows "sealed" for the first time, "rewritten" by sealing, or "compacted"."""
+        self.segment_rows.labels(cause).inc(rows)
+        self.segment_bytes.labels(cause).inc(written_bytes)
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Show a gauge whose value is asked for at each scrape."""

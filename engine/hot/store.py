@@ -268,6 +268,15 @@ class HotStore:
             sequences = [b.first_sequence for table in self._tables.values() for b in table.blocks if b.count]
         return min(sequences) if sequences else None
 
+    def oldest_sequence_in(self, table_id: int, start_ns: int, end_ns: int) -> int | None:
+        """Return a log sequence that no row held of this table and time is older than, None when none is held."""
+        found = None
+        for view in self.snapshot(table_id, start_ns, end_ns):
+            times = view.rows.times
+            if ((times >= start_ns) & (times < end_ns)).any():
+                found = min(view.block.first_sequence, found or view.block.first_sequence)
+        return found
+
     def drop(self, table_id: int, before_ns: int) -> int:
         """Forget rows older than ``before_ns`` (retention); return how many."""
         if not any(view.min_time_ns < before_ns for view in self.snapshot(table_id, NEVER_NS, before_ns)):

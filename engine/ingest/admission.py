@@ -44,6 +44,11 @@ class Admission:
             known = self._raw_ns[table_id] = int(raw) or -FOR_EVER_NS
         return known
 
+    def kept_ns(self, table_id: int) -> int | None:
+        """Return how long raw rows of a table are kept, None for ever."""
+        kept = self.raw_retention_ns(table_id)
+        return None if kept == -FOR_EVER_NS else kept
+
     def oldest_ns(self, now_ns: int, table_id: int | None = None) -> int:
         """Return the oldest time admitted now: of one table, or of any."""
         return now_ns - (self._longest_raw_ns if table_id is None else self.raw_retention_ns(table_id))

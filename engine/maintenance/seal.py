@@ -4,36 +4,43 @@ Order of events, so that a crash between any two loses nothing and doubles nothi
 the catalogue is persisted, the manifest names the segments (the switch), readers see them, old files are deleted; log
 files go once both segments and tiers hold what is in them.  Rows that are both in a segment and in a log file that has
 not gone yet are recognised at recovery by the segment's ``sealed_through``.
+
+Late rows that would have a large segment written again wait in memory: some hours, into days gone by a day, unless
+memory or log are at their limit.
 """
 
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 
 from engine.catalog.catalog import Catalog
-from engine.clock import NS_PER_MINUTE, NS_PER_SECOND, Clock
+from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND, Clock
 from engine.config import Storage
 from engine.disk.filesystem import FileSystem
 from engine.hot.block import Block
-from engine.model.rows import FOREVER_NS, Rows, concat, sort_merge
+from engine.model.rows import FOREVER_NS, NEVER_NS, Int64Array, concat
 from engine.query.samples import SampleStore
 from engine.rollups.dirty import DirtyBuckets
 from engine.segments.layout import SegmentMeta, SegmentSpec
 from engine.segments.manifest import ManifestStore
-from engine.segments.plan import SealTask, plan_seal
-from engine.segments.writer import write_segment
+from engine.segments.merge import merge_segments
+from engine.segments.plan import SealTask, costly, plan_seal
 from engine.vitals import Vitals
 from engine.wal.writer import WalWriter
 
-#: How long after its end a window may still get rows in the ordinary way before it is sealed.
-WINDOW_GRACE_NS = 5 * NS_PER_MINUTE
 #: What share of the limits sealing aims for once a limit has been reached.
 RELIEF = 0.8
 #: What share of the memory limit is worth sealing because the log is long.
 WORTH_SEALING = 0.1
+#: How long late rows wait for more before a large segment is written again for them: one of today, an older one.
+LATE_WAIT_NS = 4 * NS_PER_HOUR
+OLD_LATE_WAIT_NS = NS_PER_DAY
+#: How often finished windows are looked for.
+CHECK_NS = 5 * NS_PER_MINUTE
 #: How often the log is looked at for files that may go.
 TRIM_NS = 15 * NS_PER_SECOND
 
@@ -61,8 +68,10 @@ class Sealer:
         self._manifest, self._wal, self._dirty = manifest, wal, dirty
         self._commit_lock, self._vitals, self._clock = commit_lock, vitals, clock
         self._sealing = threading.Lock()
-        self._last_ns = self._trimmed_ns = clock.now_ns()
+        self._last_ns = self._trimmed_ns = self._late_ns = self._old_late_ns = clock.now_ns()
         self._persisted_for = 0
+        #: Late rows that have been left in memory by the last seal, by table.
+        self._waiting: dict[int, int] = {}
 
     def run(self) -> int:
         """Seal what is due: finished windows from time to time, more when memory or log are at their limit."""
@@ -72,15 +81,20 @@ class Sealer:
             # Tiers catch up after samples have been sealed; only then may the log go.
             self._trimmed_ns = now_ns
             self.trim_log()
+        if self._waiting and self._wal.bytes_on_disk > int(self._settings.wal_limit):
+            # The log cannot be shortened while rows wait whose only durable copy it is.
+            return self.seal()
         if self._pressed():
-            sealed = self.seal(finished_only=True)
+            sealed = self.seal(finished_only=True, patient=True)
+            if self._pressed(RELIEF):
+                sealed += self.seal(patient=True)
             if self._pressed(RELIEF):
                 sealed += self.seal()
             return sealed
-        if now_ns - self._last_ns >= int(self._settings.seal_after):
+        if now_ns - self._last_ns >= min(CHECK_NS, int(self._settings.seal_after)):
             self._last_ns = now_ns
             window = int(self._settings.partition)
-            return self.seal(before_ns=(now_ns - WINDOW_GRACE_NS) // window * window)
+            return self.seal(before_ns=(now_ns - int(self._settings.seal_after)) // window * window, patient=True)
         return 0
 
     def _keep_definitions(self) -> None:
@@ -99,38 +113,72 @@ class Sealer:
         logged = self._wal.bytes_on_disk / int(self._settings.wal_limit)
         return held > share or (logged > share and held > WORTH_SEALING)
 
-    def seal(self, before_ns: int = FOREVER_NS, *, finished_only: bool = False) -> int:
+    @property
+    def waiting_rows(self) -> int:
+        """How many late rows wait in memory, since writing their segments again is not yet worth it."""
+        return sum(self._waiting.values())
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep segments from being replaced by sealing inside."""
+        with self._sealing:
+            yield
+
+    def seal(self, before_ns: int = FOREVER_NS, *, finished_only: bool = False, patient: bool = False) -> int:
         """Seal every row older than ``before_ns``; return how many segments were written.
 
-        ``finished_only`` leaves out the window that holds each table's newest row, which is likely to get more.
+        ``finished_only`` leaves out the window that holds each table's newest row, which is likely to get more;
+        ``patient`` late rows that had better wait for company.
         """
         with self._sealing:
             written = 0
+            # Segments that end in here may be written again for a few rows.
+            now_ns = self._clock.now_ns()
+            spared_ns: tuple[int, int] | None = None
+            if patient:
+                recent, old = now_ns - self._late_ns >= LATE_WAIT_NS, now_ns - self._old_late_ns >= OLD_LATE_WAIT_NS
+                self._late_ns = now_ns if recent else self._late_ns
+                self._old_late_ns = now_ns if old else self._old_late_ns
+                border_ns = now_ns // NS_PER_DAY * NS_PER_DAY
+                spared_ns = (NEVER_NS if not old else border_ns, border_ns if recent else FOREVER_NS)
             for table_id in self._hot.table_ids():
                 until_ns = before_ns
                 if finished_only:
                     window = int(self._settings.partition)
                     until_ns = min(until_ns, self._samples.newest_time_ns(table_id) // window * window)
-                written += self._seal_table(table_id, until_ns)
+                written += self._seal_table(table_id, until_ns, spared_ns)
             self.trim_log()
             return written
 
-    def _seal_table(self, table_id: int, before_ns: int) -> int:
+    def _seal_table(self, table_id: int, before_ns: int, spared_ns: tuple[int, int] | None) -> int:
         with self._commit_lock:
             blocks = self._hot.freeze(table_id)
             through = self._hot.applied_sequence
-        times = [block.view().times for block in blocks]
-        due = [each[each < before_ns] for each in times]
-        if not any(len(each) for each in due):
+        self._waiting.pop(table_id, None)
+        if not blocks:
             return 0
+        times: Int64Array = np.concatenate([block.view().times for block in blocks])
+        times = times[times < before_ns]
         existing = self._samples.segments(table_id)
-        tasks = plan_seal(existing, np.concatenate(due), base_window_ns=int(self._settings.partition))
+        if spared_ns is not None:
+            begin_ns, end_ns = spared_ns
+            dear = costly([meta for meta in existing if begin_ns <= meta.max_time_ns < end_ns], times)
+            if dear.any():
+                self._waiting[table_id] = int(dear.sum())
+                times = times[~dear]
+        tasks = plan_seal(existing, times, base_window_ns=int(self._settings.partition))
+        if not tasks:
+            return 0
         added: list[SegmentMeta] = []
         removed: list[SegmentMeta] = []
         ranges: list[tuple[int, int]] = []
         for task in tasks:
-            rows = self._rows_of(task, blocks)
-            added.append(self._write(table_id, task, rows, _sealed_through(task, through)))
+            meta = self._write(table_id, task, blocks, _sealed_through(task, through))
+            if meta is not None:
+                added.append(meta)
+                share = task.new_rows / max(1, task.new_rows + task.rewritten_rows)
+                self._vitals.wrote("sealed", task.new_rows, round(meta.bytes * share))
+                self._vitals.wrote("rewritten", task.rewritten_rows, meta.bytes - round(meta.bytes * share))
             removed.extend(task.replaces)
             ranges.append((task.start_ns, task.end_ns))
         self._catalog.persist()
@@ -140,15 +188,16 @@ class Sealer:
         self._vitals.sealed_samples.inc(sum(meta.samples for meta in added))
         return len(added)
 
-    def _rows_of(self, task: SealTask, blocks: list[Block]) -> Rows:
-        """Return all rows of a range, each key once: segments first, late rows last, as they arrived."""
-        parts = [self._samples.read(meta, task.start_ns, task.end_ns) for meta in task.replaces]
-        for late in (False, True):
-            parts += [block.view().between(task.start_ns, task.end_ns) for block in blocks if block.late is late]
-        return sort_merge(concat(parts))
-
-    def _write(self, table_id: int, task: SealTask, rows: Rows, through: int) -> SegmentMeta:
-        fields = {field.field_id: field.name for field in self._catalog.fields(table_id)}
+    def _write(self, table_id: int, task: SealTask, blocks: list[Block], through: int) -> SegmentMeta | None:
+        """Write all rows of a range, each key once: segments first, late rows last, as they arrived."""
+        over = concat(
+            [
+                block.view().between(task.start_ns, task.end_ns)
+                for late in (False, True)
+                for block in blocks
+                if block.late is late
+            ]
+        )
         spec = SegmentSpec(
             table_id=table_id,
             table=self._catalog.table_name(table_id),
@@ -156,10 +205,12 @@ class Sealer:
             end_ns=task.end_ns,
             sealed_through=through,
             sequence=self._manifest.reserve_sequence(),
-            field_names={field_id: fields[field_id] for field_id in rows.field_ids},
+            field_names={field.field_id: field.name for field in self._catalog.fields(table_id)},
             created_ns=self._clock.now_ns(),
         )
-        return write_segment(self._fs, self._root, spec, rows, self._catalog.tag_columns)
+        return merge_segments(
+            self._fs, self._root, spec, task.replaces, over, self._catalog.tag_columns, self._samples.read
+        )
 
     def _delete(self, meta: SegmentMeta) -> None:
         self._manifest.delete_file(meta)

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from engine.hot.store import BlockView
 from engine.model.rows import FOREVER_NS, NEVER_NS, Rows, concat, sort_merge
-from engine.query.samples import SampleStore, Snapshot
+from engine.query.samples import SampleStore, Snapshot, any_between
 from engine.query.sources import NeededTable, ParquetFile, TableSource
 from native.columns import is_absent
 
@@ -102,21 +103,28 @@ class Exports:
         end_ns = FOREVER_NS if table.end_ns is None else table.end_ns
         snapshot = self._samples.snapshot(table_id, start_ns, end_ns)
         files: list[str] = []
+        # Late rows may correct those fresh ones that lie in their time; the others are exported by themselves, so that
+        # what comes in now does not have days gone by merged again.
+        touched = tuple(
+            view for view in snapshot.fresh if any_between(snapshot.late, view.min_time_ns, view.max_time_ns)
+        )
+        merged = {view.block.number for view in touched}
         with self._lock:
             if snapshot.late:
-                files.append(self._export_merged(table_id, snapshot, held))
-            else:
-                for view in snapshot.fresh:
-                    known = self._blocks.get(view.block.number)
-                    if known is None or known[0] != len(view.rows):
-                        if known is not None:
-                            self._forget(known[1])
-                        whole = view.block.frozen and view.block.count == len(view.rows)
-                        rows = view.block.sorted_view() if whole else view.rows
-                        known = (len(rows), self._write(rows))
-                        self._blocks[view.block.number] = known
-                    files.append(known[1])
-                    self._hold(known[1], held)
+                files.append(self._export_merged(table_id, snapshot, touched, held))
+            for view in snapshot.fresh:
+                if view.block.number in merged:
+                    continue
+                known = self._blocks.get(view.block.number)
+                if known is None or known[0] != len(view.rows):
+                    if known is not None:
+                        self._forget(known[1])
+                    whole = view.block.frozen and view.block.count == len(view.rows)
+                    rows = view.block.sorted_view() if whole else view.rows
+                    known = (len(rows), self._write(rows))
+                    self._blocks[view.block.number] = known
+                files.append(known[1])
+                self._hold(known[1], held)
             self._drop_dead()
         parquet = tuple(
             ParquetFile(os.path.join(self._root, meta.file), {each.field_id: each.column for each in meta.columns})
@@ -124,16 +132,16 @@ class Exports:
         )
         return TableSource(table_id=table_id, name=table.name, parquet=parquet, arrow=tuple(files))
 
-    def _export_merged(self, table_id: int, snapshot: Snapshot, held: list[str]) -> str:
+    def _export_merged(self, table_id: int, snapshot: Snapshot, touched: Sequence[BlockView], held: list[str]) -> str:
         key = (
             table_id,
             tuple(meta.file for meta in snapshot.disturbed),
-            tuple((view.block.number, len(view.rows)) for view in (*snapshot.fresh, *snapshot.late)),
+            tuple((view.block.number, len(view.rows)) for view in (*touched, *snapshot.late)),
         )
         path = self._merged.get(key)
         if path is None:
             parts = [self._samples.read(meta, NEVER_NS, FOREVER_NS) for meta in snapshot.disturbed]
-            parts += [view.rows for view in (*snapshot.fresh, *snapshot.late)]
+            parts += [view.rows for view in (*touched, *snapshot.late)]
             path = self._write(sort_merge(concat(parts)))
             for old_key in [each for each in self._merged if each[0] == table_id]:
                 self._forget(self._merged.pop(old_key))

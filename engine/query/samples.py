@@ -124,7 +124,7 @@ class SampleStore:
         settled: list[SegmentMeta] = []
         disturbed: list[SegmentMeta] = []
         for meta in segments:
-            (disturbed if _any_between(late, meta.min_time_ns, meta.max_time_ns) else settled).append(meta)
+            (disturbed if any_between(late, meta.min_time_ns, meta.max_time_ns) else settled).append(meta)
         fresh = tuple(view for view in views if not view.late)
         return Snapshot(table_id, start_ns, end_ns, tuple(settled), tuple(disturbed), fresh, late)
 
@@ -215,7 +215,8 @@ def _is_member(values: Int32Array, sorted_set: Int32Array) -> npt.NDArray[np.boo
     return chosen
 
 
-def _any_between(views: Sequence[BlockView], low_ns: int, high_ns: int) -> bool:
+def any_between(views: Sequence[BlockView], low_ns: int, high_ns: int) -> bool:
+    """Return whether a row of ``views`` has a time from ``low_ns`` to ``high_ns``, both included."""
     for view in views:
         if view.max_time_ns < low_ns or view.min_time_ns > high_ns:
             continue

@@ -12,7 +12,8 @@ Everything else is a choice between few files and little rewriting, made for eac
 - When the first rows of a later day arrive, the day before is over and becomes one segment of the whole day.
 
 A day that comes in order in 96 parts has each row written 3.6 times, in 12 parts 2.7 times, at once 1 time.  Rows
-that come later than that make their segment be written again; ``SealTask.rewritten_rows`` shows the price.
+that come later than that make their segment be written again; ``SealTask.rewritten_rows`` shows the price, and
+:func:`costly` which rows had better wait for company.  Days that are over are packed by ``compaction.py``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_SECOND
 from engine.model.rows import Int64Array
@@ -37,6 +39,8 @@ SLOTS_PER_WINDOW = 8
 #: A window with more than this many times ``small_day_rows`` new rows is split, to bound the memory of one
 #: seal.
 SPLIT_FACTOR = 4
+#: Late rows are worth writing their segment again when it has at most this many times as many.
+WORTH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,21 @@ def plan_seal(
             units += _merge_small(sorted([*day.sealed, *fresh], key=lambda unit: unit.start_ns), small_day_rows)
     units.sort(key=lambda unit: unit.start_ns)
     return [SealTask(unit.start_ns, unit.end_ns, unit.replaces, unit.new_rows) for unit in units if unit.changes]
+
+
+def costly(existing: Sequence[SegmentMeta], times: Int64Array, worth: int = WORTH) -> npt.NDArray[np.bool_]:
+    """Return which rows lie in a segment that has more than ``worth`` rows for each of them: bool, one a row."""
+    metas = sorted(existing, key=lambda meta: meta.start_ns)
+    if not metas or not len(times):
+        return np.zeros(len(times), np.bool_)
+    starts = np.array([meta.start_ns for meta in metas], np.int64)
+    ends = np.array([meta.end_ns for meta in metas], np.int64)
+    rows = np.array([meta.rows for meta in metas], np.int64)
+    at = np.searchsorted(starts, times, side="right") - 1
+    inside = (at >= 0) & (times < ends[at])
+    counts = np.bincount(at[inside], minlength=len(metas))
+    dear: npt.NDArray[np.bool_] = inside & (rows > worth * counts)[at]
+    return dear
 
 
 def _sort_into_days(

@@ -112,7 +112,7 @@ def meta_of(spec: SegmentSpec, body: memoryview, columns: tuple[FieldColumn, ...
 def encode_segment(spec: SegmentSpec, rows: Rows, tags_of: TagsOf) -> tuple[pa.Buffer, tuple[FieldColumn, ...]]:
     """Return the Parquet file as one buffer, and its field columns in file order."""
     check_rows(spec, rows)
-    starts, tagset_ids = _tagset_runs(rows)
+    starts, tagset_ids = tagset_starts(rows)
     tag_keys, _ = tags_of(tagset_ids)
     plans = {
         field_id: plan
@@ -174,7 +174,7 @@ class SegmentEncoder:
 
     def write(self, rows: Rows, groups: Iterable[tuple[int, int]]) -> None:
         """Write rows ``[begin, end)`` for each of ``groups`` as one row group."""
-        starts, tagset_ids = _tagset_runs(rows)
+        starts, tagset_ids = tagset_starts(rows)
         tag_keys, tag_values = self._tags_of(tagset_ids)
         known = dict(zip(tag_keys, tag_values, strict=True))
         nothing = [None] * len(tagset_ids)
@@ -253,7 +253,7 @@ def _schema(
     )
 
 
-def _tagset_runs(rows: Rows) -> tuple[Int64Array, npt.NDArray[np.int32]]:
+def tagset_starts(rows: Rows) -> tuple[Int64Array, npt.NDArray[np.int32]]:
     changes = np.flatnonzero(rows.tagset_ids[1:] != rows.tagset_ids[:-1]) + 1
     starts = np.concatenate([np.zeros(1, np.int64), changes])
     return starts, rows.tagset_ids[starts]
