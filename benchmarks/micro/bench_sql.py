@@ -73,7 +73,7 @@ def _sources(directory: Path) -> tuple[TableSource, TableSource]:
         write_page_checksum=True,
         store_decimal_as_integer=True,
     )
-    columns = {field: f"usage_{field}" for field in range(FIELDS)}
+    columns: dict[int, tuple[str, ...]] = {field: (f"usage_{field}",) for field in range(FIELDS)}
     return (
         TableSource(table_id=0, name="cpu", arrow=(hot_path,)),
         TableSource(table_id=0, name="cpu", parquet=(ParquetFile(sealed_path, columns),)),

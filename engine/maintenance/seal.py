@@ -207,6 +207,7 @@ class Sealer:
             sequence=self._manifest.reserve_sequence(),
             field_names={field.field_id: field.name for field in self._catalog.fields(table_id)},
             created_ns=self._clock.now_ns(),
+            routed=self._catalog.is_pooled(table_id),
         )
         return merge_segments(
             self._fs, self._root, spec, task.replaces, over, self._catalog.tag_columns, self._samples.read

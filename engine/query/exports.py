@@ -23,6 +23,7 @@ from engine.hot.store import BlockView
 from engine.model.rows import FOREVER_NS, NEVER_NS, Rows, concat, sort_merge
 from engine.query.samples import SampleStore, Snapshot, any_between
 from engine.query.sources import NeededTable, ParquetFile, TableSource
+from engine.segments.reader import column_names, segment_path
 from native.columns import is_absent
 
 _SHARED_MEMORY = "/dev/shm"
@@ -126,10 +127,7 @@ class Exports:
                 files.append(known[1])
                 self._hold(known[1], held)
             self._drop_dead()
-        parquet = tuple(
-            ParquetFile(os.path.join(self._root, meta.file), {each.field_id: each.column for each in meta.columns})
-            for meta in snapshot.settled
-        )
+        parquet = tuple(ParquetFile(segment_path(self._root, meta), column_names(meta)) for meta in snapshot.settled)
         return TableSource(table_id=table_id, name=table.name, parquet=parquet, arrow=tuple(files))
 
     def _export_merged(self, table_id: int, snapshot: Snapshot, touched: Sequence[BlockView], held: list[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -24,18 +24,19 @@ from engine.query.sources import ParquetFile, TableSource
 #: Footers kept in memory, so that a segment's is read once and not once a statement.
 CACHED_FOOTERS = 2_000
 
+_Kind = tuple[tuple[int, str, pa.DataType], ...]
 _KEYS = {"tagset_id": pa.int32(), "time": pa.timestamp("ns")}
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Something DuckDB can scan.  ``columns`` maps the field numbers it has to its column names.
+    """Something DuckDB can scan.  ``columns`` maps the field numbers it has to its column names (routed: several).
 
     ``filtered``: rows outside the scope's time and tag sets are left out already.
     """
 
     data: Any
-    columns: dict[int, str]
+    columns: Mapping[int, tuple[str, ...]]
     filtered: bool
 
 
@@ -57,7 +58,7 @@ class SegmentFiles:
 
         format_ = _segment_format()
         groups: dict[tuple[Any, ...], list[Any]] = {}
-        named: dict[tuple[Any, ...], dict[int, str]] = {}
+        named: dict[tuple[Any, ...], dict[int, tuple[str, ...]]] = {}
         wanted = None if field_ids is None else set(field_ids)
         for file in files:
             fragment = self._fragment(file.path)
@@ -79,7 +80,11 @@ class SegmentFiles:
         """Read these files' fields to find the one that a statement failed on.  Raises Damage with its path."""
         for file in files:
             try:
-                reader = self._fragment(file.path).scanner(columns=[*_KEYS, *file.columns.values()]).to_reader()
+                reader = (
+                    self._fragment(file.path)
+                    .scanner(columns=[*_KEYS, *(name for names in file.columns.values() for name in names)])
+                    .to_reader()
+                )
                 for batch in reader:
                     del batch
             except (OSError, pa.ArrowInvalid) as error:
@@ -119,14 +124,14 @@ def _segment_format() -> Any:
     )
 
 
-def _kind(path: str, schema: pa.Schema, columns: dict[int, str]) -> tuple[tuple[int, str, pa.DataType], ...]:
+def _kind(path: str, schema: pa.Schema, columns: dict[int, tuple[str, ...]]) -> _Kind:
     """Return (field, column, type) of the columns wanted; files of one kind can be read through one schema."""
     for name, type_ in _KEYS.items():
         if name not in schema.names or schema.field(name).type != type_:
             got = schema.field(name).type if name in schema.names else "nothing"
             raise Damage(f"cannot read segment: got {got} for column {name!r}, want {type_}", path=path)
     kind = []
-    for field_id, column in sorted(columns.items()):
+    for field_id, column in ((field_id, name) for field_id, names in sorted(columns.items()) for name in names):
         if column not in schema.names:
             raise Damage(f"cannot read segment: got no column {column!r}, want field {field_id} in it", path=path)
         type_ = schema.field(column).type
@@ -172,7 +177,7 @@ def hot_scans(source: TableSource) -> list[Scan]:
         groups.setdefault(tuple(table.column_names), []).append(table)
     found = []
     for names, tables in groups.items():
-        columns = {int(name[1:]): name for name in names if name not in _KEYS}
+        columns = {int(name[1:]): (name,) for name in names if name not in _KEYS}
         found.append(Scan(tables[0] if len(tables) == 1 else pa.concat_tables(tables), columns, False))
     return found
 

@@ -16,10 +16,13 @@ DEFAULT_MAX_RESULT_BYTES = 256 * 1024 * 1024
 
 
 class ParquetFile(msgspec.Struct, frozen=True):
-    """One sealed segment.  ``columns`` maps field numbers to the file's column names."""
+    """One sealed segment.  ``columns`` maps field numbers to the file's column names.
+
+    A routed field has several; each row has its value in one of them at most.
+    """
 
     path: str
-    columns: dict[int, str]
+    columns: dict[int, tuple[str, ...]]
 
 
 class TableSource(msgspec.Struct, frozen=True, kw_only=True):

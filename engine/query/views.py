@@ -250,11 +250,14 @@ class Views:
 _NO_LABELS = "NULL::MAP(VARCHAR, VARCHAR)"
 
 
-def _double(column: str | None, field_id: int) -> str:
+def _double(columns: Sequence[str] | None, field_id: int) -> str:
     # "- 0.0" changes no double, not even -0.0.  It keeps DuckDB 1.5 from handing comparisons to pyarrow, where NaN and
     # -0.0 compare differently.
-    value = "NULL::DOUBLE" if column is None else f"CAST({quoted(column)} AS DOUBLE) - 0.0::DOUBLE"
-    return f"{value} AS f{field_id}"
+    if columns is None:
+        return f"NULL::DOUBLE AS f{field_id}"
+    casts = ", ".join(f"CAST({quoted(column)} AS DOUBLE)" for column in columns)
+    value = casts if len(columns) == 1 else f"coalesce({casts})"
+    return f"{value} - 0.0::DOUBLE AS f{field_id}"
 
 
 def _time_conditions(scope: Scope) -> list[str]:

@@ -17,7 +17,7 @@ import msgspec
 from engine.clock import NS_PER_SECOND
 from engine.model.rows import Int32Array
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that is known; files without a routed field are still written as 1
 METADATA_KEY = "tidegauge"  # of the Parquet footer's key-value metadata; its value is a FooterHeader in JSON
 SEGMENTS_DIRECTORY = "segments"
 FILE_SUFFIX = ".parquet"
@@ -36,6 +36,7 @@ DOUBLE = "double"
 INTEGER = "integer"
 DECIMAL_PREFIX = "decimal"
 MAX_DECIMALS = 6
+MAX_ROUTED_DECIMALS = 9  # Prometheus' durations are nanoseconds in seconds
 
 #: Gives, for the ascending tag-set numbers of one segment, the tag keys that occur and for each key one value
 #: (or None where the tag set lacks the key) a tag set: ``tags_of(ids) -> (keys, columns)``, ``len(columns[i])
@@ -46,7 +47,8 @@ TagsOf = Callable[[Int32Array], tuple[Sequence[str], Sequence[Sequence[str | Non
 class FieldColumn(msgspec.Struct, frozen=True, array_like=True):
     """One field of a segment: the Parquet column, the field's number, and what the column's values are.
 
-    ``kind`` is "double", "integer", or "decimal1" ... "decimal6": the value times 10^k is a whole number.
+    ``kind`` is "double", "integer", or "decimal1" ... "decimal9": the value times 10^k is a whole number.  A routed
+    field (format 2) has several columns; each row has its value in one of them at most.
     """
 
     column: str
@@ -109,7 +111,7 @@ class SegmentMeta(msgspec.Struct, frozen=True, kw_only=True):
     created_ns: int
     sequence: int
     columns: tuple[FieldColumn, ...]
-    format: int = FORMAT_VERSION
+    format: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +120,8 @@ class SegmentSpec:
 
     ``field_names`` maps the field numbers of the rows to names.  ``sequence`` comes from
     ``ManifestStore.reserve_sequence`` and makes the file's name unique.  ``created_ns`` is the caller's
-    clock.
+    clock.  ``routed``: the series of each field are spread over columns by their kind of numbers, as is right for
+    pooled tables.
     """
 
     table_id: int
@@ -129,6 +132,7 @@ class SegmentSpec:
     sequence: int
     sealed_through: int
     created_ns: int
+    routed: bool = False
     row_group_rows: int = ROW_GROUP_ROWS
     zstd_level: int = ZSTD_LEVEL
 
@@ -173,8 +177,18 @@ def sequence_of_file(name: str) -> int | None:
     return int(text, 16)
 
 
-def column_names_for(tag_keys: Sequence[str], field_names: Mapping[int, str]) -> tuple[dict[str, str], dict[int, str]]:
-    """Return the column of each tag key and of each field number, all different even when case is ignored.
+def format_of(columns: Sequence[FieldColumn]) -> int:
+    """Return the format that a file with these columns has: the lowest whose readers understand it."""
+    routed = len({column.field_id for column in columns}) < len(columns)
+    return 2 if routed or any(column.decimals > MAX_DECIMALS for column in columns) else 1
+
+
+def column_names_for(
+    tag_keys: Sequence[str], field_names: Mapping[int, str], further: Mapping[int, Sequence[str]] | None = None
+) -> tuple[dict[str, str], dict[int, tuple[str, ...]]]:
+    """Return the column of each tag key and the columns of each field number, all different even when case is ignored.
+
+    ``further``: wished names of the columns that a routed field has beyond its first; they come after all fields.
 
     Fields come first, by number, so that a field keeps its column as fields and tags are added to the table;
     a tag that meets a field of its name becomes "<key>_tag".  What is still taken gets the first free "_2",
@@ -190,7 +204,11 @@ def column_names_for(tag_keys: Sequence[str], field_names: Mapping[int, str]) ->
         taken.add(column.lower())
         return column
 
-    fields = {field_id: claim(_printable(field_names[field_id], "field")) for field_id in sorted(field_names)}
+    fields: dict[int, tuple[str, ...]] = {
+        field_id: (claim(_printable(field_names[field_id], "field")),) for field_id in sorted(field_names)
+    }
+    for field_id, names in sorted((further or {}).items()):
+        fields[field_id] += tuple(claim(_printable(name, "field")) for name in names)
     tags = {}
     for key in sorted(tag_keys):
         text = _printable(key, "tag")

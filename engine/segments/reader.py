@@ -29,7 +29,7 @@ from engine.segments.layout import (
     SegmentMeta,
 )
 from native.checksum import crc32c
-from native.columns import ABSENT_BITS
+from native.columns import ABSENT_BITS, is_absent
 
 Item = TypeVar("Item", bound=np.generic)
 Selection = slice | npt.NDArray[np.int64]
@@ -44,9 +44,12 @@ def segment_path(root: str, meta: SegmentMeta) -> str:
     return f"{root}/{meta.file}"
 
 
-def column_names(meta: SegmentMeta) -> dict[int, str]:
-    """Return the Parquet column of each field number that the segment has."""
-    return {column.field_id: column.column for column in meta.columns}
+def column_names(meta: SegmentMeta) -> dict[int, tuple[str, ...]]:
+    """Return the Parquet columns of each field number that the segment has; a routed field has several."""
+    names: dict[int, tuple[str, ...]] = {}
+    for column in meta.columns:
+        names[column.field_id] = (*names.get(column.field_id, ()), column.column)
+    return names
 
 
 def arrow_schema(fs: FileSystem, root: str, meta: SegmentMeta) -> pa.Schema:
@@ -130,18 +133,21 @@ def _read_rows(
         picked.append((group, selection))
         tagsets.append(group_tagsets[selection])
         times.append(group_times[selection])
-    field_ids = tuple(column.field_id for column in columns)
+    field_ids = tuple(dict.fromkeys(column.field_id for column in columns))
     if not picked:
         return Rows.empty(field_ids)
-    values = np.empty((len(columns), sum(len(part) for part in times)), np.float64)
+    values = np.empty((len(field_ids), sum(len(part) for part in times)), np.float64)
     at = 0
     names = [column.column for column in columns]
     for (group, selection), part in zip(picked, times, strict=True):
         end = at + len(part)
         if names:
             table = file.read_row_group(group, columns=names, use_threads=False)
-            for index, column in enumerate(columns):
-                _fill(values[index, at:end], table.column(column.column), column, selection)
+            for index, field_id in enumerate(field_ids):
+                stored = [column for column in columns if column.field_id == field_id]
+                _fill(values[index, at:end], table.column(stored[0].column), stored[0], selection)
+                for column in stored[1:]:
+                    _fill_gaps(values[index, at:end], table.column(column.column), column, selection)
         at = end
     return Rows(np.concatenate(tagsets), np.concatenate(times), field_ids, values)
 
@@ -198,6 +204,18 @@ def _fill(out: Float64Array, column: pa.ChunkedArray, field: FieldColumn, select
         bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
         present = bits[array.offset : array.offset + len(array)].view(np.bool_)
         out.view(np.uint64)[~present[selection]] = ABSENT_BITS
+
+
+def _fill_gaps(out: Float64Array, column: pa.ChunkedArray, field: FieldColumn, selection: Selection) -> None:
+    """Write the cells that a further column of a routed field has over what is absent so far."""
+    if column.null_count == len(column):
+        return
+    cells = np.empty_like(out)
+    _fill(cells, column, field, selection)
+    present = ~is_absent(cells)
+    if not is_absent(out)[present].all():
+        raise ValueError(f"column {field.column} has a value where another column of its field has one")
+    out[present] = cells[present]
 
 
 def _keys(column: pa.ChunkedArray, dtype: type[Item]) -> npt.NDArray[Item]:

@@ -25,7 +25,6 @@ from engine.segments.classify import DELTA, DICTIONARY, DICTIONARY_PAGE_BYTES, C
 from engine.segments.footer import group_extents
 from engine.segments.layout import (
     DOUBLE,
-    FORMAT_VERSION,
     METADATA_KEY,
     PAGE_ROWS,
     TAGSET_COLUMN,
@@ -38,11 +37,27 @@ from engine.segments.layout import (
     TagsOf,
     column_names_for,
     footer_of,
+    format_of,
     segment_file,
 )
+from engine.segments.route import RoutedPlan, RouteSurvey, routed_names, time_encoding
 from native.checksum import crc32c
 from native.columns import is_absent, scale_to_int64
 from native.sorting import is_strictly_sorted
+
+FieldPlan = ColumnPlan | RoutedPlan
+
+
+def columns_of_plan(plan: FieldPlan) -> tuple[ColumnPlan, ...]:
+    """Return the columns that a field is stored in."""
+    return (plan,) if isinstance(plan, ColumnPlan) else plan.columns
+
+
+def plan_routes(values: Float64Array, starts: Int64Array) -> RoutedPlan | None:
+    """Return how a routed field is stored, or None when every cell is absent."""
+    survey = RouteSurvey()
+    survey.add(values, starts)
+    return survey.plan()
 
 
 def write_segment(fs: FileSystem, root: str, spec: SegmentSpec, rows: Rows, tags_of: TagsOf) -> SegmentMeta:
@@ -106,6 +121,7 @@ def meta_of(spec: SegmentSpec, body: memoryview, columns: tuple[FieldColumn, ...
         created_ns=spec.created_ns,
         sequence=spec.sequence,
         columns=columns,
+        format=format_of(columns),
     )
 
 
@@ -114,13 +130,14 @@ def encode_segment(spec: SegmentSpec, rows: Rows, tags_of: TagsOf) -> tuple[pa.B
     check_rows(spec, rows)
     starts, tagset_ids = tagset_starts(rows)
     tag_keys, _ = tags_of(tagset_ids)
-    plans = {
-        field_id: plan
-        for field_id, column in zip(rows.field_ids, rows.values, strict=True)
-        if (plan := plan_column(column)) is not None
-    }
+    plans: dict[int, FieldPlan] = {}
+    for field_id, column in zip(rows.field_ids, rows.values, strict=True):
+        plan = plan_routes(column, starts) if spec.routed else plan_column(column)
+        if plan is not None:
+            plans[field_id] = plan
     sink = pa.BufferOutputStream()
-    encoder = SegmentEncoder(sink, spec, plans, tag_keys, tags_of)
+    times = time_encoding(rows.times) if spec.routed else DELTA
+    encoder = SegmentEncoder(sink, spec, plans, tag_keys, tags_of, times)
     encoder.write(rows, row_groups(starts, len(rows), spec.row_group_rows))
     encoder.finish()
     return sink.getvalue(), encoder.columns
@@ -129,23 +146,34 @@ def encode_segment(spec: SegmentSpec, rows: Rows, tags_of: TagsOf) -> tuple[pa.B
 class SegmentEncoder:
     """Writes the row groups of one segment to a sink, in order; columns and their kinds are known beforehand.
 
-    ``plans``: how each field number is stored; ``tag_keys``: every tag key that any of the tag sets has.
+    ``plans``: how each field number is stored; ``tag_keys``: every tag key that any of the tag sets has;
+    ``time_encoding``: that of the times.
     """
 
     def __init__(
-        self, sink: Any, spec: SegmentSpec, plans: Mapping[int, ColumnPlan], tag_keys: Sequence[str], tags_of: TagsOf
+        self,
+        sink: Any,
+        spec: SegmentSpec,
+        plans: Mapping[int, FieldPlan],
+        tag_keys: Sequence[str],
+        tags_of: TagsOf,
+        time_encoding: str = DELTA,
     ) -> None:
         self._spec, self._plans, self._tags_of = spec, dict(plans), tags_of
-        tag_columns, field_columns = column_names_for(
-            tag_keys, {field_id: spec.field_names[field_id] for field_id in self._plans}
-        )
+        columns_of = {field_id: columns_of_plan(plan) for field_id, plan in self._plans.items()}
+        names = {field_id: spec.field_names[field_id] for field_id in self._plans}
+        further = {field_id: routed_names(names[field_id], plans)[1:] for field_id, plans in columns_of.items()}
+        tag_columns, field_columns = column_names_for(tag_keys, names, further)
         self._tag_columns = tag_columns
+        self._stored = tuple(plan for plans in columns_of.values() for plan in plans)  # one for each of `columns`
         self.columns = tuple(
-            FieldColumn(field_columns[field_id], field_id, plan.kind) for field_id, plan in self._plans.items()
+            FieldColumn(column, field_id, plan.kind)
+            for field_id, plans in columns_of.items()
+            for column, plan in zip(field_columns[field_id], plans, strict=True)
         )
-        self._schema = _schema(tag_columns, self.columns, self._plans)
+        self._schema = _schema(tag_columns, self.columns, self._stored)
         self._rows = 0
-        encodings = {each.column: self._plans[each.field_id].encoding for each in self.columns}
+        encodings = {each.column: plan.encoding for each, plan in zip(self.columns, self._stored, strict=True)}
         self._writer = pq.ParquetWriter(
             sink,
             self._schema,
@@ -159,7 +187,7 @@ class SegmentEncoder:
             ],
             column_encoding={
                 TAGSET_COLUMN: DELTA,
-                TIME_COLUMN: DELTA,
+                TIME_COLUMN: time_encoding,
                 **{column: encoding for column, encoding in encodings.items() if encoding != DICTIONARY},
             },
             dictionary_pagesize_limit=DICTIONARY_PAGE_BYTES,
@@ -179,24 +207,34 @@ class SegmentEncoder:
         known = dict(zip(tag_keys, tag_values, strict=True))
         nothing = [None] * len(tagset_ids)
         tags = [_tag_dictionary(known.get(key, nothing)) for key in self._tag_columns]
-        positions = {field_id: index for index, field_id in enumerate(rows.field_ids)}
+        cells = self._cells(rows, starts)
         for begin, end in groups:
             arrays = [pa.array(rows.tagset_ids[begin:end]), _times(rows.times[begin:end])]
             arrays += _repeated_tags(tags, starts, begin, end)
-            for column in self.columns:
-                plan, position = self._plans[column.field_id], positions.get(column.field_id)
-                if position is None:
+            for column, plan in zip(cells, self._stored, strict=True):
+                if column is None:
                     arrays.append(pa.nulls(end - begin, plan.arrow_type))
                 else:
-                    arrays.append(_field(rows.values[position, begin:end], plan))
+                    arrays.append(_field(column[begin:end], plan))
             self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=end - begin)
             self._rows += end - begin
+
+    def _cells(self, rows: Rows, starts: Int64Array) -> list[Float64Array | None]:
+        """Return the cells of each stored column; None for a field that the rows do not have."""
+        cells: list[Float64Array | None] = []
+        for field_id, plan in self._plans.items():
+            values = rows.values[rows.field_ids.index(field_id)] if field_id in rows.field_ids else None
+            if values is None or isinstance(plan, ColumnPlan):
+                cells += [values] * len(columns_of_plan(plan))
+            else:
+                cells += list(plan.split(np.ascontiguousarray(values), starts))
+        return cells
 
     def finish(self) -> None:
         """Write the footer."""
         spec = self._spec
         header = FooterHeader(
-            format=FORMAT_VERSION,
+            format=format_of(self.columns),
             table=spec.table,
             table_id=spec.table_id,
             start_ns=spec.start_ns,
@@ -240,15 +278,13 @@ def check_rows(spec: SegmentSpec, rows: Rows) -> None:
         raise Bug(f"cannot write segment of {spec.table}: rows are not sorted by unique (tag set, time)")
 
 
-def _schema(
-    tag_columns: dict[str, str], columns: tuple[FieldColumn, ...], plans: Mapping[int, ColumnPlan]
-) -> pa.Schema:
+def _schema(tag_columns: dict[str, str], columns: tuple[FieldColumn, ...], plans: tuple[ColumnPlan, ...]) -> pa.Schema:
     return pa.schema(
         [
             pa.field(TAGSET_COLUMN, pa.int32(), nullable=False),
             pa.field(TIME_COLUMN, pa.timestamp("ns"), nullable=False),
             *(pa.field(column, pa.dictionary(pa.int32(), pa.string())) for column in tag_columns.values()),
-            *(pa.field(each.column, plans[each.field_id].arrow_type) for each in columns),
+            *(pa.field(each.column, plan.arrow_type) for each, plan in zip(columns, plans, strict=True)),
         ]
     )
 

@@ -491,7 +491,7 @@ def test_decimals_come_back_as_the_very_double(tmp_path: Path, numbers: list[int
     pq.write_table(table, path)
     database = Database(None, threads=1, catalogue=world.catalogue)
     try:
-        source = world.source("t", parquet=[ParquetFile(str(path), {0: "v"})])
+        source = world.source("t", parquet=[ParquetFile(str(path), {0: ("v",)})])
         answer = database.sql(SqlRequest(sql="SELECT v FROM t ORDER BY time", tables=(source,)))
     finally:
         database.close()
@@ -575,7 +575,7 @@ def test_a_segment_of_another_shape_is_damage(rig: Rig, tmp_path: Path, columns:
     table = pa.table({name: array for name, array in (good | columns).items() if array is not None})
     path = tmp_path / "x.parquet"
     pq.write_table(table, path)
-    source = TableSource(table_id=0, name="cpu", parquet=(ParquetFile(str(path), {0: "v"}),))
+    source = TableSource(table_id=0, name="cpu", parquet=(ParquetFile(str(path), {0: ("v",)}),))
     with pytest.raises(Damage, match=said):
         rig.database.sql(SqlRequest(sql="SELECT usage_user FROM cpu", tables=(source,)))
 

@@ -268,7 +268,7 @@ def test_a_field_without_samples_gets_no_column() -> None:
     fs, rows = MemoryFileSystem(), regular_rows()
     rows = Rows(rows.tagset_ids, rows.times, rows.field_ids, np.array([rows.values[0], np.full(len(rows), ABSENT)]))
     meta = write_segment(fs, ROOT, spec_for(rows), rows, tags_of)
-    assert column_names(meta) == {0: "usage"}
+    assert column_names(meta) == {0: ("usage",)}
     assert read_segment(fs, ROOT, meta).field_ids == (0,)
 
 
@@ -459,7 +459,7 @@ def test_the_file_describes_itself(tmp_path: Path) -> None:
     }
     assert arrow_schema(fs, str(tmp_path), meta).names == table.schema.names
     assert segment_path(str(tmp_path), meta) == str(tmp_path / meta.file)
-    assert column_names(meta) == {0: "usage", 7: "host"}
+    assert column_names(meta) == {0: ("usage",), 7: ("host",)}
     assert [column.decimals for column in meta.columns] == [0, 2]
 
 
@@ -495,7 +495,8 @@ def test_columns_get_names_of_their_own(
     tag_keys: list[str], fields: dict[int, str], columns: dict[int | str, str]
 ) -> None:
     tags, numbers = column_names_for(tag_keys, fields)
-    assert {**tags, **numbers} == columns
+    assert {**tags, **{field_id: names[0] for field_id, names in numbers.items()}} == columns
+    assert all(len(names) == 1 for names in numbers.values())
     assert column_names_for(tag_keys[::-1], fields) == (tags, numbers)
 
 
@@ -509,9 +510,13 @@ short_names = st.text(st.sampled_from("aAbB_2tagTIME."), max_size=5)
 )
 def test_no_two_columns_are_the_same_to_anyone(tag_keys: list[str], fields: dict[int, str]) -> None:
     tags, numbers = column_names_for(tag_keys, fields)
-    columns = ["time", "tagset_id", *tags.values(), *numbers.values()]
+    columns = ["time", "tagset_id", *tags.values(), *(name for names in numbers.values() for name in names)]
     assert len({column.lower() for column in columns}) == 2 + len(tag_keys) + len(fields)
     assert column_names_for([], fields)[1] == numbers, "a field's column depends on the tags"
+    routed = column_names_for(tag_keys, fields, dict.fromkeys(fields, ("value", "value", "time")))
+    columns = ["time", "tagset_id", *routed[0].values(), *(name for names in routed[1].values() for name in names)]
+    assert len({column.lower() for column in columns}) == 2 + len(tag_keys) + 4 * len(fields)
+    assert {field_id: names[:1] for field_id, names in routed[1].items()} == numbers, "first columns depend on others"
 
 
 def test_names_with_dots_do_not_get_mixed_up() -> None:
@@ -707,9 +712,9 @@ def test_bytes_that_are_no_parquet_file(body: bytes) -> None:
 
 def test_a_newer_format_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     fs, rows = MemoryFileSystem(), regular_rows()
-    monkeypatch.setattr(writer, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(writer, "format_of", lambda _columns: 3)
     meta = write_segment(fs, ROOT, spec_for(rows), rows, tags_of)
-    with pytest.raises(Damage, match="got format 2, want at most 1; it was written by a newer version"):
+    with pytest.raises(Damage, match="got format 3, want at most 2; it was written by a newer version"):
         read_segment(fs, ROOT, meta)
 
 

@@ -84,7 +84,7 @@ class World:
             kind = kinds.get(name, pa.float64())
             cells = [_stored(row.values.get(name), kind) for row in rows]
             columns[f"column of {name}"] = pa.array(cells, kind)
-            names[field_id] = f"column of {name}"
+            names[field_id] = (f"column of {name}",)
         pq.write_table(pa.table(columns), path, **options)
         return ParquetFile(str(path), names)
 

@@ -93,16 +93,17 @@ def row_groups(tagset_ids: Sequence[int], limit: int) -> list[tuple[int, int]]:
 def read_as_anyone(path: str, meta: SegmentMeta) -> Cells:
     """Return a file's samples as a plain Parquet reader gives them, decimals rounded correctly by Python."""
     table = pq.ParquetFile(path).read()
-    columns = {column.field_id: table.column(column.column).to_pylist() for column in meta.columns}
+    columns = [(column.field_id, table.column(column.column).to_pylist()) for column in meta.columns]
     keys = zip(table.column("tagset_id").to_pylist(), table.column("time").cast("int64").to_pylist(), strict=True)
-    return {
-        key: {
-            field_id: bits_of(float(value))
-            for field_id, values in columns.items()
-            if (value := values[index]) is not None and (not isinstance(value, Decimal) or value.is_finite())
-        }
-        for index, key in enumerate(keys)
-    }
+    found: Cells = {}
+    for index, key in enumerate(keys):
+        cells = found[key] = {}
+        for field_id, values in columns:
+            value = values[index]
+            if value is not None and (not isinstance(value, Decimal) or value.is_finite()):
+                assert field_id not in cells, "two columns of a field have a value in one row"
+                cells[field_id] = bits_of(float(value))
+    return found
 
 
 def check_plan(
