@@ -36,7 +36,8 @@ from engine.ingest.objects import ObjectsDecoder
 from engine.ingest.pipeline import Pipeline
 from engine.ingest.prometheus import RemoteWriteBodies, TextBodies
 from engine.maintenance.compact import Compactor
-from engine.maintenance.rebuild import mark_missing
+from engine.maintenance.consistency import check_segments
+from engine.maintenance.rebuild import ROLLUP_FILE, mark_missing, set_aside_files
 from engine.maintenance.recover import Replay, check_log
 from engine.maintenance.retain import Retainer
 from engine.maintenance.scale import Decider
@@ -157,11 +158,11 @@ class Engine:
         query = self.config.query
         if mode == "embedded" or query.in_process:
             self.link: QueryLink = LocalLink(
-                self._path("rollups.duckdb"), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
+                self._path(ROLLUP_FILE), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
             )
         else:
             process = ProcessLink(
-                self._path("rollups.duckdb"), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
+                self._path(ROLLUP_FILE), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
             )
             process.start()
             self.link = process
@@ -171,6 +172,9 @@ class Engine:
         fs.makedirs(self._path("wal"))
         self.manifest = ManifestStore(fs, self._root)
         manifest = self.manifest.load()
+        # A listed file that is missing or has another size is told now, not when a query first needs it.
+        self.manifest.findings += [each for each in self.manifest.check() if each.kind in ("missing", "damaged")]
+        check_segments(fs, self._root, self.catalog, manifest, self._path("catalog.log"))
         self.hot = HotStore()
         self.samples = SampleStore(fs, self._root, self.hot, manifest.segments)
         self.dirty = DirtyBuckets(self.samples.collect, self._flush_buckets)
@@ -181,6 +185,9 @@ class Engine:
         if not checked.report.clean or (floor and not checked.frames):
             # Part of the log is gone.  No number is given twice that the tiers take for included.
             last = max(last, self._tiers_include())
+        if last > max(checked.last_sequence, floor):
+            # Segments or tiers have batches that the log should still have.
+            checked.report.missing.append((max(checked.last_sequence, floor) + 1, last))
         self.wal = WalWriter(fs, self._path("wal"), next_sequence=last + 1, segment_bytes=int(storage.wal_segment))
         self.admission = Admission(self.catalog, self.config.ingest, self.config.retention, self.clock)
         self._lines = LinesDecoder(self.admission)
@@ -569,7 +576,10 @@ class Engine:
             "recovery": recovery.progress(),
             "recovered_rows": recovery.rows_replayed,
             "log_findings": recovery.log.sentences(),
-            "storage_findings": [f"{finding.message} ({finding.path})" for finding in self.manifest.findings],
+            "storage_findings": [
+                *(f"{finding.message} ({finding.path})" for finding in self.manifest.findings),
+                *set_aside_files(self._fs, self._root),
+            ],
         }
 
     def _show_vitals(self) -> None:
@@ -589,6 +599,11 @@ class Engine:
         watch("segment_bytes", "Bytes of sealed segments", lambda: sum(meta.bytes for meta in self.samples.segments()))
         watch("ingest_queue_bytes", "Body bytes waiting to be committed", lambda: self.pipeline.held_bytes)
         watch("rollup_pending_rows", "Rows whose buckets wait to be recomputed", lambda: self.dirty.pending_rows)
+        watch(
+            "rollup_unreadable_buckets",
+            "Buckets left as they were, their segment being damaged",
+            lambda: self.dirty.unreadable_buckets,
+        )
         watch("disk_free_bytes", "Free bytes where the data directory is", lambda: self._fs.free_bytes(self._root))
         watch("query_process_starts", "Query processes started", lambda: self.link.counters().starts)
         watch("query_process_kills", "Query processes killed for a statement", lambda: self.link.counters().kills)

@@ -22,7 +22,7 @@ from engine.catalog.matchers import Matcher
 from engine.catalog.pooled import METRIC_TAG, POOLED_TABLES
 from engine.catalog.tagsetfiles import DIRECTORY, TagsetFiles, release_pages
 from engine.disk.filesystem import FileSystem
-from engine.errors import Damage
+from engine.errors import Damage, NewerFormat
 from engine.model.rows import series_id_of
 from native.catalogue import Catalogue
 from native.frames import encode_frame, scan_frames
@@ -31,6 +31,7 @@ from native.tagcolumns import keys_between, members_of, members_with, tags_of, v
 #: This many tag sets in memory are moved into a file: about 12 MB.
 FREEZE_TAGSETS = 1 << 16
 FRAME_DEFINITIONS = 2
+DEFINITIONS_VERSION = 1
 Mark = tuple[int, int, int]
 
 
@@ -137,6 +138,13 @@ class Catalog:
             if kind != FRAME_DEFINITIONS:
                 message = f"cannot read catalogue: got a frame of kind {kind}, want {FRAME_DEFINITIONS}"
                 raise Damage(message, path=path, offset=start)
+            if stop > start and data[start] > DEFINITIONS_VERSION:
+                raise NewerFormat(
+                    f"cannot read catalogue: got version {data[start]}, want at most {DEFINITIONS_VERSION};"
+                    " it was written by a newer version",
+                    path=path,
+                    offset=start,
+                )
             try:
                 self.native.apply_definitions(memoryview(data)[start:stop])
             except ValueError as error:

@@ -8,10 +8,24 @@ from __future__ import annotations
 
 import logging
 
+from engine.disk.filesystem import FileSystem
+from engine.errors import Damage
+from engine.query.connection import DAMAGED_SUFFIX
 from engine.query.samples import SampleStore
 from engine.rollups.dirty import DirtyBuckets
 
+ROLLUP_FILE = "rollups.duckdb"
 LOG = logging.getLogger("tidegauge.rollups")
+
+
+def set_aside_files(fs: FileSystem, root: str) -> list[str]:
+    """Return a sentence for each damaged rollup file that a start has renamed and nobody has removed since."""
+    return [
+        "a damaged rollup database was set aside; the tiers were recomputed as far as raw samples are kept"
+        f" ({root}/{name})"
+        for name in fs.listdir(root)
+        if name.startswith(ROLLUP_FILE) and DAMAGED_SUFFIX in name
+    ]
 
 
 def mark_missing(samples: SampleStore, dirty: DirtyBuckets, *, watermark: int, wal_floor: int) -> int:
@@ -30,6 +44,10 @@ def mark_missing(samples: SampleStore, dirty: DirtyBuckets, *, watermark: int, w
     )
     with samples.reading():
         for meta in segments:
-            rows = samples.read(meta, meta.start_ns, meta.end_ns, field_ids=())
+            try:
+                rows = samples.read(meta, meta.start_ns, meta.end_ns, field_ids=())
+            except Damage as error:
+                LOG.error("the tiers lack what a segment had: %s", error.message)
+                continue
             dirty.mark(meta.table_id, wal_floor, rows.tagset_ids, rows.times)
     return len(segments)

@@ -32,7 +32,7 @@ import numpy as np
 from engine.catalog.catalog import Catalog
 from engine.clock import Clock
 from engine.disk.filesystem import FileSystem
-from engine.errors import Damage, Recovering, TidegaugeError
+from engine.errors import Damage, NewerFormat, Recovering, TidegaugeError
 from engine.ingest.pipeline import FRAME_BATCH, Pipeline
 from engine.model.rows import Int32Array, Int64Array, Rows
 from engine.query.samples import SampleStore
@@ -70,14 +70,14 @@ class CheckedLog:
 def check_log(fs: FileSystem, directory: str, catalog: Catalog, *, after_sequence: int) -> CheckedLog:
     """Check and repair the log in ``directory`` and learn its definitions; holds one file in memory at a time.
 
-    Raises Damage for a frame of an unknown kind and for definitions that do not continue those before them.
+    Raises NewerFormat for a frame of an unknown kind, Damage for definitions that do not continue those before them.
     """
     checked = CheckedLog()
     for frame in read_wal(fs, directory, after_sequence=after_sequence, report=checked.report):
         if frame.kind != FRAME_BATCH:
-            raise Damage(
-                f"cannot replay log: got a frame of kind {frame.kind}, want {FRAME_BATCH}; was it written by a newer"
-                " version?",
+            raise NewerFormat(
+                f"cannot replay log: got a frame of kind {frame.kind}, want {FRAME_BATCH}; it was written by a newer"
+                " version",
                 path=frame.path,
                 offset=frame.offset,
             )

@@ -6,11 +6,14 @@ off, no extension can be loaded, and once :func:`lock` has been called no settin
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import threading
 
 import duckdb
 
-from engine.errors import Damage, Unavailable
+from engine.errors import Damage, NewerFormat, TidegaugeError, Unavailable
 from engine.query.relations import literal
 from engine.rollups.store import RollupStore
 
@@ -28,15 +31,57 @@ _UTC_FUNCTIONS = (
 )
 
 
+LOG = logging.getLogger("tidegauge.rollups")
+
+DAMAGED_SUFFIX = ".damaged"
+LOG_SUFFIX = ".wal"
+# What DuckDB 1.5 and 2.0 say of a file that is not what they wrote, of one by a later DuckDB, and of one in use.
+_DAMAGED = re.compile(r"not a valid DuckDB|[Cc]orrupt|checksum|read enough bytes|replaying WAL|WAL .*does not match")
+_NEWER = re.compile(r"with version number|newer version of DuckDB|newer DuckDB")
+_IN_USE = re.compile(r"[Ss]et lock|[Cc]onflicting lock")
+
+
 def connect(
-    path: str | None, memory_limit_bytes: int, threads: int, *, read_only: bool = False
+    path: str | None, memory_limit_bytes: int, threads: int, *, read_only: bool = False, repair: bool = False
 ) -> duckdb.DuckDBPyConnection:
     """Return a connection to a database in memory, with the rollup database attached and the world shut out.
 
-    With ``read_only`` the file is not changed: what DuckDB's own log holds is read into memory only.
+    With ``read_only`` the file is not changed: what DuckDB's own log holds is read into memory only.  With ``repair`` a
+    file that is damaged is renamed, and another takes its place, which is empty: the tiers can be made again.  Of a
+    damaged log of DuckDB's only the log is, which leaves the database as of its last checkpoint.
 
-    Raises Unavailable when another process has the file open, Damage when it is no database.
+    Raises Unavailable when another process has the file open or the system refuses, NewerFormat when a newer DuckDB has
+    written it, Damage when it is not what was written.
     """
+    try:
+        return _connect(path, memory_limit_bytes, threads, read_only)
+    except NewerFormat:
+        raise
+    except Damage as error:
+        if not repair:
+            raise
+        for damaged in (error.path, f"{error.path}{LOG_SUFFIX}"):
+            if os.path.exists(damaged):
+                LOG.error("%s; renamed to %s", error.message, set_aside(damaged))
+        return connect(path, memory_limit_bytes, threads, repair=error.path != path)
+
+
+def set_aside(path: str) -> str:
+    """Give a file a name that nothing looks for and no earlier one has, durably; return that name."""
+    number, name = 1, path + DAMAGED_SUFFIX
+    while os.path.exists(name):
+        number += 1
+        name = f"{path}{DAMAGED_SUFFIX}.{number}"
+    os.rename(path, name)
+    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return name
+
+
+def _connect(path: str | None, memory_limit_bytes: int, threads: int, read_only: bool) -> duckdb.DuckDBPyConnection:
     config = {
         "allow_community_extensions": "false",
         "allow_persistent_secrets": "false",
@@ -63,11 +108,19 @@ def connect(
             root.execute("SET GLOBAL disabled_optimizers = 'join_filter_pushdown'")
     except duckdb.Error as error:
         root.close()
-        text = str(error).splitlines()[0]
-        if "lock" in text.lower():
-            raise Unavailable(f"cannot open rollup database {path}: another process has it open") from None
-        raise Damage(f"cannot open rollup database: {text}", path=str(path)) from None
+        raise _refusal(str(error).splitlines()[0], str(path)) from None
     return root
+
+
+def _refusal(text: str, path: str) -> TidegaugeError:
+    """Return the error of ours for what DuckDB says when it cannot open the file."""
+    if _IN_USE.search(text):
+        return Unavailable(f"cannot open rollup database {path}: another process has it open")
+    if _NEWER.search(text):
+        return NewerFormat(f"cannot open rollup database: a newer version of DuckDB has written it: {text}", path=path)
+    if _DAMAGED.search(text):
+        return Damage(f"cannot open rollup database: {text}", path=path + LOG_SUFFIX if "WAL" in text else path)
+    return Unavailable(f"cannot open rollup database: {text} ({path})")
 
 
 def lock(root: duckdb.DuckDBPyConnection) -> None:

@@ -56,12 +56,14 @@ class Database:
         pooled_tables: Collection[str] = (),
         findings: Collection[str] = FINDINGS,
         catalogue: Catalogue | None = None,
+        repair: bool = False,
     ) -> None:
         """Open the rollup database at ``path``, in memory where it is None.
 
         ``pooled_tables``: measurements whose metrics are named by the tag ``__name__``.  ``findings``: the relations of
         that kind there are.  ``catalogue``: where definitions are kept; one of its own by default, to be filled by
         :meth:`define`.
+        ``repair``: whether a damaged file is set aside, for the caller to fill the empty one that takes its place.
         Raises Unavailable when another process has the file open, Damage when it is not readable.
         """
         self.path = path
@@ -76,7 +78,7 @@ class Database:
         self._running = 0
         self._closed = False
         self.broken = False
-        self._root = connect(path, memory_limit_bytes, threads or os.cpu_count() or 1)
+        self._root = connect(path, memory_limit_bytes, threads or os.cpu_count() or 1, repair=repair)
         try:
             self._writing = Seat(self._root.cursor())
             self._writing.store.initialise()

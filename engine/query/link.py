@@ -96,6 +96,7 @@ class LocalLink:
                     pooled_tables=self._pooled_tables,
                     findings=self._findings,
                     catalogue=self._catalogue,
+                    repair=True,
                 )
             return self._opened
 

@@ -158,7 +158,9 @@ class Supervisor:
                 self._wanted, self._starting = False, True
                 self._counters.starts += 1
             try:
-                process = QueryProcess.start(self._opened)
+                # Only at first, when the caller looks whether the tiers are complete, may an empty file take its place.
+                first = self._counters.starts == 1
+                process = QueryProcess.start(msgspec.structs.replace(self._opened, repair=first))
             except OSError as error:
                 self._failed_to_start(Unavailable(f"cannot start the query process: {error}"))
                 continue

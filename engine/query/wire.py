@@ -19,7 +19,7 @@ _HEADER = struct.Struct("<II")
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
-    """First message to the worker.  ``path`` None: tiers in memory only."""
+    """First message to the worker.  ``path`` None: tiers in memory only; ``repair``: set damaged files aside."""
 
     path: str | None
     memory_limit_bytes: int
@@ -27,6 +27,7 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     pooled_tables: tuple[str, ...]
     findings: tuple[str, ...]
     parent_pid: int
+    repair: bool = False
 
 
 class Define(msgspec.Struct, frozen=True, tag=True):

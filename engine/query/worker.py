@@ -82,6 +82,7 @@ class Worker:
                 threads=opened.threads,
                 pooled_tables=opened.pooled_tables,
                 findings=opened.findings,
+                repair=opened.repair,
             )
         except TidegaugeError as error:
             self._reply(wire.failed(0, error))

@@ -7,6 +7,7 @@ the buckets and carries the change up the tiers.  A flush that fails keeps its m
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from engine.clock import NS_PER_HOUR, NS_PER_MINUTE
+from engine.errors import Damage
 from engine.model.rows import Int32Array, Int64Array, Rows
 from native.rollup import BucketColumns, aggregate, select_buckets, touched_buckets
+
+LOG = logging.getLogger("tidegauge.rollups")
 
 Collect = Callable[[int, int, int, Int32Array], Rows]
 FlushBuckets = Callable[[pa.Table, pa.Table, int], None]
@@ -47,6 +51,8 @@ class DirtyBuckets:
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self.flushed_sequence = 0
+        #: Buckets left as they were because a segment that they need is damaged.
+        self.unreadable_buckets = 0
 
     def mark(self, table_id: int, sequence: int, tagset_ids: Int32Array, times: Int64Array) -> None:
         """Mark the buckets of rows that have just become visible."""
@@ -101,12 +107,20 @@ class DirtyBuckets:
             tagset_ids, buckets = touched_buckets(
                 np.concatenate(marks.tagset_ids), np.concatenate(marks.times), NS_PER_MINUTE
             )
-            dirty_ids.append(tagset_ids)
-            dirty_times.append(buckets)
+            left = np.zeros(len(buckets), np.bool_)
             windows = buckets // WINDOW_NS
             for window in np.unique(windows).tolist():
                 chosen = windows == window
-                columns.append(self.recompute(table_id, tagset_ids[chosen], buckets[chosen]))
+                try:
+                    columns.append(self.recompute(table_id, tagset_ids[chosen], buckets[chosen]))
+                except Damage as error:
+                    # What is stored of them is the best there is, and the other buckets must not wait for them.
+                    LOG.error("%d rollup buckets stay as they are: %s", int(chosen.sum()), error.message)
+                    left |= chosen
+                    self.unreadable_buckets += int(chosen.sum())
+            tagset_ids, buckets = tagset_ids[~left], buckets[~left]
+            dirty_ids.append(tagset_ids)
+            dirty_times.append(buckets)
         buckets_table = bucket_table(columns)
         dirty = pa.table(
             {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from engine.catalog.catalog import FRAME_DEFINITIONS, Catalog
+from engine.catalog.catalog import DEFINITIONS_VERSION, FRAME_DEFINITIONS, Catalog
 from engine.catalog.tagsetfiles import DIRECTORY, TagsetFiles
 from engine.disk.filesystem import Bytes, FileSystem
 from engine.errors import Damage, NewerFormat
@@ -14,7 +14,6 @@ from engine.model.rows import FIELD_ID_BITS, Int32Array
 from native.frames import scan_frames
 
 CATALOGUE_FILE = "catalog.log"
-DEFINITIONS_VERSION = 1
 
 
 class Definitions:
@@ -23,9 +22,15 @@ class Definitions:
     def __init__(self) -> None:
         self.catalog = Catalog()
         self._owners = np.empty(0, np.int32)
+        #: Whether the file could be read; otherwise nothing can be said of what it lacks.
+        self.whole = False
 
     def load(self, fs: FileSystem, root: str, report: Report) -> bool:
         """Read the catalogue's file; return whether the next start would."""
+        self.whole = self._load(fs, root, report)
+        return self.whole
+
+    def _load(self, fs: FileSystem, root: str, report: Report) -> bool:
         try:
             TagsetFiles(fs, f"{root}/{DIRECTORY}", lambda: 0).load(self.catalog.native, repair=False)
         except NewerFormat as error:
@@ -40,15 +45,11 @@ class Definitions:
             return True
         data = fs.map(path)
         frames, end, status = scan_frames(data)
-        expected = 1
-        for kind, sequence, start, stop in frames:
-            if kind != FRAME_DEFINITIONS or sequence != expected:
-                found = f"frame {sequence} of kind {kind}"
-                report.add(
-                    "catalogue_damaged", path, found, f"frame {expected} of kind {FRAME_DEFINITIONS}", offset=start
-                )
+        for kind, _, start, stop in frames:
+            if kind != FRAME_DEFINITIONS:
+                found = f"a frame of kind {kind}"
+                report.add("catalogue_damaged", path, found, f"kind {FRAME_DEFINITIONS}", offset=start)
                 return False
-            expected += 1
             if stop > start and data[start] > DEFINITIONS_VERSION:
                 report.add(
                     "catalogue_newer", path, f"version {data[start]}", f"at most {DEFINITIONS_VERSION}", offset=start

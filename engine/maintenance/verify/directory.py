@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.disk.filesystem import FileSystem
 from engine.disk.real import RealFileSystem
+from engine.maintenance.rebuild import ROLLUP_FILE
 from engine.maintenance.verify.control import check_control
 from engine.maintenance.verify.definitions import Definitions
 from engine.maintenance.verify.files import check_manifest
@@ -11,7 +12,7 @@ from engine.maintenance.verify.log import HELD_BYTES, Log, check_log, manifest_l
 from engine.maintenance.verify.raw import RawSamples
 from engine.maintenance.verify.report import Progress, Report
 from engine.maintenance.verify.segments import check_segments
-from engine.maintenance.verify.stored import ROLLUP_FILE, StoredTiers, open_tiers
+from engine.maintenance.verify.stored import StoredTiers, open_tiers
 from engine.maintenance.verify.tiers import CELLS_AT_A_TIME, TierCheck
 from engine.segments.manifest_format import Manifest
 
@@ -51,9 +52,9 @@ def _run(fs: FileSystem, root: str, report: Report, log_bytes: int, cells_at_a_t
             report.add("rollups_missing", path, "the file is not there", f"tiers through sequence {known.wal_floor}")
         _check_samples(fs, root, known, definitions, None, report, log_bytes)
         return
-    with open_tiers(path, report) as stored:
+    with open_tiers(path, report, needed=known.wal_floor > 0) as stored:
         raw, log = _check_samples(fs, root, known, definitions, stored, report, log_bytes)
-        if stored is None or manifest is None or not whole:
+        if stored is None or manifest is None or not whole or report.counts["catalogue_lacks"]:
             return
         if stored.watermark < manifest.wal_floor:
             found = f"the tiers include sequence {stored.watermark}"

@@ -24,6 +24,10 @@ class Kind:
 
 _REFUSES = "The engine refuses to open the directory and names the file; nothing is changed."
 _SERVED = "Nothing happens by itself: stored rows are served as they are until a late sample touches their bucket."
+_TIERS_REFUSED = (
+    "The engine opens and takes writes; whatever needs tiers or SQL fails with a sentence that names the file, and"
+    " nothing in it is changed."
+)
 _HOW_TO_RECOMPUTE = (
     " To have them made again as far as raw samples are kept, move rollups.duckdb away while the engine is stopped;"
     " what is older than raw samples exists only in that file."
@@ -151,8 +155,21 @@ KINDS = {
             "the rollup database is not there",
             "Every tier is recomputed from the segments and the log; rows older than raw samples are lost.",
         ),
-        Kind("rollups_damaged", DAMAGE, "the rollup database cannot be read", _REFUSES),
-        Kind("rollups_newer", DAMAGE, "the rollup database was written by a newer version", _REFUSES),
+        Kind(
+            "rollups_damaged",
+            DAMAGE,
+            "the rollup database is not what was written",
+            "A file that DuckDB cannot open is renamed to .damaged, and the tiers are recomputed from the segments and"
+            " the log; of a damaged log of DuckDB's only that log. Damage that shows only when a block is read makes"
+            " what needs the block fail, with a sentence." + _HOW_TO_RECOMPUTE,
+        ),
+        Kind(
+            "rollups_layout",
+            DAMAGE,
+            "the rollup database has tables that this version does not know",
+            _TIERS_REFUSED,
+        ),
+        Kind("rollups_newer", DAMAGE, "the rollup database was written by a newer version", _TIERS_REFUSED),
         Kind(
             "rollups_behind",
             DAMAGE,

@@ -132,9 +132,12 @@ def _decode(frame: WalFrame, definitions: Definitions, report: Report) -> list[t
         learned, tables = decode_batch(frame.payload)
         definitions.apply(learned)
     except ValueError as error:
-        report.add("log_unusable", frame.path, str(error), offset=frame.offset)
+        if definitions.whole:
+            report.add("log_unusable", frame.path, str(error), offset=frame.offset)
         return []
     usable = []
+    if not definitions.whole:
+        return []
     for place, (table_id, rows) in enumerate(tables):
         problem = _unknown(table_id, rows, definitions)
         if problem:

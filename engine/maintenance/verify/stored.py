@@ -16,7 +16,6 @@ from engine.rollups.tiers import Tier
 if TYPE_CHECKING:
     import duckdb
 
-ROLLUP_FILE = "rollups.duckdb"
 MEMORY_BYTES = 512 << 20
 THREADS = 2
 
@@ -61,8 +60,11 @@ def _between(start_ns: int, end_ns: int) -> str:
 
 
 @contextmanager
-def open_tiers(path: str, report: Report) -> Iterator[StoredTiers | None]:
-    """Give the tiers of the file at ``path``, None when they cannot be read (which is reported)."""
+def open_tiers(path: str, report: Report, *, needed: bool) -> Iterator[StoredTiers | None]:
+    """Give the tiers of the file at ``path``, None when they cannot be read (which is reported).
+
+    ``needed``: whether there must be tiers by now.
+    """
     import duckdb
 
     try:
@@ -75,13 +77,25 @@ def open_tiers(path: str, report: Report) -> Iterator[StoredTiers | None]:
         try:
             connection = root.cursor()
             connection.execute(f"USE {ROLLUP_DATABASE}")
-            RollupStore(connection).initialise()
+            if not connection.execute("SELECT count(*) FROM duckdb_tables()").fetchall()[0][0]:
+                if needed:
+                    report.add("rollups_missing", path, "the database has no tables", "the tiers of what was sealed")
+                yield None
+                return
+            try:
+                RollupStore(connection).initialise()
+            except NewerFormat:
+                raise
+            except Damage as error:
+                report.add("rollups_layout", path, error.message)
+                yield None
+                return
             tiers = StoredTiers(connection)
         except NewerFormat as error:
             report.add("rollups_newer", path, error.message)
             yield None
             return
-        except (Damage, duckdb.Error) as error:
+        except duckdb.Error as error:
             report.add("rollups_damaged", path, str(error).splitlines()[0])
             yield None
             return

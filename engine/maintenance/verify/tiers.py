@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.clock import NS_PER_DAY
+from engine.maintenance.rebuild import ROLLUP_FILE
 from engine.maintenance.verify.definitions import Definitions
 from engine.maintenance.verify.log import Log
 from engine.maintenance.verify.raw import RawSamples
 from engine.maintenance.verify.report import Report
-from engine.maintenance.verify.stored import ROLLUP_FILE, StoredTiers
+from engine.maintenance.verify.stored import StoredTiers
 from engine.model.rows import FIELD_ID_BITS, Int64Array
 from engine.rollups import schema
 from engine.rollups.dirty import bucket_table
