@@ -58,6 +58,7 @@ SUITES = (
         "macro_ingest",
         "remote_write",
     ),
+    Suite("ingest-latency", "acknowledgements at half of the peak, open-loop", "macro_latency"),
     Suite("storage", "bytes on disk after a graceful stop", "macro_storage", "storage"),
     Suite("rollup", "how fast tiers catch up after a bulk load", "macro_storage", "rollup"),
     Suite("queries", "the fifteen devops queries over HTTP", "macro_query"),

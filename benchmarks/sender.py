@@ -8,6 +8,7 @@ the measurer's.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import subprocess
@@ -29,7 +30,11 @@ MAX_RETRIES = 3_000
 
 
 class SendOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send where; ``from_batch`` and ``batches`` choose a part of the file (0 = all that follow)."""
+    """What to send where; ``from_batch`` and ``batches`` choose a part of the file (0 = all that follow).
+
+    ``samples_per_second``: when each batch is due, whatever became of those before it (0 = as soon as a connection is
+    free).  An acknowledgement is then timed from the moment the batch was due, so that waiting counts.
+    """
 
     port: int
     target: str
@@ -38,11 +43,12 @@ class SendOrder(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 2
     from_batch: int = 0
     batches: int = 0
+    samples_per_second: float = 0.0
 
 
 class SendReport(msgspec.Struct, kw_only=True):
-    """``ack_seconds``: for each batch sent, from its first byte sent to its answer's last byte, in order
-    sent.
+    """``ack_seconds``: for each batch sent, from its first byte sent (or from when it was due) to its answer's last
+    byte, in order sent.
 
     ``wall_seconds`` is from the start of the first request to the last acknowledgement; ``samples`` counts
     only what was acknowledged with a 2xx status; ``refused`` holds the first few other answers.
@@ -94,8 +100,13 @@ class _Work:
     def __init__(self, order: SendOrder, bodies: memoryview, batches: BatchFile) -> None:
         self._lock = threading.Lock()
         last = order.from_batch + order.batches if order.batches else len(batches)
-        places = list(zip(batches.slices(), batches.index.samples, strict=True))[order.from_batch : last]
-        self._places = iter(places)
+        chosen = slice(order.from_batch, last)
+        samples = batches.index.samples[chosen]
+        rate = order.samples_per_second
+        dues = [before / rate if rate else 0.0 for before in itertools.accumulate(samples, initial=0)]
+        self._places = iter(list(zip(list(batches.slices())[chosen], samples, dues, strict=False)))
+        self._open_loop = rate > 0
+        self.began = 0.0
         self._bodies = bodies
         self.ack_seconds: list[float] = []
         self.samples = 0
@@ -106,12 +117,17 @@ class _Work:
     def send_all(self, connection: Connection, target: str, headers: Mapping[str, str]) -> None:
         while not self.refused:
             with self._lock:
-                place, samples = next(self._places, (None, 0))
+                place, samples, due = next(self._places, (None, 0, 0.0))
             if place is None:
                 return
             body = self._bodies[place]
             head = connection.head("POST", target, headers, len(body))
             began = time.perf_counter()
+            if self._open_loop:
+                wait = self.began + due - began
+                if wait > 0:
+                    time.sleep(wait)
+                began = self.began + due
             response = connection.exchange(head, body)
             retries = 0
             while response.status in RETRY_STATUSES and retries < MAX_RETRIES:
@@ -159,6 +175,7 @@ def main() -> int:
             sys.stdout.flush()
             sys.stdin.buffer.readline()
             cpu_began, began = time.process_time(), time.perf_counter()
+            work.began = began
             _run_threads(work, connections, order)
             wall_seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
             for connection in connections:
