@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -20,6 +21,9 @@ STOP_GRACE_SECONDS = 10
 SHORT_RECOVERY_SECONDS = 0.5
 #: Longer than the usual interval between two pushes of an agent, so that it keeps its connection.
 KEEP_ALIVE_SECONDS = 75
+#: How long a thread may keep others waiting for the interpreter; ten times less than usual, since an acknowledgement
+#: needs it several times while tiers are recomputed and segments written.
+SWITCH_SECONDS = 0.0005
 
 
 def split_listen(listen: str) -> tuple[str, int]:
@@ -56,6 +60,10 @@ def serve(config: Config, data_dir: str, listen: str | None = None) -> int:
     except BaseException:
         listener.close()
         raise
+    # What exists by now stays: the collector need not look at it again and again, each time holding everything up.
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         _run(engine, config, listener)
     finally:

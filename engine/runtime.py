@@ -396,7 +396,7 @@ class Engine:
         return self._fs.free_bytes(self._root) - size >= int(self.config.storage.disk_reserve)
 
     def _applied(self, table_id: int, sequence: int, rows: Rows) -> None:
-        self.dirty.mark(table_id, sequence, rows.tagset_ids, rows.times)
+        self.dirty.mark(table_id, sequence, *self.hot.touched_minutes(rows))
 
     # --- tiers
 

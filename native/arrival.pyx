@@ -78,6 +78,45 @@ def newest_rows(tagset_ids, times, marks):
     return found[:count]
 
 
+def touched_rows(tagset_ids, times, int64_t bucket_ns, marks):
+    """Return (int32[k] tag sets, int64[k] starts of buckets) that cover all (tag set, bucket) pairs of the rows.
+
+    A pair comes once while its tag set stays in the bucket, and again when it comes back to it.  ``tagset_ids``:
+    int32[n] below len(marks); ``times``: int64[n]; ``bucket_ns``: more than 0; ``marks``: int32[s], -1 everywhere, and
+    again when this returns.  Raises TypeError or ValueError for other input, before anything is changed.
+    """
+    cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
+    cdef Py_ssize_t rows = ids.shape[0]
+    same_length(checked_array(times, "times", np.int64, 1), "times", rows, "tagset_ids")
+    cdef const int64_t[::1] stamps = times
+    cdef int32_t[::1] places = checked_output(marks, "marks", np.int32, 1)
+    if bucket_ns <= 0:
+        raise ValueError(f"cannot find buckets: got {bucket_ns} ns, want more than 0")
+    _checked_ids(ids, places.shape[0], "marks")
+    touched, buckets = np.empty(rows, np.int32), np.empty(rows, np.int64)
+    cdef int32_t[::1] out_ids = touched
+    cdef int64_t[::1] out_starts = buckets
+    cdef Py_ssize_t at
+    cdef Py_ssize_t count = 0
+    cdef int32_t place
+    cdef int64_t start = 0
+    with nogil:
+        for at in range(rows):
+            # Neighbouring rows are in one bucket as a rule, which saves the division.
+            if <uint64_t>stamps[at] - <uint64_t>start >= <uint64_t>bucket_ns or at == 0:
+                start = stamps[at] % bucket_ns
+                start = stamps[at] - (start + bucket_ns if start < 0 else start)
+            place = places[ids[at]]
+            if place < 0 or out_starts[place] != start:
+                places[ids[at]] = <int32_t>count
+                out_ids[count] = ids[at]
+                out_starts[count] = start
+                count += 1
+        for at in range(count):
+            places[out_ids[at]] = -1
+    return touched[:count].copy(), buckets[:count].copy()
+
+
 def update_latest(tagset_ids, times, column, latest_times, latest_values):
     """Bring the latest value of one field up to date, row by row; of equal times the last arrival wins.
 

@@ -15,19 +15,12 @@ import numpy as np
 cdef extern from *:
     """
     #include <cstdlib>
-    #include <sys/mman.h>
 
-    static const size_t TIDEGAUGE_HUGE_PAGE = size_t{2} << 20;
-
-    // Memory for `size` bytes, in huge pages where that is worth it; NULL when there is none.
+    // Memory for `size` bytes; NULL when there is none.  Huge pages would be cleared all at once, 2 MiB for each column of
+    // a new block of rows, and whoever waits for an acknowledgement just then would wait 30 ms longer.
     static void *tidegauge_slab_new(size_t size) {
         void *memory = nullptr;
-        const bool huge = size >= 2 * TIDEGAUGE_HUGE_PAGE;
-        if (posix_memalign(&memory, huge ? TIDEGAUGE_HUGE_PAGE : 64, size) != 0) return nullptr;
-    #ifdef MADV_HUGEPAGE
-        if (huge) madvise(memory, size, MADV_HUGEPAGE);  // only advice: that it may fail does not matter
-    #endif
-        return memory;
+        return posix_memalign(&memory, 64, size) == 0 ? memory : nullptr;
     }
     """
     void *tidegauge_slab_new(size_t size) nogil

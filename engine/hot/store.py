@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.clock import NS_PER_MINUTE
 from engine.hot.block import MAX_BLOCK_ROWS, Block
 from engine.model.rows import NEVER_NS, Float64Array, Int32Array, Int64Array, Rows
-from native.arrival import newest_rows, split_late, update_latest
+from native.arrival import newest_rows, split_late, touched_rows, update_latest
 from native.columns import is_absent
 
 
@@ -175,6 +176,11 @@ class HotStore:
                 update_latest(local, rows.times, rows.values[index], *latest)
             else:
                 update_latest(self._local_index[every.tagset_ids], every.times, every.values[index], *latest)
+
+    def touched_minutes(self, rows: Rows) -> tuple[Int32Array, Int64Array]:
+        """Return tag sets and minutes (their starts) that cover all of the rows', which have been appended."""
+        with self.lock:
+            return touched_rows(rows.tagset_ids, rows.times, NS_PER_MINUTE, self._marks)
 
     def assume_seen(self, tagset_ids: Int32Array, until_ns: int) -> None:
         """Treat rows of these tag sets at or before ``until_ns`` as late: segments may hold the same keys."""

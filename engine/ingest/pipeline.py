@@ -1,9 +1,10 @@
 """From a body to its acknowledgement, in two threads.
 
 The *decoding thread* turns bodies into batches one after the other, so that definitions are numbered in one order and
-the decoder needs no locks.  The *committing thread* takes whatever batches are ready, writes them to the log with one
-write and one sync (group commit), makes them visible, and only then lets their writers know.  While it waits for the
-disk, decoding goes on.  The queue in front is bounded in bytes; beyond it writers are told to come back.
+the decoder needs no locks, and packs them for the log.  The *committing thread* takes whatever batches are ready,
+writes them to the log with one write and one sync (group commit), makes them visible, and only then lets their writers
+know.  While it waits for the disk, decoding goes on.  The queue in front is bounded in bytes; beyond it writers are
+told to come back.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.catalog.catalog import Catalog, Mark
 from engine.clock import Clock
+from engine.disk.filesystem import Bytes
 from engine.errors import QueueFull, TidegaugeError, Unavailable
 from engine.hot.store import HotStore
 from engine.ingest.batch import Batch, WriteResult
 from engine.model.rows import Rows
 from engine.vitals import Vitals
-from engine.wal.payload import encode_batch
+from engine.wal.payload import encode_batch, pack_tables
 from engine.wal.writer import WalWriter
 from native.frames import encode_frame
 
@@ -40,6 +42,7 @@ class _Pending:
     future: Future[WriteResult]
     received: float
     batch: Batch | None = None
+    packed: list[Bytes] = field(default_factory=list)
 
 
 class Pipeline:
@@ -133,6 +136,8 @@ class Pipeline:
                 self._admit()
                 batch = pending.decode()
                 batch.until = self._catalog.native.mark()
+                # Here, where it overlaps with the disk's work for others, and where an oversized batch fails alone.
+                pending.packed = pack_tables(batch.tables)
                 pending.batch = batch
             except Exception as error:
                 # Whatever goes wrong with one body is told to its writer; the thread serves the next one.
@@ -184,7 +189,8 @@ class Pipeline:
             # A batch may use what an earlier one defined: definitions travel in the order they were made, and all
             # that are not yet in the log go with the first batch that is written after them.
             definitions = self._catalog.native.definitions(logged, batch.until) if batch.until != logged else b""
-            frames.append(encode_frame(FRAME_BATCH, sequence, encode_batch(definitions, batch.tables)))
+            frames.append(encode_frame(FRAME_BATCH, sequence, encode_batch(definitions, pending.packed)))
+            pending.packed = []
             logged = batch.until
             sequences[id(pending)] = sequence
             sequence += 1

@@ -20,17 +20,25 @@ _COUNT = struct.Struct("<I")
 _TABLE = struct.Struct("<III")
 
 
-def encode_batch(definitions: Bytes, tables: Sequence[tuple[int, Rows]]) -> list[Bytes]:
+def encode_batch(definitions: Bytes, packed: Sequence[Bytes]) -> list[Bytes]:
     """Return the payload in parts, for ``native.frames.encode_frame``.
 
-    ``definitions``: what the catalogue learned since the frame before, as ``Catalogue.definitions`` gives
-    it.  ``tables``: (table number, rows), in the order in which they are to be applied.  Raises BadRequest
-    for a batch too large for one frame, which has to be sent in pieces.
+    ``definitions``: what the catalogue learned since the frame before, as ``Catalogue.definitions`` gives it;
+    ``packed``: what :func:`pack_tables` gave.  Raises BadRequest for a batch too large for one frame.
+    """
+    return _checked_size([_COUNT.pack(len(definitions)), definitions, *packed])
+
+
+def pack_tables(tables: Sequence[tuple[int, Rows]]) -> list[Bytes]:
+    """Return what a payload says of its tables, in parts; needs neither sequence nor definitions.
+
+    ``tables``: (table number, rows), in the order in which they are to be applied.  Raises BadRequest for a batch too
+    large for one frame, which has to be sent in pieces.
     """
     cells = sum(_cells(len(rows), len(rows.field_ids)) for _, rows in tables)
     if cells > MAX_BATCH_CELLS:
         raise BadRequest(f"cannot log batch: got {cells} cells, want at most {MAX_BATCH_CELLS}; send smaller batches")
-    parts: list[Bytes] = [_COUNT.pack(len(definitions)), definitions, _COUNT.pack(len(tables))]
+    parts: list[Bytes] = [_COUNT.pack(len(tables))]
     for table_id, rows in tables:
         parts.append(_TABLE.pack(table_id, len(rows), len(rows.field_ids)))
         parts.append(np.array(rows.field_ids, dtype="<u2").tobytes())
@@ -38,6 +46,10 @@ def encode_batch(definitions: Bytes, tables: Sequence[tuple[int, Rows]]) -> list
         if values.shape[1] > 1 and values.strides[1] != values.itemsize:
             values = np.ascontiguousarray(values)  # rows picked by a mask lie the other way round
         parts.append(pack_rows(np.ascontiguousarray(rows.tagset_ids), np.ascontiguousarray(rows.times), values))
+    return _checked_size(parts)
+
+
+def _checked_size(parts: list[Bytes]) -> list[Bytes]:
     size_bytes = sum(map(len, parts))
     if size_bytes > MAX_PAYLOAD_BYTES:
         raise BadRequest(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clock import ManualClock
-from engine.disk.filesystem import FileSystem
+from engine.disk.filesystem import Bytes, FileSystem
 from engine.disk.real import RealFileSystem
 from engine.errors import BadRequest, Bug, Damage, DiskFull, Unavailable
 from engine.model.rows import Rows
 from engine.wal import payload as payload_module
 from engine.wal.layout import HEADER_BYTES, encode_header, list_files, path_of
-from engine.wal.payload import decode_batch, encode_batch
+from engine.wal.payload import decode_batch, pack_tables
+from engine.wal.payload import encode_batch as with_definitions
 from engine.wal.reader import WalReport, read_wal
 from engine.wal.writer import WalWriter
 from native.columns import ABSENT
@@ -34,6 +35,10 @@ from tests.filesystems import (
 )
 
 DIR = "data/wal"
+
+
+def encode_batch(definitions: bytes, tables: Sequence[tuple[int, Rows]]) -> list[Bytes]:
+    return with_definitions(definitions, pack_tables(tables))
 
 
 def text_of(sequence: int) -> bytes:

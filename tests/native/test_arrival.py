@@ -70,6 +70,21 @@ def test_newest_rows_equals_its_twin(batches: list[list[tuple[int, int, int]]]) 
         assert marks.tolist() == [-1] * TAGSETS
 
 
+@FEW
+@given(BATCHES, st.sampled_from([1, 3, 60]), st.booleans())
+def test_touched_rows_equals_its_twin(
+    batches: list[list[tuple[int, int, int]]], bucket_ns: int, below_zero: bool
+) -> None:
+    marks = np.full(TAGSETS, -1, np.int32)
+    for batch in batches:
+        ids, times, _ = columns_of(batch)
+        times = -(times // 2) if below_zero else times
+        touched, starts = arrival.touched_rows(ids, times, bucket_ns, marks)
+        assert (touched.dtype, starts.dtype) == (np.int32, np.int64)
+        assert list(zip(touched.tolist(), starts.tolist(), strict=True)) == oracle.touched_rows(ids, times, bucket_ns)
+        assert marks.tolist() == [-1] * TAGSETS
+
+
 def test_a_duplicate_is_late_and_a_rise_is_not() -> None:
     last = np.array([10, NEVER], np.int64)
     late, mask = arrival.split_late(np.array([0, 0, 1, 0, 0], np.int32), np.array([10, 11, 3, 11, 12], np.int64), last)
@@ -94,6 +109,10 @@ def test_an_unknown_tag_set_changes_nothing() -> None:
         arrival.split_late(ids, times, last)
     with pytest.raises(ValueError, match=r"got 2 in row 1, want 0..1 as in marks"):
         arrival.newest_rows(ids, times, np.full(2, -1, np.int32))
+    with pytest.raises(ValueError, match=r"got 2 in row 1, want 0..1 as in marks"):
+        arrival.touched_rows(ids, times, 60, np.full(2, -1, np.int32))
+    with pytest.raises(ValueError, match="got 0 ns, want more than 0"):
+        arrival.touched_rows(ids, times, 0, np.full(3, -1, np.int32))
     with pytest.raises(ValueError, match=r"got -1 in row 0, want 0..1 as in latest_times"):
         arrival.update_latest(ids - 1, times, np.zeros(2), last, values)
     assert last.tolist() == [0, 0]

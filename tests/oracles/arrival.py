@@ -28,6 +28,19 @@ def newest_rows(tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64])
     return list(newest.values())
 
 
+def touched_rows(
+    tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64], bucket_ns: int
+) -> list[tuple[int, int]]:
+    last: dict[int, int] = {}
+    touched: list[tuple[int, int]] = []
+    for tagset, time in zip(tagset_ids.tolist(), times.tolist(), strict=True):
+        start = time // bucket_ns * bucket_ns
+        if last.get(tagset) != start:
+            touched.append((tagset, start))
+        last[tagset] = start
+    return touched
+
+
 def update_latest(
     tagset_ids: npt.NDArray[np.int32],
     times: npt.NDArray[np.int64],
