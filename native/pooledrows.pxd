@@ -9,8 +9,12 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from libcpp.vector cimport vector
 
 from native.catalogue cimport Catalogue
-from native.labels cimport LabelMap
+from native.labels cimport LabelEntry, LabelMap
 from native.linegrammar cimport Tag
+
+
+cdef enum:
+    NO_KEY = 0xFFFFFFFF
 
 
 cdef enum PooledProblem:  # the order is that of PROBLEMS in pooledrows.pyx
@@ -43,6 +47,8 @@ cdef class PooledRows:
     cdef size_t max_refusals, max_key_bytes
     cdef LabelMap keys
     cdef vector[int32_t] tagset_of_key  # by the identifier of the raw key
+    cdef vector[uint32_t] next_key  # the key that followed it last time
+    cdef uint32_t last_key  # of the series before, or NO_KEY
     # Of the call that is running.
     cdef vector[int32_t] tagset_ids
     cdef vector[int64_t] times
@@ -56,6 +62,10 @@ cdef class PooledRows:
     cdef vector[Tag] tags
     cdef vector[char] canonical
 
+    # Return the raw key that followed the last one before, or NULL.
+    cdef const LabelEntry *expected_key(self) noexcept nogil
+    # Return the tag set of the raw key that `expected_key` gave, when it has come indeed.
+    cdef int64_t expected_tagset(self) noexcept nogil
     # Return the tag set of a raw key, or -1 for one that is not known.
     cdef int64_t known_tagset(self, const char *key, size_t length) noexcept nogil
     # Return the tag set of `tags`, which may be in any order, defining it when it is new, and remember it by the raw key;

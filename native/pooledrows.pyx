@@ -86,6 +86,7 @@ cdef class PooledRows:
         ):
             if value < 0 or (value > 0x7FFFFFFF and name != "max_key_bytes"):
                 raise ValueError(f"cannot make a decoder: got {name} {value}, want 0 to 2147483647")
+        self.last_key = NO_KEY
         self.max_tagsets = <uint32_t>max_tagsets
         self.max_refusals = <size_t>max_refusals
         self.max_key_bytes = <size_t>max_key_bytes
@@ -100,7 +101,26 @@ cdef class PooledRows:
 
     cdef int64_t known_tagset(self, const char *key, size_t length) noexcept nogil:
         cdef int64_t known = label_map_find(&self.keys, key, length)
-        return self.tagset_of_key[known] if known >= 0 else -1
+        if known < 0:
+            self.last_key = NO_KEY
+            return -1
+        if self.last_key != <uint32_t>NO_KEY:
+            self.next_key[self.last_key] = <uint32_t>known
+        self.last_key = <uint32_t>known
+        return self.tagset_of_key[known]
+
+    cdef const LabelEntry *expected_key(self) noexcept nogil:
+        cdef uint32_t expected
+        if self.last_key == <uint32_t>NO_KEY:
+            return NULL
+        expected = self.next_key[self.last_key]
+        if expected == <uint32_t>NO_KEY:
+            return NULL
+        return &self.keys.entries[expected]
+
+    cdef int64_t expected_tagset(self) noexcept nogil:
+        self.last_key = self.next_key[self.last_key]
+        return self.tagset_of_key[self.last_key]
 
     cdef int64_t define_tagset(self, const char *key, size_t length, PooledProblem *problem) except -2 nogil:
         cdef size_t index, total = 4
@@ -150,8 +170,11 @@ cdef class PooledRows:
             if label_map_bytes(&self.keys) > self.max_key_bytes:
                 label_map_free(&self.keys)
                 self.tagset_of_key.clear()
+                self.next_key.clear()
+                self.last_key = NO_KEY
             if label_map_intern(&self.keys, key, length) == <int64_t>self.tagset_of_key.size():
                 self.tagset_of_key.push_back(<int32_t>tagset_id)
+                self.next_key.push_back(<uint32_t>NO_KEY)
         return tagset_id
 
     cdef int add(self, int64_t time_ns, double value) except -1 nogil:

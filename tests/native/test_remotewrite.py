@@ -159,6 +159,19 @@ def test_raw_keys_are_forgotten_beyond_their_memory() -> None:
     assert decode.catalogue.tagset_count == 2_000
 
 
+@given(st.lists(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=6), max_size=6))
+def test_series_may_come_in_the_expected_order_or_in_any_other(orders: list[list[tuple[int, bool]]]) -> None:
+    decode = Decoder()
+    names = [b"a", b"ab", b"abc", b"b"]
+    for order in orders:
+        body = b""
+        for number, longer in order:
+            late = label(b"late", b"1") if longer else b""  # behind the sample, or right behind the other labels
+            parts = label(b"__name__", names[number]) + sample(number, 5) + late
+            body += message(1, parts) + series([(b"__name__", names[number]), (b"z", b"1")][: 1 + longer], [(1, 2)])
+        compare(decode, body, -ENOUGH_NS, ENOUGH_NS)
+
+
 def test_wrong_use_is_refused() -> None:
     decode = Decoder()
     with pytest.raises(ValueError, match="table 7"):
