@@ -19,6 +19,7 @@ from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.catalog import Catalog
 from engine.catalog.control import ControlDatabase
+from engine.catalog.matchers import Matcher
 from engine.catalog.pooled import POOLED_TABLES
 from engine.clock import NS_PER_DAY, Clock, SystemClock
 from engine.config import Config
@@ -37,6 +38,7 @@ from engine.ingest.pipeline import Pipeline
 from engine.ingest.prometheus import RemoteWriteBodies, TextBodies
 from engine.maintenance.compact import Compactor
 from engine.maintenance.consistency import check_segments
+from engine.maintenance.delete import Deleted, Deleter
 from engine.maintenance.rebuild import ROLLUP_FILE, mark_missing, set_aside_files
 from engine.maintenance.recover import Replay, check_log
 from engine.maintenance.retain import Retainer
@@ -44,7 +46,7 @@ from engine.maintenance.scale import Decider
 from engine.maintenance.scheduler import Job, Scheduler
 from engine.maintenance.seal import Sealer
 from engine.maintenance.watch import Watcher
-from engine.model.rows import Int64Array, Rows
+from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
 from engine.query.exports import Exports, arrow_of_columns
 from engine.query.link import LocalLink, ProcessLink, QueryLink
 from engine.query.observe import Observer
@@ -111,6 +113,7 @@ class Engine:
         self._closed = False
         self._disk_checked = (-1.0, 0)
         self._rollups_lock = threading.Lock()
+        self._flushing = threading.Lock()
         self._rollups_checked = False
         started = self.clock.monotonic()
         self._fs.makedirs(self._root)
@@ -176,7 +179,7 @@ class Engine:
         self.manifest.findings += [each for each in self.manifest.check() if each.kind in ("missing", "damaged")]
         check_segments(fs, self._root, self.catalog, manifest, self._path("catalog.log"))
         self.hot = HotStore()
-        self.samples = SampleStore(fs, self._root, self.hot, manifest.segments)
+        self.samples = SampleStore(fs, self._root, self.hot, manifest.segments, manifest.deletions)
         self.dirty = DirtyBuckets(self.samples.collect, self._flush_buckets)
         sealed = max((meta.sealed_through for meta in manifest.segments), default=0)
         floor = self.hot.applied_sequence = manifest.wal_floor
@@ -249,15 +252,30 @@ class Engine:
             vitals=self.vitals,
             clock=self.clock,
         )
+        self.deleter = Deleter(
+            catalog=self.catalog,
+            samples=self.samples,
+            manifest=self.manifest,
+            sealer=self.sealer,
+            dirty=self.dirty,
+            delete_rollups=self._delete_rollups,
+            flush=self.flush_rollups,
+            commit_lock=self.pipeline.commit_lock,
+            vitals=self.vitals,
+            clock=self.clock,
+        )
         self.retainer = Retainer(
             retention=self.config.retention,
             admission=self.admission,
             samples=self.samples,
             manifest=self.manifest,
+            exclusive=self.sealer.exclusive,
             retain_rollups=self._retain_rollups,
             vitals=self.vitals,
             clock=self.clock,
         )
+
+        self.retainer.hide()
 
     def _open_queries(self) -> None:
         query = self.config.query
@@ -404,7 +422,12 @@ class Engine:
         """Bring the tiers up to date with what is visible; return how many 1m rows were written."""
         try:
             self._check_rollups()
-            written = self.dirty.flush()
+            # One at a time: a flush that has read its samples before a deletion must not write them after it.
+            with self._flushing:
+                # While samples are still coming back it cannot be told what is left of a range.
+                deletions = () if self.recovery.active else self.deleter.catch_up_tiers()
+                written = self.dirty.flush()
+                self.deleter.tiers_have_followed(deletions)
         except BaseException:
             self.vitals.rollup_flushes.labels("failed").inc()
             raise
@@ -438,6 +461,9 @@ class Engine:
 
     def _flush_buckets(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
         self.link.flush_rollups(buckets, dirty, sequence)
+
+    def _delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
+        return self.link.delete_rollups(table_id, tagset_ids, start_ns, end_ns)
 
     def _retain_rollups(self, cutoffs: Mapping[str, int]) -> int:
         return self.link.retain(cutoffs)
@@ -525,6 +551,19 @@ class Engine:
             self.vitals.queries.labels(path, outcome).inc()
             self.vitals.query_seconds.labels(path).observe(self.clock.monotonic() - started)
 
+    def delete_series(
+        self,
+        matchers: Sequence[Matcher],
+        *,
+        table: str | None = None,
+        start_ns: int = NEVER_NS,
+        end_ns: int = FOREVER_NS,
+        dry_run: bool = False,
+    ) -> Deleted:
+        """Delete stored rows by their labels, durably and everywhere; see :meth:`engine.maintenance.delete.Deleter`."""
+        self.recovery.require_finished("delete series")
+        return self.deleter.delete(matchers, table=table, start_ns=start_ns, end_ns=end_ns, dry_run=dry_run)
+
     # --- watching and deciding
 
     def scale(self, target: str) -> Decision:
@@ -595,6 +634,8 @@ class Engine:
             "Bytes of log that are still to be replayed",
             lambda: self.recovery.pending_bytes,
         )
+        watch("deletions_active", "Deletions that readers still have to observe", lambda: len(self.samples.deletions))
+        watch("segments_with_deleted_rows", "Segments yet to be rewritten", self.deleter.waiting_segments)
         watch("segments", "Sealed segments", lambda: len(self.samples.segments()))
         watch("segment_bytes", "Bytes of sealed segments", lambda: sum(meta.bytes for meta in self.samples.segments()))
         watch("ingest_queue_bytes", "Body bytes waiting to be committed", lambda: self.pipeline.held_bytes)

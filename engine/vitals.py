@@ -46,6 +46,8 @@ class Vitals:
         )
         self.segment_bytes = self._counter("segment_written_bytes", "Bytes written into segments", "cause")
         self.compactions = self._counter("compactions", "Merges of segments, by outcome", "outcome")
+        self.deletions = self._counter("deletions", "Deletions of series, one for each table that was touched")
+        self.deleted_rows = self._counter("deleted_rows", "Rows that deletions removed")
         self.retained = self._counter("retention_removed", "Things removed by retention", "what")
         self.queries = self._counter("queries", "Queries answered, by path and outcome", "path", "outcome")
         self.query_seconds = Histogram(

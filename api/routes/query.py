@@ -6,13 +6,14 @@ import asyncio
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Request, Response, delete, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from api.arguments import parse_duration_ns, parse_start, parse_time
 from engine.catalog.matchers import Matcher, parse_matchers
 from engine.errors import BadRequest
+from engine.model.rows import FOREVER_NS, NEVER_NS
 from engine.query.range import RangeQuery
 from engine.query.results import render
 from engine.runtime import Engine
@@ -124,6 +125,34 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
             found.append({"series_id": series.series_id, "metric": series.metric, "labels": series.labels})
         return {"series": found, "truncated": more}
 
+    @delete("/v1/series", status_code=200, summary="Delete the rows of series; scope admin")
+    async def delete_series(
+        match: FromQuery[str] = "",
+        table: FromQuery[str | None] = None,
+        start: FromQuery[str | None] = None,
+        end: FromQuery[str | None] = None,
+        dry_run: FromQuery[bool] = False,
+    ) -> dict[str, Any]:
+        now_ns = engine.clock.now_ns()
+        done = await asyncio.to_thread(
+            engine.delete_series,
+            parse_matchers(match),
+            table=table,
+            start_ns=NEVER_NS if start is None else parse_time(start, now_ns),
+            end_ns=FOREVER_NS if end is None else parse_time(end, now_ns),
+            dry_run=dry_run,
+        )
+        return {
+            "tables": done.tables,
+            "tag_sets": done.tag_sets,
+            "series": done.series,
+            "rows": done.rows,
+            "sequence": done.sequence,
+            "dry_run": done.dry_run,
+            "tiers": "done" if done.tiers else "pending",
+            "problem": done.problem,
+        }
+
     @get("/v1/metrics-names", summary="The names of all metrics")
     async def get_metric_names() -> dict[str, list[str]]:
         return {"metrics": await asyncio.to_thread(engine.catalog.metric_names)}
@@ -134,7 +163,7 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
             return {"labels": await asyncio.to_thread(engine.catalog.label_names)}
         return {"values": await asyncio.to_thread(engine.catalog.label_values, label)}
 
-    return [post_sql, get_sql, get_query, get_series, get_metric_names, get_labels]
+    return [post_sql, get_sql, get_query, get_series, delete_series, get_metric_names, get_labels]
 
 
 def _metric_of(matchers: tuple[Matcher, ...]) -> tuple[str | None, tuple[Matcher, ...]]:

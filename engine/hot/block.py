@@ -109,8 +109,10 @@ class Block:
     def without(self, keep: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Block | None:
         """Return a frozen block of the rows kept, or None when there are none."""
         rows = self.view().take(keep)
-        if not len(rows):
-            return None
+        return self.of(rows) if len(rows) else None
+
+    def of(self, rows: Rows) -> Block:
+        """Return a frozen block of these rows, which are some of this one's."""
         block = Block(self.field_ids, late=self.late, capacity=len(rows))
         block.append(rows, self.first_sequence)
         block.last_sequence = self.last_sequence

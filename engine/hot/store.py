@@ -15,7 +15,8 @@ import numpy as np
 
 from engine.clock import NS_PER_MINUTE
 from engine.hot.block import MAX_BLOCK_ROWS, Block
-from engine.model.rows import NEVER_NS, Float64Array, Int32Array, Int64Array, Rows
+from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows
+from engine.segments.deletions import Hole, hole_mask, without_holes
 from native.arrival import newest_rows, split_late, touched_rows, update_latest
 from native.columns import is_absent
 
@@ -282,6 +283,39 @@ class HotStore:
             if ((times >= start_ns) & (times < end_ns)).any():
                 found = min(view.block.first_sequence, found or view.block.first_sequence)
         return found
+
+    def delete(self, table_id: int, hole: Hole) -> int:
+        """Forget the rows in a hole, and what was the newest because of them; return how many rows."""
+        with self.lock:
+            table = self._tables.get(table_id)
+            if table is None:
+                return 0
+            blocks = self.freeze(table_id)
+            kept: list[Block] = []
+            gone = 0
+            for block in blocks:
+                rows = block.view()
+                left = without_holes(rows, (hole,))
+                gone += len(rows) - len(left)
+                if left is rows:
+                    kept.append(block)
+                elif len(left):
+                    kept.append(block.of(left))
+            table.blocks = kept
+            self._nbytes = None
+            seen = table.local_tagsets[: table.local_count]
+            for field, times in table.latest_times.items():
+                known = Rows(seen, times[: table.local_count], (), np.empty((0, table.local_count)))
+                lost = hole_mask(known, hole)
+                times[: table.local_count][lost] = NEVER_NS
+                table.latest_values[field][: table.local_count][lost] = np.nan
+            for block in sorted(kept, key=lambda block: block.late):
+                rows = block.view()
+                if hole.tagsets is not None:
+                    rows = rows.take(hole_mask(rows, Hole(NEVER_NS, FOREVER_NS, hole.tagsets)))
+                if len(rows):
+                    self._update_latest(table, rows)
+            return gone
 
     def drop(self, table_id: int, before_ns: int) -> int:
         """Forget rows older than ``before_ns`` (retention); return how many."""

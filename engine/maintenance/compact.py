@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from engine.catalog.catalog import Catalog
@@ -19,6 +19,7 @@ from engine.maintenance.seal import Sealer
 from engine.model.rows import NEVER_NS, Int32Array, Rows
 from engine.query.samples import SampleStore
 from engine.segments.compaction import MergeTask, plan_compaction
+from engine.segments.deletions import touches
 from engine.segments.layout import ZSTD_LEVEL, SegmentMeta, SegmentSpec
 from engine.segments.manifest import ManifestStore
 from engine.segments.merge import merge_segments
@@ -67,11 +68,21 @@ class Compactor:
             done = 0
             for table_id in sorted({meta.table_id for meta in self._samples.segments()}):
                 metas = self._samples.segments(table_id)
-                for task in plan_compaction(metas, self._clock.now_ns(), keep_ns=self._keep_ns(table_id)):
+                tasks = plan_compaction(metas, self._clock.now_ns(), keep_ns=self._keep_ns(table_id))
+                for task in (*tasks, *self._with_deleted_rows(metas, tasks)):
                     if self._stopping.is_set():
                         return done
                     done += self._merge(table_id, task)
             return done
+
+    def _with_deleted_rows(self, metas: Sequence[SegmentMeta], tasks: Sequence[MergeTask]) -> list[MergeTask]:
+        """Return what rewrites the segments that hold deleted rows, unless they are merged anyway."""
+        planned = {meta.file for task in tasks for meta in task.replaces}
+        return [
+            MergeTask(meta.start_ns, meta.end_ns, (meta,), cold=True)
+            for meta in metas
+            if meta.file not in planned and any(touches(each, meta) for each in self._samples.deletions)
+        ]
 
     def _merge(self, table_id: int, task: MergeTask) -> bool:
         if not self._has_room(int(task.bytes * ROOM_FACTOR)):

@@ -36,6 +36,7 @@ from engine.errors import Damage, NewerFormat, Recovering, TidegaugeError
 from engine.ingest.pipeline import FRAME_BATCH, Pipeline
 from engine.model.rows import Int32Array, Int64Array, Rows
 from engine.query.samples import SampleStore
+from engine.segments.deletions import surviving
 from engine.segments.layout import SegmentMeta
 from engine.wal.payload import decode_batch, definitions_of
 from engine.wal.reader import WalDamage, WalFrame, WalReport, read_wal, set_aside
@@ -301,7 +302,9 @@ class Replay:
         self.bytes_done += FRAME_HEADER_BYTES + len(frame.payload)
 
     def _not_sealed(self, table_id: int, rows: Rows, sequence: int) -> Rows:
-        """Return the rows that no segment holds."""
+        """Return the rows that no segment holds and that have not been deleted."""
+        if self._samples.deletions:
+            rows = surviving(self._samples.deletions, table_id, rows, sequence)
         segments = self._samples.segments(table_id)
         known = self._sealed.get(table_id)
         if known is None or known[0] is not segments:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from engine.clock import NS_PER_MINUTE, Clock
 from engine.config import Retention
@@ -15,7 +16,11 @@ from engine.vitals import Vitals
 
 
 class Retainer:
-    """Removes what has outlived its retention.  A segment goes as a whole, when its newest row is too old."""
+    """Removes what has outlived its retention.
+
+    A segment goes as a whole, when its newest row is too old; until then its rows that are too old are hidden from
+    every reader, and dropped when it is rewritten for another reason.
+    """
 
     def __init__(
         self,
@@ -24,28 +29,43 @@ class Retainer:
         admission: Admission,
         samples: SampleStore,
         manifest: ManifestStore,
+        exclusive: Callable[[], AbstractContextManager[None]],
         retain_rollups: Callable[[Mapping[str, int]], int],
         vitals: Vitals,
         clock: Clock,
     ) -> None:
         self._retention, self._admission = retention, admission
         self._samples, self._manifest = samples, manifest
+        self._exclusive = exclusive
         self._retain_rollups, self._vitals, self._clock = retain_rollups, vitals, clock
 
     def run(self) -> None:
         now_ns = self._clock.now_ns()
-        for meta_table in {meta.table_id for meta in self._samples.segments()}:
-            cutoff = self._raw_cutoff(now_ns, meta_table)
-            expired = [meta for meta in self._samples.segments(meta_table) if meta.max_time_ns < cutoff]
+        self.hide()
+        for table_id in {meta.table_id for meta in self._samples.segments()}:
+            cutoff = self._raw_cutoff(now_ns, table_id)
+            expired = [meta for meta in self._samples.segments(table_id) if meta.max_time_ns < cutoff]
             if expired:
-                self._manifest.commit(remove=expired)
-                self._samples.swap(meta_table, (), expired, (), (), self._delete)
-                self._vitals.retained.labels("segments").inc(len(expired))
-        for table_id in self._samples.hot.table_ids():
-            dropped = self._samples.hot.drop(table_id, self._raw_cutoff(now_ns, table_id))
-            self._vitals.retained.labels("hot_rows").inc(dropped)
+                self._drop(table_id, expired)
         removed = self._retain_rollups(self.tier_cutoffs(now_ns))
         self._vitals.retained.labels("rollup_rows").inc(removed)
+
+    def hide(self) -> None:
+        """Let nobody see rows that are too old, whether their segment can go yet or not."""
+        now_ns = self._clock.now_ns()
+        tables = {meta.table_id for meta in self._samples.segments()} | set(self._samples.hot.table_ids())
+        for table_id in tables:
+            dropped = self._samples.forget_before(table_id, self._raw_cutoff(now_ns, table_id))
+            self._vitals.retained.labels("hot_rows").inc(dropped)
+
+    def _drop(self, table_id: int, expired: Sequence[SegmentMeta]) -> None:
+        with self._exclusive():
+            # One that was replaced meanwhile goes at the next run, in its new form.
+            expired = [meta for meta in expired if meta in self._samples.segments(table_id)]
+            if expired:
+                self._manifest.commit(remove=expired)
+                self._samples.swap(table_id, (), expired, (), (), self._delete)
+                self._vitals.retained.labels("segments").inc(len(expired))
 
     def _raw_cutoff(self, now_ns: int, table_id: int) -> int:
         """Return the time before which raw rows go: whole minutes, as a late sample has its whole minute recomputed."""

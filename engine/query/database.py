@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from engine.errors import BadQuery, Bug, QueryLimit, TidegaugeError, Unavailable
+from engine.model.rows import Int32Array
 from engine.query.connection import ROLLUP_DATABASE, Seat, connect, lock
 from engine.query.deadlines import Deadlines, Watch
 from engine.query.predicates import Evaluator
@@ -248,6 +249,11 @@ class Database:
         """Remove rollup rows before each tier's cutoff (ns); return how many."""
         with self._turn(self._writing, "remove old rollups") as store:
             return store.retain(cutoffs)
+
+    def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
+        """Remove the rows of tag sets from all tiers; see :meth:`engine.rollups.store.RollupStore.delete`."""
+        with self._turn(self._writing, "delete rollups") as store:
+            return store.delete(table_id, tagset_ids, start_ns, end_ns)
 
     def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None) -> pa.Table:
         """Return the rows of a tier in ``[start_ns, end_ns)``, of these series or of all."""

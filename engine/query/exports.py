@@ -127,13 +127,16 @@ class Exports:
                 files.append(known[1])
                 self._hold(known[1], held)
             self._drop_dead()
-        parquet = tuple(ParquetFile(segment_path(self._root, meta), column_names(meta)) for meta in snapshot.settled)
+        parquet = tuple(
+            ParquetFile(segment_path(self._root, meta), column_names(meta), self._samples.holes(meta))
+            for meta in snapshot.settled
+        )
         return TableSource(table_id=table_id, name=table.name, parquet=parquet, arrow=tuple(files))
 
     def _export_merged(self, table_id: int, snapshot: Snapshot, touched: Sequence[BlockView], held: list[str]) -> str:
         key = (
             table_id,
-            tuple(meta.file for meta in snapshot.disturbed),
+            tuple((meta.file, self._samples.holes(meta)) for meta in snapshot.disturbed),
             tuple((view.block.number, len(view.rows)) for view in (*touched, *snapshot.late)),
         )
         path = self._merged.get(key)

@@ -20,6 +20,7 @@ import pyarrow.ipc
 
 from engine.config import Query
 from engine.errors import Bug, QueryLimit, TidegaugeError, Unavailable
+from engine.model.rows import Int32Array
 from engine.query import wire
 from engine.query.database import Database, SeriesIds
 from engine.query.process import Pending, QueryProcess
@@ -53,6 +54,9 @@ class QueryLink(Protocol):
 
     def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None) -> pa.Table:
         """Return the rows of a tier in ``[start_ns, end_ns)``."""
+
+    def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
+        """Remove the rows of tag sets from all tiers; see :meth:`engine.rollups.store.RollupStore.delete`."""
 
     def watermark(self) -> int:
         """Return the sequence number up to which rollups are flushed."""
@@ -111,6 +115,9 @@ class LocalLink:
 
     def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None) -> pa.Table:
         return self._database().rollup_rows(tier, start_ns, end_ns, series_ids)
+
+    def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
+        return self._database().delete_rollups(table_id, tagset_ids, start_ns, end_ns)
 
     def watermark(self) -> int:
         return self._database().watermark()
@@ -186,6 +193,10 @@ class ProcessLink:
         selected = series_ids is not None
         _, found = self._roll(lambda number: wire.ReadRows(number, tier, start_ns, end_ns, selected), attachment)
         return pa.ipc.open_stream(found).read_all()
+
+    def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
+        attachment = np.asarray(tagset_ids, np.int32).tobytes()
+        return self._roll(lambda number: wire.Delete(number, table_id, start_ns, end_ns), attachment)[0].value
 
     def watermark(self) -> int:
         return self._roll(wire.AskWatermark)[0].value

@@ -18,6 +18,7 @@ from engine.disk.filesystem import FileSystem
 from engine.hot.block import Block
 from engine.hot.store import BlockView, HotStore
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
+from engine.segments.deletions import Deletion, Hole, expired_hole, holes_of, without_holes
 from engine.segments.footer import FooterCache
 from engine.segments.layout import SegmentMeta
 from engine.segments.reader import read_segment
@@ -43,10 +44,20 @@ class Snapshot:
 class SampleStore:
     """Segments and hot store of one engine, read together."""
 
-    def __init__(self, fs: FileSystem, root: str, hot: HotStore, segments: Sequence[SegmentMeta]) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        root: str,
+        hot: HotStore,
+        segments: Sequence[SegmentMeta],
+        deletions: Sequence[Deletion] = (),
+    ) -> None:
         self.hot = hot
         self._fs, self._root = fs, root
         self._segments: dict[int, tuple[SegmentMeta, ...]] = {}
+        #: What has been deleted and may still be in a segment; replaced whole, never changed.
+        self.deletions: tuple[Deletion, ...] = tuple(deletions)
+        self._kept_from_ns: dict[int, int] = {}
         self._footers = FooterCache()
         self._lock = threading.Lock()
         self._epoch = 0
@@ -109,10 +120,30 @@ class SampleStore:
             self._epoch += 1
         self._sweep()
 
+    def delete(self, deletions: Sequence[Deletion], new: Sequence[Deletion] = ()) -> int:
+        """Let ``deletions`` count, of which ``new`` take effect on rows in memory; return how many of these went."""
+        with self.hot.lock:
+            self.deletions = tuple(deletions)
+            return sum(self.hot.delete(each.table_id, each.hole) for each in new)
+
+    def forget_before(self, table_id: int, before_ns: int) -> int:
+        """Let no row of a table older than ``before_ns`` be seen any more; return how many have left the memory."""
+        with self.hot.lock:
+            if before_ns > self._kept_from_ns.get(table_id, NEVER_NS):
+                self._kept_from_ns[table_id] = before_ns
+            return self.hot.drop(table_id, before_ns)
+
+    def holes(self, meta: SegmentMeta) -> tuple[Hole, ...]:
+        """Return which rows of a segment do not count: deleted ones, and those that have outlived their retention."""
+        holes = holes_of(self.deletions, meta) if self.deletions else ()
+        kept_from_ns = self._kept_from_ns.get(meta.table_id, NEVER_NS)
+        return holes if meta.min_time_ns >= kept_from_ns else (*holes, expired_hole(kept_from_ns))
+
     # --- reading
 
     def snapshot(self, table_id: int, start_ns: int, end_ns: int) -> Snapshot:
-        """Return the sources that may hold rows with ``start_ns <= time < end_ns``."""
+        """Return the sources that may hold rows with ``start_ns <= time < end_ns``; retention may raise the start."""
+        start_ns = max(start_ns, self._kept_from_ns.get(table_id, NEVER_NS))
         with self.hot.lock:
             segments = [
                 meta
@@ -156,7 +187,8 @@ class SampleStore:
         tagset_ids: Int32Array | None = None,
         field_ids: tuple[int, ...] | None = None,
     ) -> Rows:
-        return read_segment(
+        """Return the rows of a segment that count."""
+        rows = read_segment(
             self._fs,
             self._root,
             meta,
@@ -166,6 +198,7 @@ class SampleStore:
             field_ids=field_ids,
             cache=self._footers,
         )
+        return without_holes(rows, self.holes(meta))
 
     def collect(
         self,
@@ -181,6 +214,7 @@ class SampleStore:
         """
         with self.reading():
             snapshot = self.snapshot(table_id, start_ns, end_ns)
+            start_ns = snapshot.start_ns
             parts = [
                 self.read(meta, start_ns, end_ns, tagset_ids, field_ids)
                 for meta in (*snapshot.settled, *snapshot.disturbed)

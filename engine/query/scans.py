@@ -18,8 +18,10 @@ from typing import Any
 import pyarrow as pa
 
 from engine.errors import Damage, Unavailable
+from engine.model.rows import FOREVER_NS, NEVER_NS
 from engine.query.scopes import MAX_LISTED_TAGSETS, Scope
 from engine.query.sources import ParquetFile, TableSource
+from engine.segments.deletions import Hole, ids_of
 
 #: Footers kept in memory, so that a segment's is read once and not once a statement.
 CACHED_FOOTERS = 2_000
@@ -66,11 +68,12 @@ class SegmentFiles:
                 field_id: column for field_id, column in file.columns.items() if wanted is None or field_id in wanted
             }
             kind = _kind(file.path, fragment.physical_schema, columns)
-            groups.setdefault(kind, []).append(fragment)
+            groups.setdefault((kind, file.holes), []).append(fragment)
             named[kind] = columns
-        condition = _condition(scope)
+        scoped = _condition(scope)
         found = []
-        for kind, fragments in groups.items():
+        for (kind, holes), fragments in groups.items():
+            condition = _outside(scoped, holes)
             schema = pa.schema([*_KEYS.items(), *((column, type_) for _, column, type_ in kind)])
             dataset = ds.FileSystemDataset(fragments, schema, format_, LocalFileSystem())
             found.append(Scan(dataset if condition is None else dataset.filter(condition), named[kind], True))
@@ -159,6 +162,26 @@ def _condition(scope: Scope) -> Any:
         condition = both((tagset_id >= pa.scalar(first, pa.int32())) & (tagset_id <= pa.scalar(last, pa.int32())))
         if first != last and len(scope.tagset_ids) <= MAX_LISTED_TAGSETS:
             condition = both(tagset_id.isin(pa.array(scope.tagset_ids)))
+    return condition
+
+
+def _outside(condition: Any, holes: Sequence[Hole]) -> Any:
+    """Return the condition with the rows in the holes left out."""
+    import pyarrow.dataset as ds
+
+    time, tagset_id = ds.field("time"), ds.field("tagset_id")
+    for hole in holes:
+        inside = None
+        if hole.start_ns > NEVER_NS:
+            inside = time >= pa.scalar(hole.start_ns, pa.timestamp("ns"))
+        if hole.end_ns < FOREVER_NS:
+            before = time < pa.scalar(hole.end_ns, pa.timestamp("ns"))
+            inside = before if inside is None else inside & before
+        if hole.tagsets is not None:
+            among = tagset_id.isin(pa.array(ids_of(hole.tagsets)))
+            inside = among if inside is None else inside & among
+        outside = ds.scalar(False) if inside is None else ~inside
+        condition = outside if condition is None else condition & outside
     return condition
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from engine.segments.deletions import Hole
+
 JsonScalar = str | int | float | bool | None
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
@@ -19,10 +21,12 @@ class ParquetFile(msgspec.Struct, frozen=True):
     """One sealed segment.  ``columns`` maps field numbers to the file's column names.
 
     A routed field has several; each row has its value in one of them at most.
+    Rows in ``holes`` do not count.
     """
 
     path: str
     columns: dict[int, tuple[str, ...]]
+    holes: tuple[Hole, ...] = ()
 
 
 class TableSource(msgspec.Struct, frozen=True, kw_only=True):

@@ -77,6 +77,15 @@ class Retain(msgspec.Struct, frozen=True, tag=True):
     cutoffs: dict[str, int]
 
 
+class Delete(msgspec.Struct, frozen=True, tag=True):
+    """Attachment: int32 tag sets."""
+
+    id: int
+    table_id: int
+    start_ns: int
+    end_ns: int
+
+
 class Close(msgspec.Struct, frozen=True, tag=True):
     id: int
 
@@ -121,7 +130,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     retry_after_seconds: int = 1
 
 
-Request = Open | Define | AskNeeded | RunSql | Flush | ReadRows | AskWatermark | Retain | Close
+Request = Open | Define | AskNeeded | RunSql | Flush | ReadRows | AskWatermark | Retain | Delete | Close
 Reply = Ready | Started | Answered | FoundNeeded | Done | Failed
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -130,6 +130,8 @@ class Worker:
             self._in_turn(
                 message.id, lambda: self._reply(wire.Done(message.id, self._database.retain(message.cutoffs)))
             )
+        elif isinstance(message, wire.Delete):
+            self._in_turn(message.id, lambda: self._delete_rollups(message, attachment))
         elif isinstance(message, wire.Close):
             self._close(message)
             return False
@@ -149,6 +151,11 @@ class Worker:
         self._database.define(definitions, files)
         if message.tagset_files is not None:
             self._space.mapped(-sum(file.nbytes for file in known.values()))
+
+    def _delete_rollups(self, message: wire.Delete, attachment: bytearray) -> None:
+        tagset_ids = np.frombuffer(attachment, np.int32)
+        removed = self._database.delete_rollups(message.table_id, tagset_ids, message.start_ns, message.end_ns)
+        self._reply(wire.Done(message.id, removed))
 
     def _guarded(self, request_id: int, work: Callable[[], None]) -> None:
         try:

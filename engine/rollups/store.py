@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engine.errors import Bug, NotFound
-from engine.model.rows import FIELD_ID_BITS
+from engine.model.rows import FIELD_ID_BITS, Int32Array
 from engine.rollups import schema
 from engine.rollups.pairs import Pairs
 from engine.rollups.tiers import BASE, TIER_OF_NAME, TIERS, Tier, tier_above
@@ -126,6 +126,33 @@ class RollupStore:
                     removed += self._count(f"DELETE FROM {name} WHERE time < {_timestamp(cutoff_ns)}")
                     schema.set_kept_from(self._connection, name, cutoff_ns)
         return removed
+
+    def delete(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
+        """Remove the rows of these tag sets from all tiers; return how many 1m rows have gone.
+
+        Every minute that ``[start_ns, end_ns)`` touches goes; one that it covers only in part has to be flushed again.
+        Wider buckets are made again from what is left of the tier below; where that has been forgotten already, a
+        wider bucket goes as soon as the range touches it.
+        """
+        wanted = np.unique(np.asarray(tagset_ids, np.int32))
+        report = FlushReport()
+        with self._transaction():
+            kept_from = schema.kept_from(self._connection)
+            for tier in TIERS:
+                first = max(schema.OLDEST_NS, tier.floor(max(start_ns, schema.OLDEST_NS)))
+                with self._registered({"deleted_tagsets": pa.table({"tagset_id": wanted})}):
+                    report.removed[tier.name] = self._count(
+                        f"DELETE FROM {tier.name} t USING deleted_tagsets d"
+                        f" WHERE (t.series_id >> {FIELD_ID_BITS}) = d.tagset_id AND {_between(first, end_ns)}"
+                    )
+                if tier is not BASE:
+                    edges = {tier.floor(each) for each in (start_ns, end_ns) if schema.OLDEST_NS < each < NEWEST_NS}
+                    known = max(kept_from[tier.name], kept_from[_source_of(tier).name])
+                    buckets = np.array(sorted(each for each in edges if each >= known), np.int64)
+                    pairs = Pairs(np.repeat(wanted, len(buckets)), np.tile(buckets, len(wanted)))
+                    if len(pairs):
+                        self._recompute(tier, pairs, 1.0, report)
+        return report.removed[BASE.name]
 
     def checkpoint(self) -> None:
         """Move what DuckDB's log holds into the database file."""

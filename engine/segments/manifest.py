@@ -12,10 +12,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.disk.filesystem import FileSystem, storage_error
 from engine.errors import Bug, Damage, NewerFormat, TidegaugeError
+from engine.segments.deletions import Deletion, still_needed
 from engine.segments.layout import (
     FILE_SUFFIX,
     SEGMENTS_DIRECTORY,
@@ -205,11 +206,13 @@ class ManifestStore:
         add: Sequence[SegmentMeta] = (),
         remove: Sequence[SegmentMeta] = (),
         wal_floor: int | None = None,
+        deletions: Sequence[Deletion] | None = None,
     ) -> Manifest:
         """Make a new version durable and return it; the change counts as a whole or not at all.
 
         ``wal_floor`` says that every row with a log sequence of at most that is in the segments; how much of
-        the log may go then is :attr:`droppable_through`.  Without a change nothing is written.  Raises Bug
+        the log may go then is :attr:`droppable_through`.  ``deletions`` take the place of those there are;
+        whichever are not needed any more are left out.  Without a change nothing is written.  Raises Bug
         for a change that cannot be (a segment unknown, listed twice or overlapping another, a falling floor),
         DiskFull and Unavailable when it cannot be stored; the manifest is then as before.
         """
@@ -219,22 +222,28 @@ class ManifestStore:
             if floor < current.wal_floor:
                 raise Bug(f"cannot commit manifest: got log floor {floor}, want at least {current.wal_floor}")
             segments = _changed(current, add, remove) if add or remove else current.segments
-            if segments == current.segments and floor == current.wal_floor:
+            kept = still_needed(current.deletions if deletions is None else deletions, segments, floor)
+            if segments == current.segments and floor == current.wal_floor and kept == current.deletions:
                 return current
             newest = max((meta.sequence for meta in add), default=0)
             self._next_sequence = max(self._next_sequence, newest + 1)
-            manifest = Manifest(self._next_version, self._next_sequence, floor, segments)
-            # The number is spent even when writing fails: a whole file of that version may exist all the
-            # same.
-            self._next_version += 1
-            try:
-                self._write(manifest)
-            except OSError as error:
-                raise storage_error("write manifest", error, self._manifest_path(manifest.version)) from error
-            self._current, self._spare = manifest, current
-            self._remove_old_manifests()
-            self._delete_retired()
-            return manifest
+            manifest = Manifest(self._next_version, self._next_sequence, floor, segments, kept)
+            self._switch_to(manifest)
+            if set(kept) - set(current.deletions):
+                # The spare must know of a new deletion too, or damage to the newest manifest would undo it.
+                self._switch_to(replace(manifest, version=self._next_version))
+            return self.current
+
+    def _switch_to(self, manifest: Manifest) -> None:
+        # The number is spent even when writing fails: a whole file of that version may exist all the same.
+        self._next_version += 1
+        try:
+            self._write(manifest)
+        except OSError as error:
+            raise storage_error("write manifest", error, self._manifest_path(manifest.version)) from error
+        self._current, self._spare = manifest, self._current
+        self._remove_old_manifests()
+        self._delete_retired()
 
     def delete_file(self, meta: SegmentMeta) -> None:
         """Delete the file of a segment that is not listed any more and that nobody reads any more.

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from engine.errors import Damage, NewerFormat
+from engine.segments.deletions import Deletion
 from engine.segments.layout import SegmentMeta
 from native.checksum import crc32c
 
-MANIFEST_FORMAT = 1
+#: 1 had no deletions; it is still read.
+MANIFEST_FORMAT = 2
 _CHECKSUM_LINE = re.compile(rb"crc32c ([0-9a-f]{8})\n")
 _CHECKSUM_LINE_BYTES = 16
 
@@ -32,6 +34,7 @@ class _ManifestBody(msgspec.Struct, kw_only=True):
     next_sequence: int
     wal_floor: int
     segments: tuple[SegmentMeta, ...]
+    deletions: tuple[Deletion, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,15 @@ class Manifest:
     """One version of the truth; immutable.
 
     ``segments`` are ordered by table number and start.  Segment files to come have a sequence of at least
-    ``next_sequence``.  All rows with a log sequence of at most ``wal_floor`` are in ``segments``.
+    ``next_sequence``.  All rows with a log sequence of at most ``wal_floor`` are in ``segments``, but for those that
+    ``deletions`` have removed.
     """
 
     version: int = 0
     next_sequence: int = 1
     wal_floor: int = 0
     segments: tuple[SegmentMeta, ...] = ()
+    deletions: tuple[Deletion, ...] = ()
     _by_table: dict[int, tuple[SegmentMeta, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +86,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
             next_sequence=manifest.next_sequence,
             wal_floor=manifest.wal_floor,
             segments=manifest.segments,
+            deletions=manifest.deletions,
         )
     )
     body += b"\n"
@@ -109,7 +115,7 @@ def decode_manifest(data: bytes, path: str) -> Manifest:
     problem = overlap_in(decoded.segments)
     if problem:
         raise Damage(f"cannot read manifest: {problem}", path=path)
-    return Manifest(decoded.version, decoded.next_sequence, decoded.wal_floor, decoded.segments)
+    return Manifest(decoded.version, decoded.next_sequence, decoded.wal_floor, decoded.segments, decoded.deletions)
 
 
 def overlap_in(segments: Iterable[SegmentMeta]) -> str | None:

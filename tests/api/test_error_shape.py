@@ -107,6 +107,11 @@ MISTAKES = [
     ("GET", "/v1/query?metric=m&match=host", b"", {}, 400, "bad_request"),
     ("GET", "/v1/query?metric=m&limit=0", b"", {}, 400, "bad_request"),
     ("GET", "/v1/series?match=x=~%22(%22", b"", {}, 400, "bad_request"),
+    ("DELETE", "/v1/series", b"", {}, 400, "bad_request"),
+    ("DELETE", "/v1/series?match=host=~%22.*%22", b"", {}, 400, "bad_request"),
+    ("DELETE", "/v1/series?match=host=%22a%22&start=soon", b"", {}, 400, "bad_request"),
+    ("DELETE", "/v1/series?match=host=%22a%22&start=now&end=-1h", b"", {}, 400, "bad_request"),
+    ("DELETE", "/v1/series?match=host=%22a%22&dry_run=perhaps", b"", {}, 400, "bad_request"),
     ("GET", "/v1/alerts?state=lost", b"", {}, 400, "bad_request"),
     ("GET", "/v1/alerts?match=a!=%22b%22", b"", {}, 400, "bad_request"),
     ("GET", "/v1/alerts/7", b"", {}, 404, "not_found"),
@@ -147,6 +152,21 @@ def test_partial_writes_keep_the_good_lines_and_tell_the_others(call: Caller) ->
     assert (status, json.loads(raw)["rows"]) == (200, [["a", 1.0], ["b", 2.0]])
 
 
+def test_a_deletion_says_what_it_would_remove_and_what_it_removed(call: Caller) -> None:
+    call("POST", "/write", b"gone,host=a x=1,y=2\ngone,host=b x=1\n")
+    path = "/v1/series?match=host=%22a%22&table=gone"
+    expected = {"tables": ["gone"], "tag_sets": 1, "series": 2, "rows": 1, "tiers": "done", "problem": None}
+    status, _, raw = call("DELETE", f"{path}&dry_run=true")
+    answer = json.loads(raw)
+    assert (status, answer) == (200, expected | {"sequence": 0, "dry_run": True})
+    status, _, raw = call("DELETE", path)
+    answer = json.loads(raw)
+    assert answer.pop("sequence") > 0
+    assert (status, answer) == (200, expected | {"dry_run": False})
+    status, _, raw = call("POST", "/v1/sql", b'{"sql": "SELECT host FROM gone"}', JSON)
+    assert (status, json.loads(raw)["rows"]) == (200, [["b"]])
+
+
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
@@ -166,6 +186,8 @@ def test_tokens_open_what_their_scope_says(tmp_path: Path, header: dict[str, str
         assert guarded("GET", "/health/live")[0] == 200
         if expected == 200:
             status, _, raw = guarded("POST", "/write", b"a b=1", header)
+            assert (status, json.loads(raw)["error"]) == (403, "forbidden")
+            status, _, raw = guarded("DELETE", "/v1/series?match=host=%22a%22", b"", header)
             assert (status, json.loads(raw)["error"]) == (403, "forbidden")
         assert TOKEN.encode() not in raw
 

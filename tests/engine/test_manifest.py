@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import msgspec
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from engine.errors import Bug, Damage, DiskFull, Unavailable
 from engine.segments import manifest_format
+from engine.segments.deletions import Deletion
 from engine.segments.layout import FieldColumn, SegmentMeta, segment_file
 from engine.segments.manifest import Finding, ManifestStore
 from engine.segments.manifest_format import Manifest, decode_manifest, encode_manifest
@@ -99,6 +100,17 @@ def test_the_bytes_of_a_manifest() -> None:
         b'"sealed_through":40,"created_ns":0,"sequence":8,"columns":[["usage",0,"integer"]],"format":1}]}\n'
     ) % crc32c(BODY)
     data = body + b"crc32c %08x\n" % crc32c(body)
+    # Format 1, which had no deletions, is still read.
+    assert decode_manifest(data, "x") == manifest
+    deletion = Deletion(
+        table_id=1, tagsets=((3, 5), (8, 8)), start_ns=-7, end_ns=9, through=41, before_file=9, created_ns=6
+    )
+    body = body.replace(b'{"format":1,"version', b'{"format":2,"version').removesuffix(b"}\n") + (
+        b',"deletions":[{"table_id":1,"tagsets":[[3,5],[8,8]],"start_ns":-7,"end_ns":9,"through":41,"before_file":9,'
+        b'"created_ns":6,"tiers":false}]}\n'
+    )
+    data = body + b"crc32c %08x\n" % crc32c(body)
+    manifest = replace(manifest, deletions=(deletion,))
     assert encode_manifest(manifest) == data
     assert decode_manifest(data, "x") == manifest
 
@@ -344,6 +356,47 @@ def test_how_much_of_the_log_may_go() -> None:
 # --- opening after a mishap
 
 
+def deletion(through: int, before_file: int, *, tiers: bool = True) -> Deletion:
+    return Deletion(
+        table_id=1,
+        tagsets=((1, 1),),
+        start_ns=2 * HOUR,
+        end_ns=4 * HOUR,
+        through=through,
+        before_file=before_file,
+        created_ns=0,
+        tiers=tiers,
+    )
+
+
+def test_a_deletion_is_in_both_manifests_and_stays_until_nothing_can_hold_its_rows() -> None:
+    fs = MemoryFileSystem()
+    store = opened(fs)
+    old = [write(fs, listed(hour, store.reserve_sequence())) for hour in (1, 2, 3, 4)]
+    store.commit(add=old)
+    made = deletion(7, store.reserve_sequence(), tiers=False)
+    assert store.commit(deletions=[made]).deletions == (made,)
+    assert store._spare is not None
+    assert store._spare.deletions == (made,)
+    assert opened(fs).current.deletions == (made,)
+    # Its tiers have not followed, two segments may hold its rows, and the log up to 7 may come back.
+    store.commit(wal_floor=7)
+    assert store.current.deletions == (made,)
+    followed = replace_tiers(made)
+    store.commit(deletions=[followed])
+    assert store.current.deletions == (followed,)
+    new = [write(fs, listed(hour, store.reserve_sequence())) for hour in (2, 3)]
+    store.commit(add=new[:1], remove=old[1:2])
+    assert store.current.deletions == (followed,)
+    store.commit(add=new[1:], remove=old[2:3])
+    assert store.current.deletions == ()
+    assert store.commit(deletions=[deletion(8, 99)]).deletions == (deletion(8, 99),)
+
+
+def replace_tiers(made: Deletion) -> Deletion:
+    return msgspec.structs.replace(made, tiers=True)
+
+
 def two_versions() -> tuple[MemoryFileSystem, Manifest, Manifest]:
     """A directory whose newest manifest replaced one segment and added another."""
     fs = MemoryFileSystem()
@@ -426,9 +479,9 @@ def test_segments_without_a_manifest_are_not_an_empty_store() -> None:
 def test_a_newer_format_is_refused_by_name_and_not_replaced_by_the_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     fs, _, newest = two_versions()
     with monkeypatch.context() as patch:
-        patch.setattr(manifest_format, "MANIFEST_FORMAT", 2)
+        patch.setattr(manifest_format, "MANIFEST_FORMAT", 3)
         spoil(lambda _: encode_manifest(newest), fs, newest.version)
-    with pytest.raises(Damage, match="got format 2, want at most 1; it was written by a newer version"):
+    with pytest.raises(Damage, match="got format 3, want at most 2; it was written by a newer version"):
         opened(fs)
 
 

@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from engine.disk.filesystem import FileSystem
 from engine.maintenance.verify.definitions import Definitions
-from engine.maintenance.verify.log import Log
+from engine.maintenance.verify.log import Log, LoggedRows
 from engine.maintenance.verify.report import Report
 from engine.model.rows import Rows, concat, sort_merge
+from engine.segments.deletions import holes_of, surviving, without_holes
 from engine.segments.footer import FooterCache
 from engine.segments.layout import SegmentMeta
 from engine.segments.manifest_format import Manifest
@@ -86,20 +87,24 @@ class RawSamples:
         for meta in metas:
             if meta.file not in self._unusable:
                 rows = read_segment(self._fs, self._root, meta, start_ns=start_ns, end_ns=end_ns, cache=self._footers)
+                rows = without_holes(rows, holes_of(self._manifest.deletions, meta))
                 self._compare_with_log(meta, rows, start_ns, end_ns)
                 parts.append(rows)
         for part in self._log.overlapping(table_id, start_ns, end_ns):
             if part.sequence > self._manifest.wal_floor:
-                rows = self._log.rows_of(part).between(start_ns, end_ns)
+                rows = self._logged(part).between(start_ns, end_ns)
                 parts.append(rows.take(~_covered(rows, metas, part.sequence)))
         return sort_merge(concat(parts))
+
+    def _logged(self, part: LoggedRows) -> Rows:
+        return surviving(self._manifest.deletions, part.table_id, self._log.rows_of(part), part.sequence)
 
     def _compare_with_log(self, meta: SegmentMeta, rows: Rows, start_ns: int, end_ns: int) -> None:
         """Check that laying the log's rows over the segment, which has them already, changes nothing."""
         logged = []
         for part in self._log.overlapping(meta.table_id, max(start_ns, meta.start_ns), min(end_ns, meta.end_ns)):
             if part.sequence <= meta.sealed_through:
-                every = self._log.rows_of(part).between(max(start_ns, meta.start_ns), min(end_ns, meta.end_ns))
+                every = self._logged(part).between(max(start_ns, meta.start_ns), min(end_ns, meta.end_ns))
                 logged.append(every)
         if not any(len(each) for each in logged) or meta.file in self._told:
             return
