@@ -125,6 +125,7 @@ class Compactor:
             sequence=self._manifest.reserve_sequence(),
             field_names={field.field_id: field.name for field in self._catalog.fields(table_id)},
             created_ns=max(meta.created_ns for meta in task.replaces),
+            routed=self._catalog.is_pooled(table_id),
             zstd_level=COLD_ZSTD_LEVEL if task.cold else ZSTD_LEVEL,
         )
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from engine.disk.filesystem import FileSystem
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
-from engine.segments.classify import ColumnSurvey
+from engine.segments.classify import DELTA, ColumnSurvey
 from engine.segments.footer import FooterCache, map_segment
 from engine.segments.layout import SegmentMeta, SegmentSpec, TagsOf
 from engine.segments.reader import segment_path
+from engine.segments.route import RouteSurvey, time_encoding
 from engine.segments.stream import SegmentStream
-from engine.segments.writer import tagset_starts, write_segment
+from engine.segments.writer import FieldPlan, tagset_starts, write_segment
 
 #: About how many rows of how many cells are held at once: 8 bytes a cell, and as much again while they are merged.
 PART_CELLS = 8_000_000
@@ -78,19 +79,52 @@ def merge_segments(
         counts = np.diff(np.append(starts, len(over)))
         spans += [GroupSpan(each, each, rows) for each, rows in zip(tagset_ids.tolist(), counts.tolist(), strict=True)]
     parts = parts_of(spans, part_rows)
-    surveys: dict[int, ColumnSurvey] = {}
-    tag_keys: set[str] = set()
+    survey = _Survey(spec)
     for rows in _merged(inputs, over, read, parts):
-        tag_keys.update(tags_of(tagset_starts(rows)[1])[0])
-        for field_id, column in zip(rows.field_ids, rows.values, strict=True):
-            surveys.setdefault(field_id, ColumnSurvey()).add(column)
-    plans = {field_id: plan for field_id in sorted(surveys) if (plan := surveys[field_id].plan()) is not None}
-    if not tag_keys and not surveys:
+        survey.add(rows, tags_of)
+    if not survey.rows:
         return None
-    with SegmentStream(fs, root, spec, plans, sorted(tag_keys), tags_of) as stream:
+    with SegmentStream(
+        fs, root, spec, survey.plans(), sorted(survey.tag_keys), tags_of, time_encoding=survey.times
+    ) as stream:
         for rows in _merged(inputs, over, read, parts):
             stream.write(rows)
         return stream.finish()
+
+
+class _Survey:
+    """What must be known of all rows before the first is written."""
+
+    def __init__(self, spec: SegmentSpec) -> None:
+        self._spec = spec
+        self._columns: dict[int, ColumnSurvey] = {}
+        self._routes: dict[int, RouteSurvey] = {}
+        # The class of a series is that of all its rows, which must then come at once.
+        self._routed = spec.routed
+        self._last_tagset = -1
+        self.rows = 0
+        self.tag_keys: set[str] = set()
+        self.times = DELTA
+
+    def add(self, rows: Rows, tags_of: TagsOf) -> None:
+        starts, tagset_ids = tagset_starts(rows)
+        if self._spec.routed and not self.rows:
+            self.times = time_encoding(rows.times)
+        longest = int(np.diff(np.append(starts, len(rows))).max())
+        if longest > self._spec.row_group_rows or int(tagset_ids[0]) == self._last_tagset:
+            self._routed = False
+        self._last_tagset = int(tagset_ids[-1])
+        self.rows += len(rows)
+        self.tag_keys.update(tags_of(tagset_ids)[0])
+        for field_id, column in zip(rows.field_ids, rows.values, strict=True):
+            self._columns.setdefault(field_id, ColumnSurvey()).add(column)
+            if self._routed:
+                self._routes.setdefault(field_id, RouteSurvey()).add(column, starts)
+
+    def plans(self) -> dict[int, FieldPlan]:
+        surveys = self._routes if self._routed else self._columns
+        found = {field_id: surveys[field_id].plan() for field_id in sorted(surveys)}
+        return {field_id: plan for field_id, plan in found.items() if plan is not None}
 
 
 def parts_of(spans: Sequence[GroupSpan], most_rows: int) -> list[Part]:

@@ -14,9 +14,9 @@ import pyarrow as pa
 from engine.disk.filesystem import AppendFile, FileSystem, storage_error
 from engine.errors import Bug, TidegaugeError
 from engine.model.rows import Rows, concat
-from engine.segments.classify import ColumnPlan
+from engine.segments.classify import DELTA
 from engine.segments.layout import TEMPORARY_SUFFIX, SegmentMeta, SegmentSpec, TagsOf, segment_file
-from engine.segments.writer import SegmentEncoder, Totals, check_rows, meta_of, row_groups, tagset_starts
+from engine.segments.writer import FieldPlan, SegmentEncoder, Totals, check_rows, meta_of, row_groups, tagset_starts
 
 
 class SegmentStream:
@@ -27,11 +27,13 @@ class SegmentStream:
         fs: FileSystem,
         root: str,
         spec: SegmentSpec,
-        plans: Mapping[int, ColumnPlan],
+        plans: Mapping[int, FieldPlan],
         tag_keys: Sequence[str],
         tags_of: TagsOf,
+        *,
+        time_encoding: str = DELTA,
     ) -> None:
-        """``plans`` and ``tag_keys``: see :class:`engine.segments.writer.SegmentEncoder`."""
+        """``plans``, ``tag_keys``, ``time_encoding``: see :class:`engine.segments.writer.SegmentEncoder`."""
         self._fs, self._spec = fs, spec
         self._path = f"{root}/{segment_file(spec.table, spec.start_ns, spec.end_ns, spec.sequence)}"
         self._totals = Totals()
@@ -45,7 +47,9 @@ class SegmentStream:
                     fs.remove(self._path + TEMPORARY_SUFFIX)
                 self._file = fs.open_append(self._path + TEMPORARY_SUFFIX)
                 self._sink = _Sink(self._file)
-                self._encoder = SegmentEncoder(pa.PythonFile(self._sink, mode="w"), spec, plans, tag_keys, tags_of)
+                self._encoder = SegmentEncoder(
+                    pa.PythonFile(self._sink, mode="w"), spec, plans, tag_keys, tags_of, time_encoding
+                )
         except BaseException:
             self._discard()
             raise
