@@ -395,6 +395,15 @@ class SlowFileSystem(LayeredFileSystem):
         with self._changed:
             assert self._changed.wait_for(lambda: self._waiting > 0, timeout_seconds), "nobody came to a held operation"
 
+    def wait_held_or(self, done: threading.Event, timeout_seconds: float = 30.0) -> bool:
+        """Wait until a held operation is being waited for, or ``done``; return whether one is."""
+        with self._changed:
+            # The event does not wake this condition, so it is looked at now and then.
+            for _ in range(round(timeout_seconds / 0.02)):
+                if self._changed.wait_for(lambda: self._waiting > 0 or done.is_set(), 0.02):
+                    return self._waiting > 0
+        raise AssertionError("neither done nor at a held operation")
+
     def around(self, operation: str, path: str, call: Callable[[], T]) -> T:
         self._advance(self._seconds(operation, path))
         with self._changed:

@@ -105,6 +105,8 @@ class Catalog:
         self._labels_seen = 0
         self._persisted: Mark = (0, 0, 0)
         self._next_frame = 1
+        self._good_bytes = 0
+        self._failed = False
         self._fields_by_metric: dict[str, list[Field]] = {}
         self._fields_seen: dict[int, int] = {}
 
@@ -154,6 +156,7 @@ class Catalog:
             fs.truncate(path, end)
         elif status != "end":
             raise Damage(f"cannot read catalogue: {status.replace('_', ' ')}", path=path, offset=end)
+        self._good_bytes = end
 
     def persist(self, until: Mark | None = None) -> None:
         """Append every definition made up to ``until`` (default: all) to the file and sync it."""
@@ -167,12 +170,22 @@ class Catalog:
             self._persisted = until
 
     def _append(self, fs: FileSystem, path: str, definitions: bytes) -> None:
+        frame = encode_frame(FRAME_DEFINITIONS, self._next_frame, [definitions])
+        repairing, self._failed = self._failed, True
+        if repairing and fs.exists(path):
+            # Whatever the append that failed has left would stand between intact frames.
+            fs.truncate(path, self._good_bytes)
         file = fs.open_append(path)
         try:
-            file.write(encode_frame(FRAME_DEFINITIONS, self._next_frame, [definitions]))
+            file.write(frame)
             file.sync()
         finally:
             file.close()
+        if repairing:
+            # It may have been the one that was to bring the file's name to disk.
+            fs.sync_dir(os.path.dirname(path))
+        self._failed = False
+        self._good_bytes += len(frame)
         self._next_frame += 1
 
     def freeze(self, at_least: int = FREEZE_TAGSETS) -> int:
@@ -195,8 +208,9 @@ class Catalog:
                 self._persisted = until
             self._files.freeze(self.native, tagsets)
             definitions = self.native.definitions((0, 0, tagsets), (tables, fields, tagsets))
-            self._fs.write_atomic(self._path, [encode_frame(FRAME_DEFINITIONS, 1, [definitions])])
-            self._next_frame = 2
+            frame = encode_frame(FRAME_DEFINITIONS, 1, [definitions])
+            self._fs.write_atomic(self._path, [frame])
+            self._next_frame, self._good_bytes, self._failed = 2, len(frame), False
             self._persisted = (tables, fields, tagsets)
             for file in self.native.tagset_files():
                 release_pages(file)
