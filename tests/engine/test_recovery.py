@@ -250,6 +250,23 @@ def test_damage_in_the_middle_is_set_aside_while_writes_go_on(tmp_path: Path) ->
         assert any("log frames missing" in sentence for sentence in said)
 
 
+def test_what_segments_hold_is_not_undone_by_a_log_that_lacks_the_correction(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    engine = opened(data)
+    write(engine, line("a", 0, 1))
+    engine.wal.roll()
+    write(engine, line("a", 0, 2))
+    engine.sealer.seal()
+    copy = killed(engine, data, tmp_path / "killed")
+    second_file = Path(list_files(RealFileSystem(), str(copy / "wal"))[1].path)
+    damaged = bytearray(second_file.read_bytes())
+    damaged[-1] ^= 1
+    second_file.write_bytes(damaged)
+    with opened(copy) as engine:
+        assert engine.recovery.rows_already_sealed == 1
+        assert values(engine) == {("a", 0): 2}
+
+
 def test_lost_frames_never_give_their_numbers_to_others_once_the_tiers_have_them(tmp_path: Path) -> None:
     """Tiers know sequence 3 and the log ends at 1: what is written next must not be taken for rolled up."""
     data = tmp_path / "data"
