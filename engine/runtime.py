@@ -348,7 +348,7 @@ class Engine:
             # The file that was being written goes too: after an orderly stop there is nothing left to replay.
             self.wal.roll()
             self.sealer.trim_log()
-        except TidegaugeError as error:
+        except (TidegaugeError, OSError) as error:
             # Everything is in the log; the next start recovers it.
             LOG.warning("stopped without sealing: %s", error)
         self.link.close()

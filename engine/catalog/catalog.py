@@ -21,7 +21,7 @@ import numpy.typing as npt
 from engine.catalog.matchers import Matcher
 from engine.catalog.pooled import METRIC_TAG, POOLED_TABLES
 from engine.catalog.tagsetfiles import DIRECTORY, TagsetFiles, release_pages
-from engine.disk.filesystem import FileSystem
+from engine.disk.filesystem import FileSystem, storage_error
 from engine.errors import Damage, NewerFormat
 from engine.model.rows import series_id_of
 from native.catalogue import Catalogue
@@ -159,14 +159,20 @@ class Catalog:
         self._good_bytes = end
 
     def persist(self, until: Mark | None = None) -> None:
-        """Append every definition made up to ``until`` (default: all) to the file and sync it."""
+        """Append every definition made up to ``until`` (default: all) to the file and sync it.
+
+        Raises DiskFull or Unavailable, and then the file is repaired before the next append.
+        """
         if self._fs is None or self._path is None:
             return
         with self._lock:
             until = until or self.native.mark()
             if until == self._persisted:
                 return
-            self._append(self._fs, self._path, self.native.definitions(self._persisted, until))
+            try:
+                self._append(self._fs, self._path, self.native.definitions(self._persisted, until))
+            except OSError as error:
+                raise storage_error("persist the catalogue", error, self._path) from error
             self._persisted = until
 
     def _append(self, fs: FileSystem, path: str, definitions: bytes) -> None:
@@ -197,24 +203,30 @@ class Catalog:
         if self._fs is None or self._path is None or self._files is None:
             return 0
         with self._lock:
-            frozen = self.native.frozen_count
-            if self.native.tagset_count - frozen < at_least:
+            if self.native.tagset_count - self.native.frozen_count < at_least:
                 return 0
-            tables, fields, tagsets = self.native.settled_mark()
-            # A file must not refer to a table that a restart would not know.
-            if self._persisted[:2] != (tables, fields):
-                until = (tables, fields, self._persisted[2])
-                self._append(self._fs, self._path, self.native.definitions(self._persisted, until))
-                self._persisted = until
-            self._files.freeze(self.native, tagsets)
-            definitions = self.native.definitions((0, 0, tagsets), (tables, fields, tagsets))
-            frame = encode_frame(FRAME_DEFINITIONS, 1, [definitions])
-            self._fs.write_atomic(self._path, [frame])
-            self._next_frame, self._good_bytes, self._failed = 2, len(frame), False
-            self._persisted = (tables, fields, tagsets)
-            for file in self.native.tagset_files():
-                release_pages(file)
-            return tagsets - frozen
+            try:
+                return self._freeze(self._fs, self._path, self._files)
+            except OSError as error:
+                raise storage_error("persist the catalogue", error, self._path) from error
+
+    def _freeze(self, fs: FileSystem, path: str, files: TagsetFiles) -> int:
+        frozen = self.native.frozen_count
+        tables, fields, tagsets = self.native.settled_mark()
+        # A file must not refer to a table that a restart would not know.
+        if self._persisted[:2] != (tables, fields):
+            until = (tables, fields, self._persisted[2])
+            self._append(fs, path, self.native.definitions(self._persisted, until))
+            self._persisted = until
+        files.freeze(self.native, tagsets)
+        definitions = self.native.definitions((0, 0, tagsets), (tables, fields, tagsets))
+        frame = encode_frame(FRAME_DEFINITIONS, 1, [definitions])
+        fs.write_atomic(path, [frame])
+        self._next_frame, self._good_bytes, self._failed = 2, len(frame), False
+        self._persisted = (tables, fields, tagsets)
+        for file in self.native.tagset_files():
+            release_pages(file)
+        return tagsets - frozen
 
     # --- tables and fields
 

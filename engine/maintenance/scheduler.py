@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.errors import TidegaugeError
 from engine.vitals import Vitals
 
 LOG = logging.getLogger("tidegauge.jobs")
@@ -42,6 +43,7 @@ class Scheduler:
 
     def _loop(self, job: Job) -> None:
         wake = self._wake[job.name]
+        told = ""
         while not self._stop.is_set():
             wake.wait(job.interval_seconds)
             wake.clear()
@@ -51,7 +53,20 @@ class Scheduler:
                 job.run()
             except Exception as error:
                 self._vitals.job_failures.labels(job.name).inc()
-                LOG.warning("job %s failed and will be tried again: %s", job.name, error, exc_info=error)
+                # A full disk fails every run: it is said once, and a traceback is for what nobody expects.
+                expected = isinstance(error, TidegaugeError | OSError)
+                if str(error) != told or not expected:
+                    LOG.warning(
+                        "job %s failed and will be tried again: %s",
+                        job.name,
+                        error,
+                        exc_info=None if expected else error,
+                    )
+                told = str(error)
+            else:
+                if told:
+                    LOG.info("job %s works again", job.name)
+                told = ""
 
     def close(self) -> None:
         """Stop and wait for the runs under way to end."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,28 +28,64 @@ def command(*arguments: str) -> list[str]:
 class Program:
     """A running server.  A context manager that ends the process whatever happens."""
 
-    def __init__(self, data_dir: Path, config: str = "", *, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        config: str = "",
+        *,
+        log: Path | None = None,
+        start: Callable[[list[str], Path], Any] | None = None,
+        wait: bool = True,
+    ) -> None:
+        """``start`` starts the command with these arguments and this log file in another way than by executing it.
+
+        Without ``wait`` it returns at once; :meth:`wait_ready` is then the caller's to call.
+        """
         self.data_dir = data_dir
         config_file = data_dir.with_suffix(".toml")
         config_file.write_text(config)
         self._log_path = log or data_dir.with_suffix(".log")
         self._log = self._log_path.open("ab")
+        self._log_start = self._log_path.stat().st_size
         arguments = ["serve", "--data", str(data_dir), "--listen", "127.0.0.1:0", "--config", str(config_file)]
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=self._log, env=environment)
-        self.url = self._wait_ready()
+        if start is not None:
+            self.process = start(arguments, self._log_path)
+        else:
+            environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+            self.process = subprocess.Popen(
+                command(*arguments), stdout=subprocess.PIPE, stderr=self._log, env=environment
+            )
+        self.url = ""
+        if wait:
+            self.wait_ready()
 
-    def _wait_ready(self) -> str:
+    def wait_ready(self) -> None:
+        """Wait for the line with the URL."""
         timer = threading.Timer(START_SECONDS, self.process.kill)
         timer.start()
         try:
             assert self.process.stdout is not None
             for line in self.process.stdout:
                 if b"ready at " in line:
-                    return line.decode().strip().rpartition(" ")[2]
+                    self.url = line.decode().strip().rpartition(" ")[2]
+                    return
         finally:
             timer.cancel()
         raise AssertionError(f"the server did not get ready:\n{self._log_path.read_text()[-4000:]}")
+
+    def said(self) -> str:
+        """Return what this process has logged."""
+        with self._log_path.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode("utf-8", "replace")
+
+    def wait_said(self, text: str) -> None:
+        """Wait until the process has logged ``text``."""
+        deadline = time.monotonic() + START_SECONDS
+        while text not in self.said():
+            assert time.monotonic() < deadline, f"never said {text!r}:\n{self.said()[-4000:]}"
+            assert self.process.poll() is None, f"ended before it said {text!r}:\n{self.said()[-4000:]}"
+            time.sleep(0.002)
 
     def __enter__(self) -> Program:
         return self
