@@ -86,6 +86,10 @@ class Database:
             # Reads have a connection of their own, so that a long flush does not make dashboards wait.
             self._reading = Seat(self._root.cursor())
             lock(self._root)
+        except duckdb.Error as error:
+            # A full disk, for one: the supervisor tries again, and people read a sentence meanwhile.
+            self._root.close()
+            raise Unavailable(f"cannot open rollup database: {str(error).splitlines()[0]}") from None
         except BaseException:
             self._root.close()
             raise
