@@ -26,6 +26,7 @@ from engine.config import Config
 from engine.config_units import Duration
 from engine.delivery.outbox import STATES, Outbox
 from engine.disk.filesystem import Bytes, FileSystem
+from engine.disk.guard import DiskGuard
 from engine.disk.real import RealFileSystem
 from engine.errors import BadQuery, DiskFull, QueryLimit, QueueFull, Recovering, TidegaugeError
 from engine.hot.store import HotStore
@@ -111,12 +112,12 @@ class Engine:
         self._root = os.path.abspath(data_dir)
         self._closing = threading.Lock()
         self._closed = False
-        self._disk_checked = (-1.0, 0)
         self._rollups_lock = threading.Lock()
         self._flushing = threading.Lock()
         self._rollups_checked = False
         started = self.clock.monotonic()
         self._fs.makedirs(self._root)
+        self.guard = DiskGuard(self._fs, self._root, reserve_bytes=int(config.storage.disk_reserve), clock=self.clock)
         self._lock = self._fs.lock(self._path("LOCK"))
         try:
             self._open_catalog()
@@ -248,7 +249,7 @@ class Engine:
             sealer=self.sealer,
             commit_lock=self.pipeline.commit_lock,
             keep_ns=self.admission.kept_ns,
-            has_room=self._has_room,
+            has_room=self.guard.has_room,
             vitals=self.vitals,
             clock=self.clock,
         )
@@ -397,21 +398,11 @@ class Engine:
         if self.hot.nbytes > HOT_CEILING * int(self.config.storage.hot_limit):
             self.vitals.overloaded.labels("hot_full").inc()
             raise QueueFull("cannot accept a write: rows arrive faster than they can be sealed")
-        checked_at, free = self._disk_checked
-        now = self.clock.monotonic()
-        if now - checked_at >= 1.0 or now < checked_at:
-            free = self._fs.free_bytes(self._root)
-            self._disk_checked = (now, free)
-        if free < int(self.config.storage.disk_reserve):
+        try:
+            self.guard.admit()
+        except DiskFull:
             self.vitals.overloaded.labels("disk_reserve").inc()
-            raise DiskFull(
-                f"cannot accept a write: {free} bytes are free, {int(self.config.storage.disk_reserve)} are kept in"
-                " reserve (storage.disk_reserve)",
-                retry_after_seconds=30,
-            )
-
-    def _has_room(self, size: int) -> bool:
-        return self._fs.free_bytes(self._root) - size >= int(self.config.storage.disk_reserve)
+            raise
 
     def _applied(self, table_id: int, sequence: int, rows: Rows) -> None:
         self.dirty.mark(table_id, sequence, *self.hot.touched_minutes(rows))
@@ -606,12 +597,16 @@ class Engine:
     def readiness(self) -> dict[str, Any]:
         """Return whether writes and queries are served, how far recovery is, and what it found."""
         recovery = self.recovery
-        state = "closing" if self._closed else "recovering" if recovery.active else "ready"
+        disk = self.guard.state()
+        low = disk["state"] == "low"
+        state = "recovering" if recovery.active else "disk_low" if low else "ready"
+        state = "closing" if self._closed else state
         return {
             "ready": state == "ready",
             "state": state,
-            "writes": not self._closed,
-            "queries": state == "ready",
+            "writes": not self._closed and not low,
+            "queries": state in ("ready", "disk_low"),
+            "disk": disk,
             "recovery": recovery.progress(),
             "recovered_rows": recovery.rows_replayed,
             "log_findings": recovery.log.sentences(),
@@ -645,7 +640,10 @@ class Engine:
             "Buckets left as they were, their segment being damaged",
             lambda: self.dirty.unreadable_buckets,
         )
-        watch("disk_free_bytes", "Free bytes where the data directory is", lambda: self._fs.free_bytes(self._root))
+        watch("disk_free_bytes", "Free bytes where the data directory is", self.guard.free_bytes)
+        watch("disk_reserve_bytes", "Free bytes below which writes are refused", lambda: self.guard.reserve_bytes)
+        watch("disk_low", "1 while writes are refused for lack of space", lambda: self.guard.low)
+        watch("disk_low_times", "How often writes have been refused for lack of space", lambda: self.guard.times_low)
         watch("query_process_starts", "Query processes started", lambda: self.link.counters().starts)
         watch("query_process_kills", "Query processes killed for a statement", lambda: self.link.counters().kills)
         watch("query_process_deaths", "Query processes that ended on their own", lambda: self.link.counters().deaths)
