@@ -63,7 +63,13 @@ KINDS = {
             "The engine goes on without them and says on readiness and in its log which sequences are missing.",
         ),
         Kind("log_newer", DAMAGE, "a log file was written by a newer version", _REFUSES),
-        Kind("log_unusable", DAMAGE, "an intact frame holds what cannot be a batch of this catalogue", _REFUSES),
+        Kind(
+            "log_unusable",
+            DAMAGE,
+            "an intact frame holds what cannot be a batch of this catalogue",
+            "Definitions that do not fit make the engine refuse to open the directory, by name. A frame whose rows"
+            " cannot be decoded is passed over: its file is copied to .damaged, and readiness says so.",
+        ),
         Kind(
             "log_set_aside",
             NOTICE,
