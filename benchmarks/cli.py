@@ -60,6 +60,7 @@ SUITES = (
     ),
     Suite("ingest-latency", "acknowledgements at half of the peak, open-loop", "macro_latency"),
     Suite("storage", "bytes on disk after a graceful stop", "macro_storage", "storage"),
+    Suite("storage-pooled", "bytes on disk of node-exporter scrapes", "macro_pooled", "storage_pooled"),
     Suite("rollup", "how fast tiers catch up after a bulk load", "macro_storage", "rollup"),
     Suite("queries", "the fifteen devops queries over HTTP", "macro_query"),
     Suite("rules", "one tick of all alert rules, in process", "macro_watch"),
@@ -201,6 +202,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--batch-lines", type=int, help="lines of a line protocol batch (default 10000)")
     made.add_argument("--runs", type=int, help="repetitions of each query or load")
     made.add_argument("--work", dest="work_folder", metavar="DIR", help="where scratch folders are made")
+    made.add_argument("--scrapes", metavar="DIR", help="storage-pooled: saved expositions, <unix ms>.prom each")
     made.add_argument("--engines", help="peers: comma-separated names, default all that are installed")
 
 

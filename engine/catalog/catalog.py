@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.catalog.matchers import Matcher
+from engine.catalog.packing import PACKED_VERSION, pack_definitions, unpack_definitions
 from engine.catalog.pooled import METRIC_TAG, POOLED_TABLES
 from engine.catalog.tagsetfiles import DIRECTORY, TagsetFiles, release_pages
 from engine.disk.filesystem import FileSystem, storage_error
@@ -31,7 +32,6 @@ from native.tagcolumns import keys_between, members_of, members_with, tags_of, v
 #: This many tag sets in memory are moved into a file: about 12 MB.
 FREEZE_TAGSETS = 1 << 16
 FRAME_DEFINITIONS = 2
-DEFINITIONS_VERSION = 1
 Mark = tuple[int, int, int]
 
 
@@ -140,15 +140,15 @@ class Catalog:
             if kind != FRAME_DEFINITIONS:
                 message = f"cannot read catalogue: got a frame of kind {kind}, want {FRAME_DEFINITIONS}"
                 raise Damage(message, path=path, offset=start)
-            if stop > start and data[start] > DEFINITIONS_VERSION:
+            if stop > start and data[start] > PACKED_VERSION:
                 raise NewerFormat(
-                    f"cannot read catalogue: got version {data[start]}, want at most {DEFINITIONS_VERSION};"
+                    f"cannot read catalogue: got version {data[start]}, want at most {PACKED_VERSION};"
                     " it was written by a newer version",
                     path=path,
                     offset=start,
                 )
             try:
-                self.native.apply_definitions(memoryview(data)[start:stop])
+                self.native.apply_definitions(unpack_definitions(memoryview(data)[start:stop]))
             except ValueError as error:
                 raise Damage(f"cannot read catalogue: {error}", path=path, offset=start) from None
             self._next_frame = sequence + 1
@@ -176,7 +176,7 @@ class Catalog:
             self._persisted = until
 
     def _append(self, fs: FileSystem, path: str, definitions: bytes) -> None:
-        frame = encode_frame(FRAME_DEFINITIONS, self._next_frame, [definitions])
+        frame = encode_frame(FRAME_DEFINITIONS, self._next_frame, [pack_definitions(definitions)])
         repairing, self._failed = self._failed, True
         if repairing and fs.exists(path):
             # Whatever the append that failed has left would stand between intact frames.
@@ -220,7 +220,7 @@ class Catalog:
             self._persisted = until
         files.freeze(self.native, tagsets)
         definitions = self.native.definitions((0, 0, tagsets), (tables, fields, tagsets))
-        frame = encode_frame(FRAME_DEFINITIONS, 1, [definitions])
+        frame = encode_frame(FRAME_DEFINITIONS, 1, [pack_definitions(definitions)])
         fs.write_atomic(path, [frame])
         self._next_frame, self._good_bytes, self._failed = 2, len(frame), False
         self._persisted = (tables, fields, tagsets)

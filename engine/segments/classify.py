@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from engine.model.rows import Float64Array, Int64Array
@@ -45,6 +46,20 @@ class ColumnPlan:
     decimals: int
     bits: int
     encoding: str
+
+    def holds(self, values: Float64Array) -> npt.NDArray[np.bool_]:
+        """Return which cells the column can hold bit for bit."""
+        if self.kind == DOUBLE:
+            return np.ones(len(values), np.bool_)
+        largest = MAX_EXACT if self.bits == 64 else 10**9 - 1 if self.decimals else 2**31 - 1
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled = np.rint(values * 10.0**self.decimals)
+            back = np.ascontiguousarray(scaled / 10.0**self.decimals)
+        # Adding 0.0 turns the -0.0 that rounding makes of small numbers into what an integer column gives back.
+        fits: npt.NDArray[np.bool_] = (np.abs(scaled) <= largest) & (
+            (back + 0.0).view(np.uint64) == np.ascontiguousarray(values).view(np.uint64)
+        )
+        return fits
 
     @property
     def arrow_type(self) -> pa.DataType:

@@ -111,7 +111,7 @@ class _Survey:
         if self._spec.routed and not self.rows:
             self.times = time_encoding(rows.times)
         longest = int(np.diff(np.append(starts, len(rows))).max())
-        if longest > self._spec.row_group_rows or int(tagset_ids[0]) == self._last_tagset:
+        if longest > self._spec.group_rows or int(tagset_ids[0]) == self._last_tagset:
             self._routed = False
         self._last_tagset = int(tagset_ids[-1])
         self.rows += len(rows)

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from engine.errors import Bug
 from engine.model.rows import Float64Array, Int64Array, absent_matrix
 from engine.segments.classify import DELTA, DICTIONARY, DICTIONARY_PAGE_BYTES, PLAIN, SPLIT, ColumnPlan
-from engine.segments.layout import DECIMAL_PREFIX, DOUBLE, INTEGER, MAX_ROUTED_DECIMALS
+from engine.segments.layout import DECIMAL_PREFIX, DOUBLE, INTEGER, MAX_ROUTED_DECIMALS, ROUTED_ROWS
 from native.columns import is_absent
 from native.routing import classify_runs
 
+_CELL_BY_CELL = -2
 Int8Array = npt.NDArray[np.int8]
 
 #: Classes besides the numbers of decimals 0..9.
@@ -66,11 +67,16 @@ class RoutedPlan:
         for kind in np.unique(classes).tolist():
             if kind == NOTHING:
                 continue
-            column = self.column_of_class.get(kind)
-            if column is None:
-                raise Bug(f"cannot write segment: got a series of class {kind}, want one of those surveyed")
-            column_of_run[classes == kind] = column
+            column_of_run[classes == kind] = self.column_of_class.get(kind, _CELL_BY_CELL)
         column_of_cell = np.repeat(column_of_run, lengths)
+        # A series that was surveyed in pieces may be of another class as a whole.  Each of its cells has a column.
+        rest = np.flatnonzero((column_of_cell == _CELL_BY_CELL) & ~is_absent(values))
+        for index, plan in sorted(enumerate(self.columns), key=lambda item: item[1].kind == DOUBLE):
+            fits = plan.holds(values[rest])
+            column_of_cell[rest[fits]] = index
+            rest = rest[~fits]
+        if len(rest):
+            raise Bug(f"cannot write segment: got the value {values[rest[0]]!r}, want one of a kind that was surveyed")
         routed = absent_matrix(len(self.columns), len(values))
         for index in range(len(self.columns)):
             mine = column_of_cell == index
@@ -172,13 +178,14 @@ def encoded_size(column: pa.Array, encoding: str) -> int:
         use_dictionary=encoding == DICTIONARY,
         column_encoding=None if encoding == DICTIONARY else {"column": encoding},
         dictionary_pagesize_limit=DICTIONARY_PAGE_BYTES,
+        max_rows_per_page=ROUTED_ROWS,
     )
     return int(pq.read_metadata(pa.BufferReader(sink.getvalue())).row_group(0).column(0).total_compressed_size)
 
 
 def time_encoding(times: Int64Array) -> str:
     """Return the encoding of a routed segment's times: plain where series share irregular instants, which zstd sees."""
-    sample = pa.array(times[:SAMPLED_CELLS])
+    sample = pa.array(times[:ROUTED_ROWS])
     return min((DELTA, PLAIN), key=lambda encoding: encoded_size(sample, encoding))
 
 

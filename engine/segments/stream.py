@@ -100,7 +100,7 @@ class SegmentStream:
         rows = self._pending
         if not len(rows):
             return
-        groups = list(row_groups(tagset_starts(rows)[0], len(rows), self._spec.row_group_rows))
+        groups = list(row_groups(tagset_starts(rows)[0], len(rows), self._spec.group_rows))
         if keep_last:
             groups.pop()
         if groups:

@@ -27,6 +27,7 @@ from engine.segments.layout import (
     DOUBLE,
     METADATA_KEY,
     PAGE_ROWS,
+    ROUTED_ROWS,
     TAGSET_COLUMN,
     TIME_COLUMN,
     FieldColumn,
@@ -138,7 +139,7 @@ def encode_segment(spec: SegmentSpec, rows: Rows, tags_of: TagsOf) -> tuple[pa.B
     sink = pa.BufferOutputStream()
     times = time_encoding(rows.times) if spec.routed else DELTA
     encoder = SegmentEncoder(sink, spec, plans, tag_keys, tags_of, times)
-    encoder.write(rows, row_groups(starts, len(rows), spec.row_group_rows))
+    encoder.write(rows, row_groups(starts, len(rows), spec.group_rows))
     encoder.finish()
     return sink.getvalue(), encoder.columns
 
@@ -191,7 +192,7 @@ class SegmentEncoder:
                 **{column: encoding for column, encoding in encodings.items() if encoding != DICTIONARY},
             },
             dictionary_pagesize_limit=DICTIONARY_PAGE_BYTES,
-            max_rows_per_page=PAGE_ROWS,
+            max_rows_per_page=ROUTED_ROWS if spec.routed else PAGE_ROWS,
             write_statistics=[TAGSET_COLUMN, TIME_COLUMN],
             write_page_index=True,
             write_page_checksum=True,
@@ -322,10 +323,21 @@ def _repeated_tags(
     repeated = []
     for tag in tags:
         local = tag.slice(first, last - first).cast(pa.string()).dictionary_encode()
-        indices = local.indices
-        picked = pa.array(np.repeat(np.arange(len(indices), dtype=np.int32), lengths))
-        repeated.append(pa.DictionaryArray.from_arrays(indices.take(picked), local.dictionary))
+        repeated.append(pa.DictionaryArray.from_arrays(_repeated(local.indices, lengths), local.dictionary))
     return repeated
+
+
+def _repeated(indices: pa.Array, lengths: Int64Array) -> pa.Array:
+    """Return each int32 index as many times as its length says, nulls too; far faster than taking them."""
+    total = int(lengths.sum())
+    if indices.null_count == len(indices):
+        return pa.nulls(total, pa.int32())
+    repeated = np.repeat(indices.fill_null(0).to_numpy(), lengths)
+    bitmap = None
+    if indices.null_count:
+        present = np.repeat(indices.is_valid().to_numpy(zero_copy_only=False), lengths)
+        bitmap = pa.py_buffer(np.packbits(present, bitorder="little"))
+    return pa.Array.from_buffers(pa.int32(), total, [bitmap, pa.py_buffer(repeated)])
 
 
 def _times(times: Int64Array) -> pa.Array:

@@ -18,11 +18,12 @@ from engine.model.rows import Rows
 from engine.query.scans import SegmentFiles
 from engine.query.scopes import Scope
 from engine.query.sources import ParquetFile
+from engine.segments.classify import ColumnPlan
 from engine.segments.layout import FieldColumn, SegmentMeta
 from engine.segments.reader import column_names, read_header, read_segment, segment_path, verify_segment
-from engine.segments.route import RouteSurvey
+from engine.segments.route import RoutedPlan, RouteSurvey
 from engine.segments.writer import write_segment
-from native.columns import ABSENT
+from native.columns import ABSENT, is_absent
 from tests.engine.test_segments import COLUMNS, ROOT, START_NS, spec_for, tags_of
 from tests.filesystems import MemoryFileSystem
 from tests.oracles.segments import bits_of, cells_of, narrowed, read_as_anyone
@@ -161,13 +162,27 @@ def test_parts_are_routed_as_the_whole() -> None:
     assert whole.plan() == parts.plan()
 
 
-def test_a_series_of_a_class_that_was_not_surveyed_is_a_bug() -> None:
+def test_a_series_of_another_class_as_a_whole_goes_cell_by_cell() -> None:
     survey = RouteSurvey()
-    survey.add(np.arange(100.0), np.zeros(1, np.int64))
+    pieces = [np.array([1e15 + 0.25, 0.5]), np.array([1e-9, 3e-9]), np.arange(40.0), np.array([0.0, ABSENT])]
+    for piece in pieces:
+        survey.add(piece, np.zeros(1, np.int64))
     plan = survey.plan()
     assert plan is not None
-    with pytest.raises(Bug, match="class -1"):
-        plan.split(np.full(100, np.pi) + np.arange(100.0), np.zeros(1, np.int64))
+    whole = np.concatenate(pieces)
+    routed = plan.split(whole, np.zeros(1, np.int64))
+    merged = np.where(is_absent(routed), 0.0, routed)
+    for column, stored in zip(routed, plan.columns, strict=True):
+        assert stored.holds(column[~is_absent(column)]).all()
+    assert (~is_absent(routed)).sum(axis=0).tolist() == (~is_absent(whole)).astype(int).tolist()
+    assert merged.sum(axis=0)[~is_absent(whole)].tolist() == whole[~is_absent(whole)].tolist()
+
+
+def test_a_value_of_no_kind_that_was_surveyed_is_a_bug() -> None:
+    plan = RoutedPlan((ColumnPlan("integer", 0, 32, "PLAIN"),), {0: 0})
+    for value in (0.5, -0.0, 2.0**54, float("nan")):
+        with pytest.raises(Bug, match="surveyed"):
+            plan.split(np.array([1.0, value]), np.zeros(1, np.int64))
 
 
 def test_a_cell_in_two_columns_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from engine.catalog.catalog import DEFINITIONS_VERSION, FRAME_DEFINITIONS, Catalog
+from engine.catalog.catalog import FRAME_DEFINITIONS, Catalog
+from engine.catalog.packing import PACKED_VERSION, unpack_definitions
 from engine.catalog.tagsetfiles import DIRECTORY, TagsetFiles
 from engine.disk.filesystem import Bytes, FileSystem
 from engine.errors import Damage, NewerFormat
@@ -50,13 +51,11 @@ class Definitions:
                 found = f"a frame of kind {kind}"
                 report.add("catalogue_damaged", path, found, f"kind {FRAME_DEFINITIONS}", offset=start)
                 return False
-            if stop > start and data[start] > DEFINITIONS_VERSION:
-                report.add(
-                    "catalogue_newer", path, f"version {data[start]}", f"at most {DEFINITIONS_VERSION}", offset=start
-                )
+            if stop > start and data[start] > PACKED_VERSION:
+                report.add("catalogue_newer", path, f"version {data[start]}", f"at most {PACKED_VERSION}", offset=start)
                 return False
             try:
-                self.apply(data[start:stop])
+                self.apply(unpack_definitions(data[start:stop]))
             except ValueError as error:
                 report.add("catalogue_damaged", path, str(error), offset=start)
                 return False
