@@ -19,6 +19,7 @@ Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 Body = bytes | memoryview
+DecompressInto = Callable[[Body, Any], int]
 _GZIP = 16 + zlib.MAX_WBITS
 #: Bodies above this are decompressed in a thread, so that the event loop keeps serving others.
 _INLINE_DECODE_BYTES = 64 << 10
@@ -80,11 +81,14 @@ def decompress(body: Body, encoding: str, limit: int) -> Body:
     try:
         match encoding:
             case "gzip" | "x-gzip":
-                return _inflate(body, _GZIP, limit)
+                # A stream of one member ends with its size; any other goes the slower way, which says what is wrong.
+                size = int.from_bytes(body[-4:], "little")
+                return _exactly(cramjam.gzip.decompress_into, body, size, limit) or _inflate(body, _GZIP, limit)
             case "deflate":
                 return _inflate(body, zlib.MAX_WBITS, limit)
             case "zstd":
-                return _into_bounded(cramjam.zstd.decompress_into, body, limit)
+                into = cramjam.zstd.decompress_into
+                return _exactly(into, body, _zstd_size(body), limit) or _into_bounded(into, body, limit)
             case "snappy":
                 size = cramjam.snappy.decompress_raw_len(body)
                 if size > limit:
@@ -95,6 +99,28 @@ def decompress(body: Body, encoding: str, limit: int) -> Body:
     except (zlib.error, cramjam.DecompressionError) as error:
         raise BadRequest(f"cannot decompress the {encoding} body: {error}") from None
     raise UnsupportedMedia(f"cannot accept Content-Encoding {encoding!r}: want gzip, deflate, zstd, snappy or identity")
+
+
+def _exactly(decompress_into: DecompressInto, body: Body, size: int, limit: int) -> memoryview | None:
+    """Return the body if it decompresses to just ``size`` bytes, which must be more than 0 and not beyond ``limit``."""
+    if not 0 < size <= limit:
+        return None
+    out = memoryview(cast("Any", Slab(size)))
+    try:
+        return out if decompress_into(body, out) == size else None
+    except cramjam.DecompressionError:
+        return None
+
+
+def _zstd_size(body: Body) -> int:
+    """Return what the first frame says its content's size is (RFC 8878, 3.1.1.1), or 0."""
+    head = bytes(body[:18])
+    if len(head) < 18 or head[:4] != b"\x28\xb5\x2f\xfd":
+        return 0
+    whole, flag = head[4] >> 5 & 1, head[4] >> 6
+    begin = 5 + (0 if whole else 1) + (0, 1, 2, 4)[head[4] & 3]
+    length = (1 if whole else 0, 2, 4, 8)[flag]
+    return int.from_bytes(head[begin : begin + length], "little") + (256 if flag == 1 else 0)
 
 
 def _inflate(body: Body, window_bits: int, limit: int) -> bytes:
@@ -113,7 +139,7 @@ def _inflate(body: Body, window_bits: int, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _into_bounded(decompress_into: Callable[[Body, bytearray], int], body: Body, limit: int) -> bytes:
+def _into_bounded(decompress_into: DecompressInto, body: Body, limit: int) -> bytes:
     size = min(limit, max(4096, 4 * len(body)))
     while True:
         out = bytearray(size)
