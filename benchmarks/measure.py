@@ -132,6 +132,16 @@ def tree_usage(pid: int) -> TreeUsage:
     return TreeUsage(cpu_seconds, rss_bytes, pss_bytes, processes)
 
 
+def peak_rss_bytes(pid: int) -> int:
+    """Return the largest resident size that a process has had (``VmHWM``, proc(5)); 0 where the system does not say."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(sizes[0]) * 1024 if sizes else 0
+
+
 def tree_cpu_seconds(pid: int) -> float:
     """Return only the processor seconds of :func:`tree_usage`, which is much cheaper to read."""
     import psutil
