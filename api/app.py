@@ -17,7 +17,8 @@ from litestar.openapi.plugins import SwaggerRenderPlugin
 from api.asgi import Receive, Scope, Send, respond_error
 from api.auth import Gate
 from api.errors import body_of, headers_of, status_of
-from api.prometheus import REMOTE_WRITE_PATH, TEXT_PATH, PrometheusHandlers
+from api.exposition import TEXT_PATH
+from api.prometheus import REMOTE_WRITE_PATH, PrometheusHandlers
 from api.routes.health import health_routes
 from api.routes.query import query_routes
 from api.routes.watch import WatchHandlers, watch_routes

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from api.errors import Forbidden, TooLarge, Unauthorized, UnsupportedMedia
+from api.exposition import PrometheusText
 from engine import errors
 from engine.collect.transport import HttpTransport, Response, Transport
 
@@ -145,7 +146,7 @@ class Client:
 
     def write(
         self,
-        data: str | bytes | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
+        data: str | bytes | PrometheusText | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
         *,
         table: str | None = None,
         precision: str = "ns",
@@ -164,7 +165,7 @@ class Client:
 
     def offer(
         self,
-        data: str | bytes | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
+        data: str | bytes | PrometheusText | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
         *,
         table: str | None = None,
         precision: str = "ns",
@@ -177,13 +178,15 @@ class Client:
 
     def _write(
         self,
-        data: str | bytes | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
+        data: str | bytes | PrometheusText | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
         table: str | None,
         precision: str,
     ) -> tuple[WriteResult | None, Response]:
         if isinstance(data, str | bytes | bytearray | memoryview):
             body = data.encode() if isinstance(data, str) else bytes(data)
             path, kind = f"/write?{urlencode({'precision': precision})}", "text/plain; charset=utf-8"
+        elif isinstance(data, PrometheusText):
+            body, path, kind = data.body, data.target, data.content_type
         elif isinstance(data, Sequence):
             samples: Sequence[Any] = data
             body, path, kind = json_batch(samples), "/v1/ingest", "application/json"

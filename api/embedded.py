@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from api.arguments import parse_duration_ns, parse_start, parse_time
 from api.client import SqlTable, arrow_stream, json_batch
+from api.exposition import PrometheusText
 from engine.catalog.matchers import equality_matchers, parse_matchers
 from engine.config import load_config
 from engine.ingest.batch import WriteResult
@@ -26,13 +27,13 @@ class Embedded:
 
     def write(
         self,
-        data: str | bytes | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
+        data: str | bytes | PrometheusText | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
         *,
         table: str | None = None,
         precision: str = "ns",
         timeout_seconds: float | None = 60.0,
     ) -> WriteResult:
-        """Write line protocol, an Arrow table or batch, or a list of sample objects; return when it is on disk.
+        """Write line protocol, Prometheus text, an Arrow table or batch, or a list of sample objects, durably.
 
         The result says what was refused and why; the rest is stored.  Raises BadRequest when nothing of it can be
         read, Overload when it should be tried again later.
@@ -41,6 +42,8 @@ class Embedded:
             data = data.encode()
         if isinstance(data, bytes | bytearray | memoryview):
             future = self.engine.submit_lines(bytes(data), precision_ns(precision))
+        elif isinstance(data, PrometheusText):
+            future = self.engine.submit_prometheus_text(data.body, open_metrics=data.open_metrics, labels=data.labels)
         elif isinstance(data, pa.Table | pa.RecordBatch):
             future = self.engine.submit_arrow(arrow_stream(data, table), table)
         else:
@@ -49,7 +52,7 @@ class Embedded:
 
     def offer(
         self,
-        data: str | bytes | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
+        data: str | bytes | PrometheusText | pa.Table | pa.RecordBatch | Sequence[Mapping[str, Any]],
         *,
         table: str | None = None,
         precision: str = "ns",

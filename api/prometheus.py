@@ -12,12 +12,12 @@ from urllib.parse import parse_qsl
 
 from api.asgi import Receive, Scope, Send, header, respond
 from api.errors import UnsupportedMedia, headers_of, status_of
+from api.exposition import labels_of
 from api.write import BodyHandlers, causes_of, respond_partial, told_of
-from engine.errors import BadRequest, TidegaugeError
+from engine.errors import TidegaugeError
 from engine.ingest.batch import WriteResult
 
 REMOTE_WRITE_PATH = "/api/v1/write"
-TEXT_PATH = "/v1/import/prometheus"
 PLAIN_TEXT = "text/plain; charset=utf-8"
 _PROTOBUF = "application/x-protobuf"
 _WRITE_REQUEST = "prometheus.WriteRequest"
@@ -45,7 +45,7 @@ class PrometheusHandlers(BodyHandlers):
             raise UnsupportedMedia(
                 f"cannot import Content-Type {kind!r}: want text/plain or application/openmetrics-text"
             )
-        labels = labels_of(scope)
+        labels = labels_of_query(scope)
         body = await self._body(scope, receive)
         return self._engine.submit_prometheus_text(
             body, open_metrics=kind == "application/openmetrics-text", labels=labels
@@ -86,16 +86,7 @@ def check_content_type(content_type: str) -> None:
         )
 
 
-def labels_of(scope: Scope) -> dict[str, str]:
+def labels_of_query(scope: Scope) -> dict[str, str]:
     """Return the labels that ``?label=name=value`` gives, any number of times; raises BadRequest."""
-    labels: dict[str, str] = {}
-    for key, text in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
-        if key != "label":
-            continue
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise BadRequest(f"cannot add label {text!r}: want label=name=value")
-        if name in labels:
-            raise BadRequest(f"cannot add label {name!r}: it is given twice")
-        labels[name] = value
-    return labels
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    return labels_of([text for key, text in pairs if key == "label"])

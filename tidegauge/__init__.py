@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from api.exposition import PrometheusText
 from engine.errors import (
     BadConfig,
     BadInput,
@@ -36,6 +37,7 @@ __all__ = [
     "DiskFull",
     "NotFound",
     "Overload",
+    "PrometheusText",
     "QueryLimit",
     "QueueFull",
     "TidegaugeError",

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from engine.ingest.batch import WriteResult
 
 EXIT_REFUSED = 1
-_TEXT_FORMATS = frozenset({"lp"})
-_FORMATS = ("lp", "csv", "parquet", "arrow")
+_TEXT_FORMATS = frozenset({"lp", "prom"})
+_FORMATS = ("lp", "prom", "csv", "parquet", "arrow")
 _EPILOG = f"""example:
   tidegauge import metrics.lp.gz
   tidegauge import january.parquet february.parquet --table cpu --time ts
   tidegauge import export.csv --table power --tag meter_id --unit s
   tidegauge import history.lp --data ./tidegauge-data
+  tidegauge import scrape.prom --label job=node --label instance=web1
 
 Without --data the rows go to the server at --url (default: {DEFAULT_URL}).  Rows that are refused are reported
 with file and line, the others are kept.  A load that was interrupted goes on where it stopped when the same command is
@@ -50,6 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="with --data: the configuration, for its limits and retention")
     parser.add_argument("--token", help=f"token with the scope write (default: ${TOKEN_VARIABLE})")
     parser.add_argument("--precision", default="ns", help="unit of line protocol's timestamps (default: ns)")
+    parser.add_argument(
+        "--label", metavar="NAME=VALUE", action="append", default=[], help="for every sample of Prometheus text"
+    )
     tables = parser.add_argument_group("CSV, Parquet and Arrow")
     tables.add_argument("--table", metavar="NAME", help="the table (default: the file's name up to its first dot)")
     tables.add_argument(
@@ -71,11 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     _check(arguments)
     jobs = [(file, arguments.format or format_of(file)) for file in arguments.files]
+    current = jobs[0]
     started = time.perf_counter()
     printed = _Reports(arguments.errors)
     with _open(arguments) as destination, _progress(arguments.files) as progress:
         loader = Loader(
-            lambda piece: destination.offer(piece.data, precision=arguments.precision),
+            lambda piece: destination.offer(_sent(piece, current, arguments), precision=arguments.precision),
             tell=printed,
             progressed=progress.show,
             clock=SystemClock(),
@@ -88,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
             if start.offset:
                 _say(f"{file}: going on from line {start.line + 1}, where an earlier load stopped")
             progress.begin(file)
+            current = (file, form)
             try:
                 loader.load(file, _pieces(file, form, arguments, start), journal)
             except TidegaugeError as error:
@@ -101,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    from api.exposition import labels_of
     from engine.errors import BadRequest
     from engine.ingest.lines import precision_ns
 
@@ -114,6 +121,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise WrongUse(f"cannot use delimiter {arguments.delimiter!r}: want one character")
     try:
         precision_ns(arguments.precision)
+        labels_of(arguments.label)
     except BadRequest as error:
         raise WrongUse(error.message) from None
     for file in arguments.files:
@@ -121,9 +129,19 @@ def _check(arguments: argparse.Namespace) -> None:
             raise WrongUse(f"cannot load {file}: there is no such file")
 
 
+def _sent(piece: Piece, job: tuple[str, str], arguments: argparse.Namespace) -> Any:
+    """Return a piece as it is sent: Prometheus text says that it is."""
+    file, form = job
+    if form != "prom" or not isinstance(piece.data, bytes):
+        return piece.data
+    from api.exposition import PrometheusText, labels_of
+
+    return PrometheusText(piece.data, labels_of(arguments.label), open_metrics=".openmetrics" in file.lower())
+
+
 def _options(arguments: argparse.Namespace, form: str) -> str:
     if form in _TEXT_FORMATS:
-        return f"{form} {arguments.precision}"
+        return f"{form} {arguments.precision} {arguments.label}" if arguments.label else f"{form} {arguments.precision}"
     named = (arguments.table, arguments.time, arguments.unit, arguments.tag, arguments.drop, arguments.delimiter)
     return " ".join([form, *map(repr, named)])
 

@@ -34,6 +34,45 @@ def rows_of(data: str, statement: str) -> list[tuple[object, ...]]:
         return [tuple(row.values()) for row in db.sql(statement)]
 
 
+@pytest.mark.parametrize("suffix", ["prom", "openmetrics"])
+def test_prometheus_text_arrives_with_labels(
+    tmp_path: Path, data: str, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit = 1 if suffix == "openmetrics" else 1000
+    lines = [f'up{{host="h{at % 2}"}} {at} {(NOW_S - at) * unit}' for at in range(100)]
+    file = tmp_path / f"scrape.{suffix}"
+    file.write_text("\n".join(["# TYPE up gauge", *lines, "nonsense", "# EOF", ""]))
+    assert main(["import", str(file), "--data", data, "--label", "job=node"]) == 1
+    said = capsys.readouterr().err
+    assert f"{file}:102: malformed" in said
+    assert "stored 100 rows, 100 samples in " in said
+    statement = (
+        "SELECT metric, labels['host'], labels['job'], count(*), sum(value) FROM samples GROUP BY ALL ORDER BY 2"
+    )
+    assert rows_of(data, statement) == [("up", "h0", "node", 50, 2450.0), ("up", "h1", "node", 50, 2500.0)]
+
+
+def test_prometheus_text_goes_to_its_own_path(tmp_path: Path) -> None:
+    seen: list[Seen] = []
+
+    def answer(request: Seen) -> Answer:
+        seen.append(request)
+        return Answer(204, headers={"X-Tidegauge-Rows": "1", "X-Tidegauge-Samples": "1"})
+
+    (tmp_path / "a.prom").write_text("up 1\n")
+    with RecordingServer(answer) as server:
+        assert main(["import", str(tmp_path / "a.prom"), "--url", server.url, "--label", "job=a b"]) == 0
+    assert [(request.path, request.body) for request in seen] == [("/v1/import/prometheus?label=job%3Da+b", b"up 1\n")]
+
+
+@pytest.mark.parametrize("label", ["job", "=x", "job=1 job=2"])
+def test_labels_that_are_none(tmp_path: Path, label: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.prom").write_text("up 1\n")
+    words = [word for text in label.split(" ") for word in ("--label", text)]
+    assert main(["import", str(tmp_path / "a.prom"), *words]) == 2
+    assert "cannot add label" in capsys.readouterr().err
+
+
 def test_every_format_arrives_whole(tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
     count = 400
     lines = "".join(f"lp,host=h{at % 3} v={at}i {NOW_S - at}\n" for at in range(count))

@@ -26,6 +26,15 @@ def test_everything_exported_is_there() -> None:
     assert all(hasattr(tidegauge, name) for name in tidegauge.__all__)
 
 
+def test_prometheus_text_is_told_apart_by_its_type(tmp_path: Path, config: str) -> None:
+    with tidegauge.open(str(tmp_path / "data"), config=config) as db:
+        text = tidegauge.PrometheusText(b"up 1 %d\n" % (T0 // 10**6), {"job": "node"})
+        assert db.write(text).samples == 1
+        assert db.sql("SELECT metric, labels['job'] AS job, value FROM samples").rows() == [
+            {"metric": "up", "job": "node", "value": 1.0}
+        ]
+
+
 def test_write_and_ask_in_every_form(tmp_path: Path, config: str) -> None:
     with tidegauge.open(str(tmp_path / "data"), config=config) as db:
         assert db.write(f"room,name=attic temperature=21.5 {T0}").rows == 1
