@@ -83,10 +83,18 @@ class Storage(Settings, frozen=True, kw_only=True):
 
 
 class TableRetention(Settings, frozen=True, kw_only=True):
-    """Raw retention of the tables whose name matches the glob ``match``; the first matching entry counts."""
+    """Retention of the tables whose name matches the glob ``match``; the first matching entry counts.
+
+    None: as for all tables.
+    """
 
     match: Name
-    raw: Keep
+    raw: Keep | None = None
+    rollup_1m: Keep | None = None
+    rollup_5m: Keep | None = None
+    rollup_15m: Keep | None = None
+    rollup_1h: Keep | None = None
+    rollup_1d: Keep | None = None
 
 
 class Retention(Settings, frozen=True, kw_only=True):

@@ -271,7 +271,9 @@ class Engine:
             samples=self.samples,
             manifest=self.manifest,
             exclusive=self.sealer.exclusive,
+            flush=self.flush_rollups,
             retain_rollups=self._retain_rollups,
+            forget_rollups=self._forget_rollups,
             vitals=self.vitals,
             clock=self.clock,
         )
@@ -414,7 +416,7 @@ class Engine:
         try:
             self._check_rollups()
             # One at a time: a flush that has read its samples before a deletion must not write them after it.
-            with self._flushing:
+            with self._flushing, self.samples.unhidden():
                 # While samples are still coming back it cannot be told what is left of a range.
                 deletions = () if self.recovery.active else self.deleter.catch_up_tiers()
                 written = self.dirty.flush()
@@ -455,6 +457,9 @@ class Engine:
 
     def _delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
         return self.link.delete_rollups(table_id, tagset_ids, start_ns, end_ns)
+
+    def _forget_rollups(self, tier: str, table_id: int, before_ns: int) -> int:
+        return self.link.forget_rollups(tier, table_id, self.catalog.tagset_ids(table_id), before_ns)
 
     def _retain_rollups(self, cutoffs: Mapping[str, int]) -> int:
         return self.link.retain(cutoffs)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from engine.catalog.catalog import Catalog
 from engine.clock import Clock
-from engine.config import Ingest, Retention
+from engine.config import Ingest, Retention, TableRetention
 from engine.ingest.batch import Batch, Refusal
 from engine.model.rows import Rows
 
@@ -28,21 +28,25 @@ class Admission:
         self._retention = retention
         self._raw_ns: dict[int, int] = {}
         self._longest_raw_ns = max(
-            (int(raw) or -FOR_EVER_NS for raw in (retention.raw, *(table.raw for table in retention.tables))),
+            (
+                int(retention.raw if raw is None else raw) or -FOR_EVER_NS
+                for raw in (retention.raw, *(table.raw for table in retention.tables))
+            ),
         )
 
     def raw_retention_ns(self, table_id: int) -> int:
         """Return how long raw rows of a table are kept; a very large number for ever."""
         known = self._raw_ns.get(table_id)
         if known is None:
-            name = self.catalog.table_name(table_id)
-            raw = self._retention.raw
-            for table in self._retention.tables:
-                if fnmatch.fnmatchcase(name, table.match):
-                    raw = table.raw
-                    break
+            entry = self.table_retention(table_id)
+            raw = self._retention.raw if entry is None or entry.raw is None else entry.raw
             known = self._raw_ns[table_id] = int(raw) or -FOR_EVER_NS
         return known
+
+    def table_retention(self, table_id: int) -> TableRetention | None:
+        """Return the entry of the configuration that a table goes by, None where it goes by the general settings."""
+        name = self.catalog.table_name(table_id)
+        return next((each for each in self._retention.tables if fnmatch.fnmatchcase(name, each.match)), None)
 
     def kept_ns(self, table_id: int) -> int | None:
         """Return how long raw rows of a table are kept, None for ever."""

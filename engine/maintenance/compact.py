@@ -89,9 +89,10 @@ class Compactor:
             self._vitals.compactions.labels("no_room").inc()
             return False
         spec = self._spec(table_id, task)
-        meta = merge_segments(
-            self._fs, self._root, spec, task.replaces, Rows.empty(), self._catalog.tag_columns, self._read
-        )
+        with self._samples.unhidden():
+            meta = merge_segments(
+                self._fs, self._root, spec, task.replaces, Rows.empty(), self._catalog.tag_columns, self._read
+            )
         with self._sealer.exclusive():
             if not set(task.replaces) <= set(self._samples.segments(table_id)):
                 # Rows were sealed into one of the inputs meanwhile.

@@ -209,9 +209,10 @@ class Sealer:
             created_ns=self._clock.now_ns(),
             routed=self._catalog.is_pooled(table_id),
         )
-        return merge_segments(
-            self._fs, self._root, spec, task.replaces, over, self._catalog.tag_columns, self._samples.read
-        )
+        with self._samples.unhidden():
+            return merge_segments(
+                self._fs, self._root, spec, task.replaces, over, self._catalog.tag_columns, self._samples.read
+            )
 
     def _delete(self, meta: SegmentMeta) -> None:
         self._manifest.delete_file(meta)

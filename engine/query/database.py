@@ -254,6 +254,11 @@ class Database:
         with self._turn(self._writing, "remove old rollups") as store:
             return store.retain(cutoffs)
 
+    def forget_rollups(self, tier: str, table_id: int, tagset_ids: Int32Array, before_ns: int) -> int:
+        """Remove one table's rows from one tier; see :meth:`engine.rollups.store.RollupStore.forget`."""
+        with self._turn(self._writing, "remove old rollups") as store:
+            return store.forget(tier, table_id, tagset_ids, before_ns)
+
     def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
         """Remove the rows of tag sets from all tiers; see :meth:`engine.rollups.store.RollupStore.delete`."""
         with self._turn(self._writing, "delete rollups") as store:

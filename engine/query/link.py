@@ -58,6 +58,9 @@ class QueryLink(Protocol):
     def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
         """Remove the rows of tag sets from all tiers; see :meth:`engine.rollups.store.RollupStore.delete`."""
 
+    def forget_rollups(self, tier: str, table_id: int, tagset_ids: Int32Array, before_ns: int) -> int:
+        """Remove one table's rows from one tier; see :meth:`engine.rollups.store.RollupStore.forget`."""
+
     def watermark(self) -> int:
         """Return the sequence number up to which rollups are flushed."""
 
@@ -118,6 +121,9 @@ class LocalLink:
 
     def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
         return self._database().delete_rollups(table_id, tagset_ids, start_ns, end_ns)
+
+    def forget_rollups(self, tier: str, table_id: int, tagset_ids: Int32Array, before_ns: int) -> int:
+        return self._database().forget_rollups(tier, table_id, tagset_ids, before_ns)
 
     def watermark(self) -> int:
         return self._database().watermark()
@@ -197,6 +203,10 @@ class ProcessLink:
     def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
         attachment = np.asarray(tagset_ids, np.int32).tobytes()
         return self._roll(lambda number: wire.Delete(number, table_id, start_ns, end_ns), attachment)[0].value
+
+    def forget_rollups(self, tier: str, table_id: int, tagset_ids: Int32Array, before_ns: int) -> int:
+        attachment = np.asarray(tagset_ids, np.int32).tobytes()
+        return self._roll(lambda number: wire.Forget(number, tier, table_id, before_ns), attachment)[0].value
 
     def watermark(self) -> int:
         return self._roll(wire.AskWatermark)[0].value

@@ -57,7 +57,8 @@ class SampleStore:
         self._segments: dict[int, tuple[SegmentMeta, ...]] = {}
         #: What has been deleted and may still be in a segment; replaced whole, never changed.
         self.deletions: tuple[Deletion, ...] = tuple(deletions)
-        self._kept_from_ns: dict[int, int] = {}
+        self._hidden_before_ns: dict[int, int] = {}
+        self._unhidden = threading.local()
         self._footers = FooterCache()
         self._lock = threading.Lock()
         self._epoch = 0
@@ -126,24 +127,38 @@ class SampleStore:
             self.deletions = tuple(deletions)
             return sum(self.hot.delete(each.table_id, each.hole) for each in new)
 
-    def forget_before(self, table_id: int, before_ns: int) -> int:
-        """Let no row of a table older than ``before_ns`` be seen any more; return how many have left the memory."""
+    def hide_before(self, table_id: int, before_ns: int) -> None:
+        """Let no reader see a row of a table that is older than ``before_ns`` any more."""
         with self.hot.lock:
-            if before_ns > self._kept_from_ns.get(table_id, NEVER_NS):
-                self._kept_from_ns[table_id] = before_ns
-            return self.hot.drop(table_id, before_ns)
+            if before_ns > self._hidden_before_ns.get(table_id, NEVER_NS):
+                self._hidden_before_ns[table_id] = before_ns
+
+    @contextmanager
+    def unhidden(self) -> Iterator[None]:
+        """Let this thread see what is only hidden and has not gone: tiers may still need it, rewriting keeps it."""
+        before = getattr(self._unhidden, "active", False)
+        self._unhidden.active = True
+        try:
+            yield
+        finally:
+            self._unhidden.active = before
+
+    def _visible_from_ns(self, table_id: int) -> int:
+        if getattr(self._unhidden, "active", False):
+            return NEVER_NS
+        return self._hidden_before_ns.get(table_id, NEVER_NS)
 
     def holes(self, meta: SegmentMeta) -> tuple[Hole, ...]:
         """Return which rows of a segment do not count: deleted ones, and those that have outlived their retention."""
         holes = holes_of(self.deletions, meta) if self.deletions else ()
-        kept_from_ns = self._kept_from_ns.get(meta.table_id, NEVER_NS)
-        return holes if meta.min_time_ns >= kept_from_ns else (*holes, expired_hole(kept_from_ns))
+        visible_from_ns = self._visible_from_ns(meta.table_id)
+        return holes if meta.min_time_ns >= visible_from_ns else (*holes, expired_hole(visible_from_ns))
 
     # --- reading
 
     def snapshot(self, table_id: int, start_ns: int, end_ns: int) -> Snapshot:
         """Return the sources that may hold rows with ``start_ns <= time < end_ns``; retention may raise the start."""
-        start_ns = max(start_ns, self._kept_from_ns.get(table_id, NEVER_NS))
+        start_ns = max(start_ns, self._visible_from_ns(table_id))
         with self.hot.lock:
             segments = [
                 meta

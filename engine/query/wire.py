@@ -86,6 +86,15 @@ class Delete(msgspec.Struct, frozen=True, tag=True):
     end_ns: int
 
 
+class Forget(msgspec.Struct, frozen=True, tag=True):
+    """Attachment: int32 tag sets, all of the table."""
+
+    id: int
+    tier: str
+    table_id: int
+    before_ns: int
+
+
 class Close(msgspec.Struct, frozen=True, tag=True):
     id: int
 
@@ -130,7 +139,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     retry_after_seconds: int = 1
 
 
-Request = Open | Define | AskNeeded | RunSql | Flush | ReadRows | AskWatermark | Retain | Delete | Close
+Request = Open | Define | AskNeeded | RunSql | Flush | ReadRows | AskWatermark | Retain | Delete | Forget | Close
 Reply = Ready | Started | Answered | FoundNeeded | Done | Failed
 
 _ENCODER = msgspec.msgpack.Encoder()

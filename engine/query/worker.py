@@ -132,6 +132,8 @@ class Worker:
             )
         elif isinstance(message, wire.Delete):
             self._in_turn(message.id, lambda: self._delete_rollups(message, attachment))
+        elif isinstance(message, wire.Forget):
+            self._in_turn(message.id, lambda: self._forget_rollups(message, attachment))
         elif isinstance(message, wire.Close):
             self._close(message)
             return False
@@ -155,6 +157,11 @@ class Worker:
     def _delete_rollups(self, message: wire.Delete, attachment: bytearray) -> None:
         tagset_ids = np.frombuffer(attachment, np.int32)
         removed = self._database.delete_rollups(message.table_id, tagset_ids, message.start_ns, message.end_ns)
+        self._reply(wire.Done(message.id, removed))
+
+    def _forget_rollups(self, message: wire.Forget, attachment: bytearray) -> None:
+        tagset_ids = np.frombuffer(attachment, np.int32)
+        removed = self._database.forget_rollups(message.tier, message.table_id, tagset_ids, message.before_ns)
         self._reply(wire.Done(message.id, removed))
 
     def _guarded(self, request_id: int, work: Callable[[], None]) -> None:

@@ -154,6 +154,21 @@ class RollupStore:
                         self._recompute(tier, pairs, 1.0, report)
         return report.removed[BASE.name]
 
+    def forget(self, tier: str, table_id: int, tagset_ids: Int32Array, before_ns: int) -> int:
+        """Remove the rows of one table, whose tag sets these are, from one tier before a time; return how many.
+
+        ``before_ns`` is a multiple of the width of the tier above, see :meth:`retain`.
+        """
+        name = _tier(tier).name
+        with (
+            self._transaction(),
+            self._registered({"forgotten_tagsets": pa.table({"tagset_id": np.asarray(tagset_ids, np.int32)})}),
+        ):
+            return self._count(
+                f"DELETE FROM {name} t USING forgotten_tagsets d"
+                f" WHERE (t.series_id >> {FIELD_ID_BITS}) = d.tagset_id AND t.time < {_timestamp(before_ns)}"
+            )
+
     def checkpoint(self) -> None:
         """Move what DuckDB's log holds into the database file."""
         self._connection.execute("CHECKPOINT")
