@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from engine.catalog.catalog import Catalog
 from engine.clock import Clock
 from engine.disk.filesystem import FileSystem
-from engine.errors import Unavailable
+from engine.errors import Damage, Unavailable
 from engine.maintenance.seal import Sealer
 from engine.model.rows import NEVER_NS, Int32Array, Rows
 from engine.query.samples import SampleStore
@@ -89,10 +89,16 @@ class Compactor:
             self._vitals.compactions.labels("no_room").inc()
             return False
         spec = self._spec(table_id, task)
-        with self._samples.unhidden():
-            meta = merge_segments(
-                self._fs, self._root, spec, task.replaces, Rows.empty(), self._catalog.tag_columns, self._read
-            )
+        try:
+            with self._samples.unhidden():
+                meta = merge_segments(
+                    self._fs, self._root, spec, task.replaces, Rows.empty(), self._catalog.tag_columns, self._read
+                )
+        except Damage as error:
+            self._vitals.compactions.labels("damaged").inc()
+            self._manifest.note_damage(error)
+            LOG.error("segments of %s are not merged: %s", spec.table, error.message)
+            return False
         with self._sealer.exclusive():
             if not set(task.replaces) <= set(self._samples.segments(table_id)):
                 # Rows were sealed into one of the inputs meanwhile.

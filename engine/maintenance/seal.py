@@ -11,6 +11,7 @@ memory or log are at their limit.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +22,7 @@ from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND, Clock
 from engine.config import Storage
 from engine.disk.filesystem import FileSystem
+from engine.errors import Damage
 from engine.hot.block import Block
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int64Array, concat
 from engine.query.samples import SampleStore
@@ -31,6 +33,8 @@ from engine.segments.merge import merge_segments
 from engine.segments.plan import SealTask, costly, plan_seal
 from engine.vitals import Vitals
 from engine.wal.writer import WalWriter
+
+LOG = logging.getLogger("tidegauge.sealing")
 
 #: What share of the limits sealing aims for once a limit has been reached.
 RELIEF = 0.8
@@ -173,7 +177,14 @@ class Sealer:
         removed: list[SegmentMeta] = []
         ranges: list[tuple[int, int]] = []
         for task in tasks:
-            meta = self._write(table_id, task, blocks, _sealed_through(task, through))
+            try:
+                meta = self._write(table_id, task, blocks, _sealed_through(task, through))
+            except Damage as error:
+                # These rows stay in memory and in the log until the file is repaired or gone; others must not wait.
+                self._vitals.seals.labels("damaged").inc()
+                self._manifest.note_damage(error)
+                LOG.error("rows of %s stay in the log: %s", self._catalog.table_name(table_id), error.message)
+                continue
             if meta is not None:
                 added.append(meta)
                 share = task.new_rows / max(1, task.new_rows + task.rewritten_rows)
@@ -181,6 +192,8 @@ class Sealer:
                 self._vitals.wrote("rewritten", task.rewritten_rows, meta.bytes - round(meta.bytes * share))
             removed.extend(task.replaces)
             ranges.append((task.start_ns, task.end_ns))
+        if not ranges:
+            return 0
         self._catalog.persist()
         self._manifest.commit(add=added, remove=removed)
         self._samples.swap(table_id, added, removed, blocks, ranges, self._delete)

@@ -257,6 +257,11 @@ class ManifestStore:
             self._retired.add(meta.file)
             self._delete_retired()
 
+    def note_damage(self, damage: Damage) -> None:
+        """Keep in :attr:`findings` what a rewriting has met in a segment, once."""
+        with self._lock:
+            self._find("damaged", damage.path, damage.message.removesuffix(f" ({damage.path})"))
+
     def _remove_old_manifests(self) -> None:
         kept = {manifest.version for manifest in (self._current, self._spare) if manifest}
         try:

@@ -42,6 +42,7 @@ def build(target: Path) -> Twin:
             write(3)
             engine.flush_rollups()
             engine.sealer.seal()
+            engine.catalog.freeze(1)
             write(3)
             engine.flush_rollups()
             engine.sealer.seal(before_ns=NOW_NS - 2 * NS_PER_DAY)
@@ -113,6 +114,7 @@ def duplicate(name: str) -> Callable[[Path], object]:
 
 
 LOG, MANIFEST, SEGMENT, CATALOGUE = "wal/*.wal", "manifest-*.json", "segments/cpu/*.parquet", "catalog.log"
+TAGSETS = "tagsets/*.tgs"
 ROLLUPS, ROLLUPS_LOG, CONTROL = "rollups.duckdb", "rollups.duckdb.wal", "control.sqlite"
 
 

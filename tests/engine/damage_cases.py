@@ -29,6 +29,7 @@ from tests.engine.damage import (
     ROLLUPS,
     ROLLUPS_LOG,
     SEGMENT,
+    TAGSETS,
     Change,
     all_of,
     append,
@@ -101,6 +102,13 @@ def newer_segment(data: Path) -> None:
     all_of(MANIFEST, edit_manifest(claim))(data)
 
 
+def newer_tagsets(path: Path) -> None:
+    body = bytearray(path.read_bytes())
+    body[8] = 9
+    body[60:64] = crc32c(body[:60]).to_bytes(4, "little")
+    path.write_bytes(body)
+
+
 def newer_control(data: Path) -> None:
     with sqlite3.connect(data / CONTROL) as control:
         control.execute("PRAGMA user_version = 99")
@@ -113,6 +121,7 @@ def row_of(tier: str) -> str:
 
 HEADER, CHECKSUM = "the file header is not that", "a frame's checksum does not match"
 FALLBACK = "manifest_damaged manifest_fallback log_gap"
+TGS = r"cannot (read|open).*tagsets-\d+-\d+\.tgs"
 EXTRA = "rollup_row_extra rollup_row_differs"
 
 # fmt: off
@@ -172,14 +181,25 @@ CASES = (
     case("segment", "somebody else's file among them", of(SEGMENT, 0, duplicate("theirs.parquet")), "stray", "reports", "not named like a segment; left alone", stays="stray"),
     # --- the catalogue
     case("catalogue", "torn: the file ends within a frame", of(CATALOGUE, 0, append(encode_frame(2, 2, [bytes([1]) + bytes(24)])[:-5])), "catalogue_torn", "tidies"),
-    case("catalogue", "cut within a frame that was whole", of(CATALOGUE, 0, lambda p: cut(p, -5)), "catalogue_torn catalogue_lacks", "refuses", "cannot use catalogue: got 0 tables"),
+    case("catalogue", "cut within a frame that was whole", of(CATALOGUE, 0, lambda p: cut(p, -5)), "catalogue_torn catalogue_lacks", "refuses", r"0 tables.*catalog\.log"),
     case("catalogue", "a bit at the start", of(CATALOGUE, 0, lambda p: flip(p, 0)), "catalogue_damaged", "refuses", "cannot read catalogue: bad checksum"),
     case("catalogue", "a bit in the middle", of(CATALOGUE, 0, lambda p: flip(p, 0.5)), "catalogue_damaged", "refuses", "cannot read catalogue: bad checksum"),
     case("catalogue", "a bit of the last byte", of(CATALOGUE, 0, lambda p: flip(p, -1)), "catalogue_damaged", "refuses", "cannot read catalogue: bad checksum"),
-    case("catalogue", "all zeros", of(CATALOGUE, 0, zeros), "catalogue_torn catalogue_lacks", "refuses", "cannot use catalogue: got 0 tables"),
-    case("catalogue", "missing", of(CATALOGUE, 0, Path.unlink), "catalogue_lacks", "refuses", "cannot use catalogue: got 0 tables"),
+    case("catalogue", "all zeros", of(CATALOGUE, 0, zeros), "catalogue_torn catalogue_lacks", "refuses", r"0 tables.*catalog\.log"),
+    case("catalogue", "missing", of(CATALOGUE, 0, Path.unlink), "catalogue_lacks", "refuses", r"0 tables.*catalog\.log"),
     case("catalogue", "its definitions twice", of(CATALOGUE, 0, lambda p: append(p.read_bytes())(p)), "", "tidies"),
     case("catalogue", "a newer version", of(CATALOGUE, 0, raise_definitions_version), "catalogue_newer", "refuses", r"got version 9, want at most \d+; it was written by a newer version \(.*catalog\.log"),
+    # --- tag-set files
+    case("tag sets", "a bit of the header", of(TAGSETS, 0, lambda p: flip(p, 20)), "catalogue_damaged", "refuses", TGS),
+    case("tag sets", "a bit in the middle", of(TAGSETS, 0, lambda p: flip(p, 0.5)), "catalogue_damaged", "refuses", TGS),
+    case("tag sets", "a bit of the last byte", of(TAGSETS, 0, lambda p: flip(p, -1)), "catalogue_damaged", "refuses", TGS),
+    case("tag sets", "cut", of(TAGSETS, 0, lambda p: cut(p, 0.5)), "catalogue_damaged", "refuses", TGS),
+    case("tag sets", "empty", of(TAGSETS, 0, lambda p: cut(p, 0.0)), "catalogue_damaged", "refuses", TGS),
+    case("tag sets", "all zeros", of(TAGSETS, 0, zeros), "catalogue_damaged", "refuses", TGS),
+    case("tag sets", "missing", all_of(TAGSETS, Path.unlink), "catalogue_damaged", "refuses", "cannot read catalogue"),
+    case("tag sets", "under a name that says more than it holds", of(TAGSETS, -1, lambda p: p.rename(p.with_name("tagsets-0000000000-0000000999.tgs"))), "catalogue_damaged", "refuses", "want those its name says"),
+    case("tag sets", "a temporary file", of(TAGSETS, 0, duplicate("tagsets-0000000000-0000000999.tgs.tmp")), "", "tidies"),
+    case("tag sets", "a newer version", of(TAGSETS, 0, newer_tagsets), "catalogue_newer", "refuses", r"version 9.*\.tgs"),
     # --- rollups
     case("rollups", "missing", all_of("rollups.duckdb*", Path.unlink), "rollups_missing", "serves"),
     case("rollups", "DuckDB's log missing", of(ROLLUPS_LOG, 0, Path.unlink), "rollups_missing", "serves"),

@@ -7,14 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 
 from engine.clock import ManualClock
-from engine.errors import TidegaugeError
+from engine.config import Query
+from engine.errors import Damage, TidegaugeError
 from engine.maintenance.verify.directory import verify
 from engine.runtime import Engine
-from tests.engine.damage import Case, build
+from tests.engine.damage import ROLLUPS, SEGMENT, Case, build, flip, zeros
 from tests.engine.damage_cases import CASES, PAGE, with_tables
 from tests.engine.test_engine_rollups import CONFIG, NOW_NS, Twin
 
@@ -83,3 +85,58 @@ def test_damage(killed: Built, tmp_path: Path, case: Case) -> None:
     with Engine.open(str(data), CONFIG, clock=ManualClock(NOW_NS)) as engine:
         check_start(engine, case, killed[1])
     assert set(verify(str(data)).counts) == case.stays
+
+
+def test_a_damaged_segment_holds_up_neither_other_segments_nor_other_tables(killed: Built, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(killed[0], data)
+    segment = sorted(data.glob(SEGMENT))[1]
+    flip(segment, 100)
+    with Engine.open(str(data), CONFIG, clock=ManualClock(NOW_NS)) as engine:
+        held = engine.hot.held_rows()
+        assert engine.sealer.seal() > 0
+        left = engine.hot.held_rows()
+        assert 0 < left < held
+        assert any(segment.name in sentence for sentence in engine.readiness()["storage_findings"])
+        metrics = engine.vitals.render().decode()
+        assert 'seals_total{outcome="damaged"} 1.0' in metrics
+        assert engine.flush_rollups() > 0
+        assert engine.dirty.unreadable_buckets > 0
+        assert len(engine.sql("SELECT * FROM disk").table) > 0
+        with pytest.raises(TidegaugeError, match=r"cannot read segment.*\.parquet"):
+            engine.sql("SELECT * FROM cpu")
+    # The rows that had to wait are in the log.
+    with Engine.open(str(data), CONFIG, clock=ManualClock(NOW_NS)) as engine:
+        assert engine.hot.held_rows() >= left
+    assert set(verify(str(data)).counts) == {"segment_damaged"}
+
+
+def test_the_query_process_sets_a_damaged_rollup_database_aside(killed: Built, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(killed[0], data)
+    zeros(data / ROLLUPS)
+    config = msgspec.structs.replace(CONFIG, query=Query(in_process=False))
+    with Engine.open(str(data), config, clock=ManualClock(NOW_NS), mode="server") as engine:
+        engine.flush_rollups()
+        assert set(samples_of(engine)) == metric_rows(killed[1].latest())
+        assert any("set aside" in sentence for sentence in engine.readiness()["storage_findings"])
+    assert (data / f"{ROLLUPS}.damaged").stat().st_size == (killed[0] / ROLLUPS).stat().st_size
+    assert verify(str(data)).counts == {}
+
+
+def test_a_catalogue_of_fewer_or_other_tables_is_refused(tmp_path: Path) -> None:
+    for name, line in {"one": b"cpu,host=a x=1i", "other": b"disk,host=a x=1i"}.items():
+        with Engine.open(str(tmp_path / name), CONFIG, clock=ManualClock(NOW_NS)) as engine:
+            engine.submit_lines(line + f" {NOW_NS}".encode()).result(30)
+    catalogue = tmp_path / "one" / "catalog.log"
+    whole = catalogue.read_bytes()
+    for body, words in {
+        b"": "got 0 tables, want table 0, cpu as in segments/cpu/",
+        (tmp_path / "other" / "catalog.log").read_bytes(): "got disk as table 0, want cpu",
+    }.items():
+        catalogue.write_bytes(body)
+        assert set(verify(str(tmp_path / "one")).counts) <= {"catalogue_lacks", "segment_names"}
+        with pytest.raises(Damage, match=rf"cannot use catalogue: {words}.*catalog\.log"):
+            Engine.open(str(tmp_path / "one"), CONFIG, clock=ManualClock(NOW_NS))
+    catalogue.write_bytes(whole)
+    assert verify(str(tmp_path / "one")).counts == {}

@@ -28,8 +28,17 @@ class Definitions:
 
     def load(self, fs: FileSystem, root: str, report: Report) -> bool:
         """Read the catalogue's file; return whether the next start would."""
-        self.whole = self._load(fs, root, report)
+        self.whole = self._load(fs, root, report) and self._has_tables_of_files(root, report)
         return self.whole
+
+    def _has_tables_of_files(self, root: str, report: Report) -> bool:
+        tables = self.catalog.native.table_count
+        for file in self.catalog.native.tagset_files():
+            if (largest := file.largest_table()) >= tables:
+                found = f"{tables} tables, but a tag set of table {largest} in {report.relative(file.path)}"
+                report.add("catalogue_lacks", f"{root}/{CATALOGUE_FILE}", found, f"at least {largest + 1} tables")
+                return False
+        return True
 
     def _load(self, fs: FileSystem, root: str, report: Report) -> bool:
         try:

@@ -111,14 +111,16 @@ KINDS = {
             "segment_missing",
             DAMAGE,
             "a listed segment file is not there",
-            "The engine opens and says so on readiness; queries that need its range fail with the file's name.",
+            "The engine opens and says so on readiness; queries that need its range fail with the file's name. Rows"
+            " that come to its range stay in memory and in the log, its buckets stay as they are; the rest goes on.",
         ),
         Kind(
             "segment_damaged",
             DAMAGE,
             "a segment file is not what was written",
             "The engine opens; a read that meets the damage fails with the file's name, and never gives a wrong"
-            " number. A wrong size is said on readiness.",
+            " number. A wrong size is said on readiness, and so is damage that sealing meets: rows that come to its"
+            " range stay in memory and in the log, its buckets stay as they are, and the rest goes on.",
         ),
         Kind("segment_newer", DAMAGE, "a segment file was written by a newer version", _REFUSES),
         Kind(
