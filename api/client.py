@@ -40,7 +40,7 @@ _ERRORS: dict[str, type[errors.TidegaugeError]] = {
     )
 }
 _OVERLOADS: dict[str, type[errors.Overload]] = {
-    kind.code: kind for kind in (errors.Overload, errors.QueueFull, errors.DiskFull)
+    kind.code: kind for kind in (errors.Overload, errors.QueueFull, errors.DiskFull, errors.Recovering)
 }
 _ERROR_BY_STATUS: dict[int, type[errors.TidegaugeError]] = {
     401: Unauthorized,

@@ -71,6 +71,17 @@ def serve(config: Config, data_dir: str, listen: str | None = None) -> int:
     return 0
 
 
+def told_of_recovery(engine: Engine) -> str | None:
+    """Return the line that says how much is still being recovered, None when nothing is."""
+    left = engine.recovery.pending_bytes
+    if not engine.recovery.active:
+        return None
+    return (
+        f"tidegauge: recovering {left} bytes of log; writes are taken, queries answer 503 until then"
+        " (GET /health/ready)"
+    )
+
+
 def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
     import uvicorn
     import uvloop
@@ -90,13 +101,9 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            if not await asyncio.to_thread(engine.recovery.wait, SHORT_RECOVERY_SECONDS):
-                progress = engine.recovery.progress()
-                print(
-                    f"tidegauge: recovering {progress['bytes_total'] - progress['bytes_done']} bytes of log;"
-                    " writes are taken, queries are answered with 503 until then (GET /health/ready)",
-                    flush=True,
-                )
+            await asyncio.to_thread(engine.recovery.wait, SHORT_RECOVERY_SECONDS)
+            if told := told_of_recovery(engine):
+                print(told, flush=True)
             print(f"tidegauge: ready at {scheme}://{shown}:{port}", flush=True)
 
     application = Application(engine, config)

@@ -20,6 +20,7 @@ from engine.errors import (
     Overload,
     QueryLimit,
     QueueFull,
+    Recovering,
     TidegaugeError,
     Unavailable,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "PrometheusText",
     "QueryLimit",
     "QueueFull",
+    "Recovering",
     "TidegaugeError",
     "Unavailable",
     "connect",

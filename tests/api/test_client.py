@@ -249,6 +249,7 @@ def test_the_other_verbs() -> None:
         (500, "damage", errors.TidegaugeError),
         (500, "internal", errors.TidegaugeError),
         (503, "disk_full", errors.DiskFull),
+        (503, "recovering", errors.Recovering),
         (503, "unavailable", errors.Unavailable),
         (503, "", errors.Overload),
     ],
@@ -259,7 +260,7 @@ def test_errors_are_those_the_server_raised(status: int, code: str, kind: type[e
         asked(answer, lambda client: client.sql("SELECT 1"))
     assert type(caught.value) is kind
     assert (caught.value.message, caught.value.details) == ("the reason", [1])
-    if kind in (errors.QueueFull, errors.DiskFull, errors.Overload):
+    if kind in (errors.QueueFull, errors.DiskFull, errors.Recovering, errors.Overload):
         assert isinstance(caught.value, errors.Overload)
         assert caught.value.retry_after_seconds == 7
     with pytest.raises(kind):

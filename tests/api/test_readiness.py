@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.app import Application
+from api.server import told_of_recovery
 from engine.clock import ManualClock
 from engine.disk.real import RealFileSystem
 from engine.runtime import Engine
@@ -59,6 +60,21 @@ def test_while_recovering_writes_are_taken_and_queries_are_told_to_come_back(kil
         assert call("GET", "/health/ready")[0] == 200
         assert [call("GET", path)[0] for path in NEEDS_SAMPLES] == [200] * len(NEEDS_SAMPLES)
         assert json.loads(call("GET", "/v1/sql?q=SELECT%20count(*)%20FROM%20t")[2])["rows"] == [[2]]
+
+
+def test_the_ready_line_is_preceded_by_what_is_left(killed: Path) -> None:
+    fs = SlowFileSystem(RealFileSystem())
+    fs.hold("read_range")
+    with Engine.open(str(killed), config(), clock=ManualClock(T0), fs=fs, wait=False) as engine:
+        left = engine.recovery.pending_bytes
+        assert left > 0
+        assert told_of_recovery(engine) == (
+            f"tidegauge: recovering {left} bytes of log; writes are taken, queries answer 503 until then"
+            " (GET /health/ready)"
+        )
+        fs.release()
+        assert engine.recovery.wait(30)
+        assert told_of_recovery(engine) is None
 
 
 def test_readiness_for_something_unknown_is_refused(killed: Path) -> None:

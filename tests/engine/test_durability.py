@@ -267,7 +267,7 @@ class QuietEngine(Engine):
 
 
 class WholeEngine:
-    """Write path, sealing, trimming and recovery: the value of each (host, second)."""
+    """Write path, sealing, compaction, trimming, packing the catalogue, recovery: the value of each (host, second)."""
 
     CONFIG = Config(
         retention=Retention(raw=Duration.parse("30d")),
@@ -313,7 +313,9 @@ class WholeEngine:
             lambda: self.engine.sealer.trim_log(),
             lambda: self._write([("c", 9000), ("b", 8999)]),
             lambda: self.engine.sealer.seal() and None,
+            lambda: self.engine.compactor.run() and None,
             lambda: self._write([("e", 0)]),
+            lambda: self.engine.catalog.freeze(1) and None,
             lambda: self.engine.sealer.trim_log(),
         ]
 

@@ -1,4 +1,4 @@
-"""Random histories of the storage against a model: writes of every kind, seals, failures, crashes, restarts.
+"""Random histories of the storage against a model: writes, deletions, seals, merges, failures, crashes, restarts.
 
 Hypothesis makes the list of operations and shortens one that fails; it prints the seed to repeat it.  The model is a
 list of batches in order of arrival.  What the contract allows:
@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.catalog.matchers import equality_matchers
 from engine.clock import NS_PER_SECOND, ManualClock
 from engine.disk.filesystem import FileSystem
 from engine.errors import DiskFull, Overload, TidegaugeError, Unavailable
@@ -40,17 +42,28 @@ Cell = tuple[str, str, int, str]
 Batch = dict[Cell, float]
 
 
+@dataclass(frozen=True)
+class Deletion:
+    """All samples of a host, in all tables."""
+
+    host: str
+
+
 class Model:
-    """Batches in order of arrival; those of ``unsettled`` may count or not."""
+    """Batches and deletions in order of arrival; those of ``unsettled`` may count or not."""
 
     def __init__(self) -> None:
-        self.batches: list[Batch] = []
+        self.batches: list[Batch | Deletion] = []
         self.unsettled: set[int] = set()
 
     def state(self, left_out: set[int]) -> Batch:
         state: Batch = {}
         for index, batch in enumerate(self.batches):
-            if index not in left_out:
+            if index in left_out:
+                continue
+            if isinstance(batch, Deletion):
+                state = {cell: value for cell, value in state.items() if cell[1] != batch.host}
+            else:
                 state |= batch
         return state
 
@@ -132,8 +145,26 @@ class Machine:
 
     def again(self) -> None:
         """The same cells once more, with other values: a correction of everything in the last batch."""
-        if self.model.batches:
-            self.write(list(self.model.batches[-1]))
+        batches = [batch for batch in self.model.batches if isinstance(batch, dict)]
+        if batches:
+            self.write(list(batches[-1]))
+
+    def delete(self, host: str) -> None:
+        self.recovered()
+        self.model.batches.append(Deletion(host))
+        self.model.unsettled.add(len(self.model.batches) - 1)
+        try:
+            self.engine.delete_series(equality_matchers({"host": host}))
+        except (Unavailable, Overload):
+            return
+        self.model.unsettled.discard(len(self.model.batches) - 1)
+
+    def compact(self) -> None:
+        self.recovered()
+        self._try(self.engine.compactor.run)
+
+    def freeze(self) -> None:
+        self._try(lambda: self.engine.catalog.freeze(1))
 
     def seal(self, before: int) -> None:
         self._try(lambda: self.engine.sealer.seal(NOW_NS - before * NS_PER_SECOND))
@@ -245,7 +276,8 @@ CELLS = st.lists(
 OPERATIONS = st.one_of(
     st.tuples(st.just("write"), CELLS),
     st.tuples(st.just("write"), CELLS),
-    st.tuples(st.sampled_from(["again", "flush", "trim", "roll", "space", "stop"])),
+    st.tuples(st.sampled_from(["again", "flush", "trim", "roll", "space", "stop", "compact", "freeze"])),
+    st.tuples(st.just("delete"), st.sampled_from(HOSTS)),
     st.tuples(st.just("seal"), st.sampled_from([0, 60, 8_000])),
     st.tuples(st.just("fail"), st.integers(0, 6)),
     st.tuples(st.just("fill"), st.integers(0, 2_000)),
@@ -269,7 +301,7 @@ def test_any_history_keeps_what_was_acknowledged(operations: list[Any]) -> None:
                 getattr(machine, name)(*arguments)
                 if name in ("crash", "crash_in_recovery", "stop"):
                     machine.check(after_start=True)
-                elif name in ("seal", "trim"):
+                elif name in ("seal", "trim", "compact", "delete"):
                     machine.check(after_start=False)
             machine.crash(len(operations))
             machine.check(after_start=True)
