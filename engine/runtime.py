@@ -137,7 +137,11 @@ class Engine:
         for finding in (*self.recovery.log.sentences(), *(each.message for each in self.manifest.findings)):
             LOG.warning("while opening %s: %s", self._root, finding)
         if wait:
-            self.recovery.wait()
+            try:
+                self.recovery.wait()
+            except BaseException:
+                self.close()
+                raise
 
     @classmethod
     def open(cls, data_dir: str, config: Config | None = None, **options: Any) -> Engine:

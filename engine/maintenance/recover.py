@@ -229,8 +229,11 @@ class Replay:
                 except Exception as error:
                     # Whatever refuses now (a full disk, a lost query process) may work in a moment; until then the
                     # log keeps everything, and people can read why it takes so long.
-                    self.problem = error.message if isinstance(error, TidegaugeError) else f"internal: {error!r}"
-                    LOG.warning("recovery waits: %s", self.problem, exc_info=not isinstance(error, TidegaugeError))
+                    known = isinstance(error, TidegaugeError)
+                    problem = error.message if isinstance(error, TidegaugeError) else f"internal: {error!r}"
+                    if problem != self.problem:
+                        LOG.warning("recovery waits: %s", problem, exc_info=not known)
+                    self.problem = problem
                     if self._wait(RETRY_SECONDS):
                         return
         if self._finished.is_set():
