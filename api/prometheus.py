@@ -1,6 +1,6 @@
 """Prometheus' write paths, as raw ASGI handlers: remote write, and text exposition for loading.
 
-Remote write answers as its specification has it (reference: "Prometheus Remote-Write 1.0 specification", responses):
+Remote write answers as its specification has it (reference: "Prometheus Remote-Write 2.0 specification", responses):
 204 when everything was stored, 400 with a line of text when part was refused (the rest is stored, and sending the same
 again would change nothing), 429 and 5xx for what the sender should try again.
 """
@@ -20,7 +20,8 @@ from engine.ingest.batch import WriteResult
 REMOTE_WRITE_PATH = "/api/v1/write"
 PLAIN_TEXT = "text/plain; charset=utf-8"
 _PROTOBUF = "application/x-protobuf"
-_WRITE_REQUEST = "prometheus.WriteRequest"
+#: Version by the name of the message; a bare type is version 1.
+_VERSIONS = {"": 1, "prometheus.WriteRequest": 1, "io.prometheus.write.v2.Request": 2}
 _TEXT_KINDS = ("", "text/plain", "application/openmetrics-text", "application/octet-stream")
 _UNEXPECTED = "the server failed unexpectedly; its log has the details"
 
@@ -29,7 +30,7 @@ class PrometheusHandlers(BodyHandlers):
     """The handlers of one server.  Mounted by path in ``api.app``."""
 
     async def remote_write(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """``POST /api/v1/write``: remote write 1.0."""
+        """``POST /api/v1/write``: remote write 1.0 and 2.0."""
         handler = _RemoteWrite(self._engine, self._server)
         await handler(scope, receive, send)
 
@@ -62,12 +63,15 @@ class _RemoteWrite(BodyHandlers):
         first = result.refusals[0] if result.refusals else None
         why = f"; time series {first.position}: {first.message}" if first else ""
         text = f"stored {result.samples} samples; refused: {causes_of(result)}{why}\n"
-        headers = [*told_of(result), ("X-Prometheus-Remote-Write-Samples-Written", str(result.samples))]
+        headers = [*told_of(result), *written(result)]
         await respond(send, 400, text.encode("utf-8", "replace"), PLAIN_TEXT, headers)
 
     async def _submit(self, scope: Scope, receive: Receive) -> Future[WriteResult]:
-        check_content_type(header(scope, b"content-type"))
-        return self._engine.submit_remote_write(await self._body(scope, receive))
+        version = version_of(header(scope, b"content-type"))
+        return self._engine.submit_remote_write(await self._body(scope, receive), version)
+
+    async def _accepted(self, send: Send, result: WriteResult) -> None:
+        await respond(send, 204, headers=[*told_of(result), *written(result)])
 
     async def _failed(self, send: Send, error: Exception) -> None:
         text = error.message if isinstance(error, TidegaugeError) else _UNEXPECTED
@@ -76,14 +80,21 @@ class _RemoteWrite(BodyHandlers):
         )
 
 
-def check_content_type(content_type: str) -> None:
-    """Raise UnsupportedMedia unless the body is a remote write 1.0 request; a 2.0 sender then falls back to 1.0."""
+def version_of(content_type: str) -> int:
+    """Return the version of remote write that a Content-Type names; raises UnsupportedMedia for any other."""
     kind, *parameters = (part.strip() for part in content_type.split(";"))
     message = next((part.partition("=")[2].strip('" ') for part in parameters if part.startswith("proto=")), "")
-    if kind.lower() != _PROTOBUF or message not in ("", _WRITE_REQUEST):
-        raise UnsupportedMedia(
-            f"cannot accept Content-Type {content_type!r}: want {_PROTOBUF} with remote write 1.0 ({_WRITE_REQUEST})"
-        )
+    version = _VERSIONS.get(message)
+    if kind.lower() != _PROTOBUF or version is None:
+        wanted = " or ".join(f"{_PROTOBUF};proto={name}" for name in _VERSIONS if name)
+        raise UnsupportedMedia(f"cannot accept Content-Type {content_type!r}: want {wanted}")
+    return version
+
+
+def written(result: WriteResult) -> list[tuple[str, str]]:
+    """Return the headers by which a sender of version 2.0 knows what was stored."""
+    counts = {"Samples": result.samples, "Histograms": 0, "Exemplars": 0}
+    return [(f"X-Prometheus-Remote-Write-{what}-Written", str(count)) for what, count in counts.items()]
 
 
 def labels_of_query(scope: Scope) -> dict[str, str]:

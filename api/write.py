@@ -51,8 +51,11 @@ class BodyHandlers:
             return None
         if result.refused:
             return result
-        await respond(send, 204, headers=told_of(result))
+        await self._accepted(send, result)
         return None
+
+    async def _accepted(self, send: Send, result: WriteResult) -> None:
+        await respond(send, 204, headers=told_of(result))
 
     async def _failed(self, send: Send, error: Exception) -> None:
         await respond_error(send, error)

@@ -384,9 +384,9 @@ class Engine:
         """Queue an Arrow IPC stream; ``table`` overrides the name in its schema's metadata."""
         return self.pipeline.submit("arrow", len(body), lambda: self._arrow.decode(body, table))
 
-    def submit_remote_write(self, body: bytes | memoryview) -> Future[WriteResult]:
-        """Queue a decompressed Prometheus remote write 1.0 request."""
-        return self.pipeline.submit("remote_write", len(body), lambda: self._remote_write.decode(body))
+    def submit_remote_write(self, body: bytes | memoryview, version: int = 1) -> Future[WriteResult]:
+        """Queue a decompressed Prometheus remote write request of version 1.0 or 2.0."""
+        return self.pipeline.submit("remote_write", len(body), lambda: self._remote_write.decode(body, version))
 
     def submit_prometheus_text(
         self, body: bytes | memoryview, *, open_metrics: bool = False, labels: Mapping[str, str] | None = None

@@ -31,6 +31,7 @@ cdef enum PooledProblem:  # the order is that of PROBLEMS in pooledrows.pyx
     POOLED_NOT_FINITE
     POOLED_RESERVED_NAN
     POOLED_HISTOGRAM
+    POOLED_BAD_REFERENCE
     POOLED_PROBLEMS_END
 
 

@@ -41,6 +41,7 @@ PROBLEMS = (
     ("not_finite", "a value within the range of float64"),
     ("reserved_nan", "any other NaN than 7ff8544944454741, which stands for 'no sample' here"),
     ("histogram", "float samples; native histograms are not stored"),
+    ("malformed", "an even number of label references, each to a symbol of the request"),
 )
 
 #: Every cause that ``refused_by_cause`` may hold.

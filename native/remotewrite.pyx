@@ -1,11 +1,17 @@
-"""Prometheus remote write 1.0: a decompressed ``prometheus.WriteRequest`` to rows of a pooled table, without the GIL.
+"""Prometheus remote write: a decompressed request to rows of a pooled table, without the GIL.
 
-Source: "Prometheus Remote-Write 1.0 specification", prometheus.io, and the Protocol Buffers encoding guide.  The walk
-follows the wire format itself: fields in any order, unknown ones passed over, of a field set twice the last one counts.
+Source: "Prometheus Remote-Write 1.0 specification" and "... 2.0 specification", prometheus.io, and the Protocol Buffers
+encoding guide.  The walk follows the wire format itself: fields in any order, unknown ones passed over, of a field set
+twice the last one counts.
 
     WriteRequest  1: TimeSeries*, 3: MetricMetadata* (counted, not stored)
     TimeSeries    1: Label*, 2: Sample*, 3: Exemplar* (counted, not stored), 4: Histogram* (refused)
     Label         1: name, 2: value                      Sample  1: value (double), 2: timestamp (int64, ms)
+
+Version 2 names labels once a request: its series refer to *symbols*, which may stand behind them.
+
+    Request       4: symbols*, 5: TimeSeries*
+    TimeSeries    1: label references*, 2: Sample*, 3: Histogram* (refused), 4: Exemplar*, 5: Metadata (counted, not stored)
 
 A request that cannot be walked to its end is refused whole, because nothing says where its next series would begin.
 """
@@ -18,8 +24,9 @@ from libcpp.vector cimport vector
 from native.absent cimport ABSENT_BITS
 from native.cursor cimport Cursor, cursor_over, left, overran, position, take
 from native.labels cimport LabelEntry
-from native.linegrammar cimport Tag, same_bytes
+from native.linegrammar cimport Tag, Text, same_bytes
 from native.pooledrows cimport (
+    POOLED_BAD_REFERENCE,
     POOLED_FINE,
     POOLED_HISTOGRAM,
     POOLED_NO_LABELS,
@@ -39,6 +46,9 @@ cdef enum:
     NS_PER_MS = 1_000_000
     NOT_PROTOBUF = 1  # as the `wanted` of a cursor: what was read is no protobuf
     MAX_FIELD = 0x1FFFFFFF
+    MAX_SYMBOLS = 1 << 22  # of one request; 64 MB here
+    RETAINED_SYMBOLS = 1 << 16
+    SYMBOLS_KEY = 0  # first byte of the raw keys of version 2; those of version 1 begin with a field's key
 
 
 cdef inline void spoil(Cursor *cursor) noexcept nogil:
@@ -113,16 +123,20 @@ cdef inline Cursor within(Cursor *outer) noexcept nogil:
 cdef class RemoteWriteDecoder(PooledRows):
     """Decodes remote write requests into rows of a table of the catalogue, defining tag sets that are new."""
 
+    cdef vector[Text] symbols  # of a request of version 2
+    cdef vector[uint32_t] references  # of the series that is being read
     cdef vector[char] gathered  # labels that do not lie side by side, as one raw key
 
-    def decode(self, body, *, int64_t table_id, int64_t min_time_ns, int64_t max_time_ns):
-        """Return the rows, counts and refusals (by series, from 1) of one decompressed request.
+    def decode(self, body, *, int64_t table_id, int64_t min_time_ns, int64_t max_time_ns, int version=1):
+        """Return the rows, counts and refusals (by series, from 1) of one decompressed request of version 1 or 2.
 
         Samples before ``min_time_ns`` or after ``max_time_ns`` are refused.  Raises ValueError for bytes that are no
         WriteRequest (nothing is kept then) and for an unknown table, and MemoryError.
         """
         cdef Py_buffer view
         cdef Cursor cursor
+        if version != 1 and version != 2:
+            raise ValueError(f"cannot read the remote write request: got version {version}, want 1 or 2")
         PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
         try:
             with nogil:
@@ -131,7 +145,10 @@ cdef class RemoteWriteDecoder(PooledRows):
                 self.begin(table_id, min_time_ns, max_time_ns)
                 cursor = cursor_over(<const uint8_t *>view.buf, view.len, 0)
                 with nogil:
-                    self.read_request(&cursor)
+                    if version == 1:
+                        self.read_request(&cursor)
+                    else:
+                        self.read_request_2(&cursor)
                 if overran(&cursor):
                     raise ValueError(
                         f"cannot read the remote write request: got bytes that are no protobuf at offset"
@@ -140,6 +157,9 @@ cdef class RemoteWriteDecoder(PooledRows):
                 return self.result()
             finally:
                 self.release_large_buffers()
+                self.symbols.clear()
+                if self.symbols.capacity() > <size_t>RETAINED_SYMBOLS:
+                    self.symbols.shrink_to_fit()
                 self.catalogue.writer.unlock()
         finally:
             PyBuffer_Release(&view)
@@ -229,6 +249,110 @@ cdef class RemoteWriteDecoder(PooledRows):
                 return 0
         return self.close_series(first, <int32_t>tagset_id)
 
+    cdef int read_request_2(self, Cursor *cursor) except -1 nogil:
+        """Read the symbols, then the series that refer to them."""
+        cdef Cursor symbols = cursor[0]
+        cdef uint64_t key
+        cdef size_t length
+        cdef Text text
+        cdef Cursor inner
+        while left(&symbols):
+            key = read_key(&symbols)
+            if key == (4 << 3 | BYTES):
+                text.data = <const char *>read_bytes(&symbols, &length)
+                text.length = length
+                if self.symbols.size() == <size_t>MAX_SYMBOLS:
+                    spoil(&symbols)
+                self.symbols.push_back(text)
+            else:
+                skip(&symbols, key & 7)
+            if overran(&symbols):
+                cursor[0] = symbols
+                return 0
+        while left(cursor) and not overran(cursor):
+            key = read_key(cursor)
+            if key == (5 << 3 | BYTES):
+                self.position += 1
+                inner = within(cursor)
+                if not overran(cursor):
+                    self.read_series_2(&inner)
+                    if overran(&inner):
+                        cursor.at = inner.at
+                        spoil(cursor)
+            else:
+                skip(cursor, key & 7)
+        return 0
+
+    cdef int read_series_2(self, Cursor *cursor) except -1 nogil:
+        cdef size_t first = self.times.size()
+        cdef int64_t histograms = 0, tagset_id
+        cdef uint64_t key
+        cdef Cursor inner
+        cdef PooledProblem problem = POOLED_FINE
+        self.references.clear()
+        while left(cursor):
+            key = read_key(cursor)
+            if key == (1 << 3 | BYTES):
+                inner = within(cursor)
+                while left(&inner) and not overran(&inner):
+                    self.references.push_back(reference(read_number(&inner)))
+                if overran(&inner):
+                    spoil(cursor)
+            elif key == (1 << 3 | VARINT):
+                self.references.push_back(reference(read_number(cursor)))
+            elif key == (2 << 3 | BYTES):
+                inner = within(cursor)
+                if not overran(cursor):
+                    self.read_sample(&inner)
+                    if overran(&inner):
+                        cursor.at = inner.at
+                        spoil(cursor)
+            else:
+                self.dropped += key == (4 << 3 | BYTES) or key == (5 << 3 | BYTES)
+                histograms += key == (3 << 3 | BYTES)
+                skip(cursor, key & 7)
+            if overran(cursor):
+                return 0
+        if histograms:
+            self.refuse(POOLED_HISTOGRAM, histograms, <const char *>cursor.start, 0)
+        if self.times.size() == first:
+            return 0
+        if not self.resolve_references():
+            return self.refuse_series(POOLED_BAD_REFERENCE, first, <const char *>cursor.start, 0)
+        tagset_id = self.known_tagset(self.gathered.data(), self.gathered.size())
+        if tagset_id < 0:
+            tagset_id = self.define_tagset(self.gathered.data(), self.gathered.size(), &problem)
+            if tagset_id < 0:
+                return self.refuse_series(problem, first, self.gathered.data(), self.gathered.size())
+        return self.close_series(first, <int32_t>tagset_id)
+
+    cdef bint resolve_references(self) except -1 nogil:
+        """Make the labels that are referred to `tags`, and one raw key; False when a reference leads nowhere."""
+        cdef size_t index
+        cdef uint32_t size
+        cdef Text *text
+        cdef Tag tag
+        if self.references.size() & 1:
+            return False
+        self.tags.clear()
+        self.gathered.clear()
+        self.gathered.push_back(SYMBOLS_KEY)
+        for index in range(self.references.size()):
+            if self.references[index] >= self.symbols.size():
+                return False
+            text = &self.symbols[self.references[index]]
+            size = <uint32_t>text.length
+            self.gathered.insert(self.gathered.end(), <const char *>&size, <const char *>&size + 4)
+            self.gathered.insert(self.gathered.end(), text.data, text.data + text.length)
+            if index & 1:
+                tag.value = text[0]
+                tag.end = text.data + text.length
+                self.tags.push_back(tag)
+            else:
+                tag.name = text[0]
+                tag.at = text.data
+        return True
+
     cdef int gather_labels(self, const Cursor *series) except -1 nogil:
         """Copy the label fields of a series that was walked before, one after another."""
         cdef Cursor cursor = cursor_over(series.start, series.end - series.start, 0)
@@ -294,6 +418,11 @@ cdef class RemoteWriteDecoder(PooledRows):
             return self.refuse(POOLED_RESERVED_NAN, 1, <const char *>cursor.start, 0)
         memcpy(&value, &bits, 8)
         return self.add(time_ms * NS_PER_MS, value)
+
+
+cdef inline uint32_t reference(uint64_t number) noexcept nogil:
+    """Return a label reference; one beyond 32 bits leads nowhere, as no request has so many symbols."""
+    return <uint32_t>number if number < <uint64_t>0xFFFFFFFF else <uint32_t>0xFFFFFFFF
 
 
 cdef inline bint side_of(const Cursor *series, const uint8_t *at) noexcept nogil:

@@ -72,8 +72,8 @@ class RemoteWriteBodies:
             max_key_bytes=MAX_KEY_BYTES,
         )
 
-    def decode(self, body: bytes | memoryview) -> Batch:
-        """Decode a decompressed request; raises BadRequest when it is none."""
+    def decode(self, body: bytes | memoryview, version: int) -> Batch:
+        """Decode a decompressed request of version 1 or 2; raises BadRequest when it is none."""
         table_id, _ = self._pool.ids()
         admission = self._pool.admission
         now_ns = admission.clock.now_ns()
@@ -83,6 +83,7 @@ class RemoteWriteBodies:
                 table_id=table_id,
                 min_time_ns=admission.oldest_ns(now_ns, table_id),
                 max_time_ns=admission.newest_ns(now_ns),
+                version=version,
             )
         except ValueError as error:
             raise BadRequest(str(error)) from None

@@ -16,7 +16,7 @@ from engine.clock import ManualClock
 from engine.config import Config, Ingest, Query, Rule, Server
 from engine.runtime import Engine
 from tests.api.test_error_shape import Caller
-from tests.oracles.prometheus import series
+from tests.oracles.prometheus import series, symbols_request
 
 HEADERS = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"}
 TEXT = {"Content-Type": "text/plain; version=0.0.4"}
@@ -87,12 +87,12 @@ def test_remote_write_is_stored_and_answered_as_its_specification_says(server: S
     [
         (b"not snappy", HEADERS, 400, "cannot decompress"),
         (packed(b"\x0a\x7f"), HEADERS, 400, "no protobuf at offset"),
-        (packed(b""), HEADERS | {"Content-Type": "text/plain"}, 415, "remote write 1.0"),
+        (packed(b""), HEADERS | {"Content-Type": "text/plain"}, 415, "prometheus.WriteRequest"),
         (
             packed(b""),
-            HEADERS | {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"},
+            HEADERS | {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v3.Request"},
             415,
-            "remote write 1.0",
+            "prometheus.WriteRequest",
         ),
         (packed(b"x" * 70_000), HEADERS, 413, "once decompressed"),
         (b"x" * 5_000, HEADERS, 413, "4096"),
@@ -106,6 +106,31 @@ def test_mistakes_of_senders_are_told_in_text(
     assert raw.decode().startswith("cannot ")
     assert words in raw.decode()
     assert raw.endswith(b"\n")
+
+
+def test_version_2_is_stored_and_counted(server: Served) -> None:
+    now = server.now_ms
+    symbols = [b"", b"__name__", b"up", b"job", b"node"]
+    body = symbols_request(symbols, [([1, 2, 3, 4], [(bits_of(1.0), now)]), ([1, 9], [(bits_of(1.0), now)])])
+    headers = HEADERS | {
+        "Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request",
+        "X-Prometheus-Remote-Write-Version": "2.0.0",
+    }
+    good = symbols_request(symbols, [([1, 2, 3, 4], [(bits_of(2.0), now - 1)])])
+    counted = {}
+    for sent, status in ((good, 204), (body, 400)):
+        found, answered, raw = server.call("POST", "/api/v1/write", packed(sent), headers)
+        assert found == status, raw
+        counted = {name: value for name, value in answered.items() if name.endswith("-written")}
+        assert counted == {
+            "x-prometheus-remote-write-samples-written": "1",
+            "x-prometheus-remote-write-histograms-written": "0",
+            "x-prometheus-remote-write-exemplars-written": "0",
+        }
+    assert b"time series 2: cannot keep the sample: want an even number of label references" in raw
+    assert server.sql("SELECT metric, labels['job'], value FROM samples ORDER BY time") == [
+        ["up", "node", 2.0], ["up", "node", 1.0]
+    ]  # fmt: skip
 
 
 def test_a_named_message_of_version_1_is_taken(server: Served) -> None:

@@ -29,11 +29,15 @@ class Decoder:
             self.catalogue, **{"max_tagsets": 1000, "max_refusals": 10, "max_key_bytes": 1 << 20, **limits}
         )
 
-    def raw(self, body: bytes, min_time_ns: int = -ENOUGH_NS, max_time_ns: int = ENOUGH_NS) -> Any:
-        return self.native.decode(body, table_id=self.table_id, min_time_ns=min_time_ns, max_time_ns=max_time_ns)
+    def raw(self, body: bytes, min_time_ns: int = -ENOUGH_NS, max_time_ns: int = ENOUGH_NS, version: int = 1) -> Any:
+        return self.native.decode(
+            body, table_id=self.table_id, min_time_ns=min_time_ns, max_time_ns=max_time_ns, version=version
+        )
 
-    def __call__(self, body: bytes, min_time_ns: int = -ENOUGH_NS, max_time_ns: int = ENOUGH_NS) -> Decoded:
-        found = self.raw(body, min_time_ns, max_time_ns)
+    def __call__(
+        self, body: bytes, min_time_ns: int = -ENOUGH_NS, max_time_ns: int = ENOUGH_NS, version: int = 1
+    ) -> Decoded:
+        found = self.raw(body, min_time_ns, max_time_ns, version)
         bits = found.values.view(np.uint64).tolist()
         rows = zip(found.tagset_ids.tolist(), found.times.tolist(), bits, strict=True)
         kept = [(tuple(self.catalogue.tags(tagset)), time, value) for tagset, time, value in rows]
@@ -70,14 +74,64 @@ def requests(draw: st.DrawFn) -> bytes:
     return body
 
 
-def compare(decode: Decoder, body: bytes, low: int, high: int) -> None:
+def compare(decode: Decoder, body: bytes, low: int, high: int, version: int = 1) -> None:
+    read = twin.remote_write if version == 1 else twin.remote_write_2
     try:
-        expected = twin.remote_write(body, min_time_ns=low, max_time_ns=high)
+        expected = read(body, min_time_ns=low, max_time_ns=high)
     except NotProtobuf:
         with pytest.raises(ValueError, match="no protobuf at offset"):
-            decode(body, low, high)
+            decode(body, low, high, version)
         return
-    assert decode(body, low, high) == expected
+    assert decode(body, low, high, version) == expected
+
+
+@st.composite
+def requests_of_version_2(draw: st.DrawFn) -> bytes:
+    symbols = [b"", *draw(st.lists(NAMES | TEXTS, max_size=8))]
+    body = b"".join(message(4, symbol) for symbol in symbols)
+    for _ in range(draw(st.integers(0, 4))):
+        references = draw(st.lists(st.integers(0, len(symbols)) | st.just(2**40), max_size=6))
+        numbers = [varint(reference) for reference in references]
+        packed = draw(st.booleans())
+        parts = [message(1, b"".join(numbers))] if packed else [varint(1 << 3) + number for number in numbers]
+        parts += [sample(draw(BITS), draw(TIMES)) for _ in range(draw(st.integers(0, 3)))]
+        parts += [
+            message(field, draw(st.binary(max_size=3))) for field in draw(st.lists(st.sampled_from([3, 4, 5, 8])))
+        ]
+        body += message(5, b"".join(parts)) + draw(UNKNOWN)
+    return draw(st.sampled_from([body, body + message(4, b"up")]))
+
+
+@given(requests_of_version_2(), st.data())
+def test_requests_of_version_2_mean_what_the_twin_says(body: bytes, data: st.DataObject) -> None:
+    decode = Decoder()
+    for _ in range(2):  # the second time by raw keys that are known
+        compare(decode, body, -500, ENOUGH_NS, version=2)
+    if body:
+        at = data.draw(st.integers(0, len(body) - 1))
+        changed = bytearray(body)
+        changed[at] ^= 1 << data.draw(st.integers(0, 7))
+        compare(decode, bytes(changed), -500, ENOUGH_NS, version=2)
+        compare(decode, body[:at], -500, ENOUGH_NS, version=2)
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_of_version_2_are_read_alike(body: bytes) -> None:
+    compare(Decoder(), body, -ENOUGH_NS, ENOUGH_NS, version=2)
+
+
+def test_both_versions_find_the_same_tag_set() -> None:
+    decode = Decoder()
+    decode(series([(b"__name__", b"up"), (b"job", b"a")], [(0, 1)]))
+    symbols = [b"", b"__name__", b"up", b"job", b"a"]
+    for packed in (True, False):
+        body = twin.symbols_request(symbols, [([1, 2, 3, 4], [(7, 2)]), ([3, 4, 1, 2], [(8, 3)])], packed=packed)
+        kept, refused, _ = decode(body, version=2)
+        assert [(bits, time) for _, time, bits in kept] == [(7, 2_000_000), (8, 3_000_000)]
+        assert not refused
+    assert decode.catalogue.tagset_count == 1
+    with pytest.raises(ValueError, match="version 3"):
+        decode(b"", version=3)
 
 
 @given(st.lists(requests(), min_size=1, max_size=3), st.sampled_from([(-ENOUGH_NS, ENOUGH_NS), (-500, 10**9 + 1)]))

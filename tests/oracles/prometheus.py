@@ -157,6 +157,81 @@ def _series(content: bytes, kept: list[Sample], refused: dict[str, int], min_tim
     return dropped
 
 
+def symbols_request(
+    symbols: Sequence[bytes], many: Sequence[tuple[Sequence[int], Sequence[tuple[int, int]]]], *, packed: bool = True
+) -> bytes:
+    """Return a version 2 request of (label references, (bits, time in ms)) series."""
+    body = b"".join(message(4, symbol) for symbol in symbols)
+    for references, samples in many:
+        numbers = [varint(number) for number in references]
+        labels = message(1, b"".join(numbers)) if packed else b"".join(varint(1 << 3) + number for number in numbers)
+        body += message(5, labels + b"".join(sample(bits, time_ms) for bits, time_ms in samples))
+    return body
+
+
+def remote_write_2(
+    body: bytes, *, min_time_ns: int = -ENOUGH_NS, max_time_ns: int = ENOUGH_NS
+) -> tuple[list[Sample], dict[str, int], int]:
+    """As :func:`remote_write`, by turning each series into one of version 1 whose labels are written out."""
+    symbols = [content for number, kind, content, _ in fields(body) if (number, kind) == (4, BYTES)]
+    kept: list[Sample] = []
+    refused: dict[str, int] = {}
+    dropped = 0
+    for number, kind, content, _ in fields(body):
+        if (number, kind) != (5, BYTES):
+            continue
+        assert isinstance(content, bytes)
+        references: list[int] = []
+        rest = b""
+        for inner, wire, part, raw in fields(content):
+            if (inner, wire) == (1, VARINT):
+                assert isinstance(part, int)
+                references.append(part)
+            elif (inner, wire) == (1, BYTES):
+                assert isinstance(part, bytes)
+                references += _numbers(part)
+            elif wire == BYTES and inner in (2, 3, 4, 5):
+                assert isinstance(part, bytes)
+                rest += message({2: 2, 3: 4, 4: 3, 5: 3}[inner], part)
+            else:
+                assert raw
+        if len(references) % 2 or any(reference >= len(symbols) for reference in references):
+            before: list[Sample] = []
+            dropped += _series(label(b"a", b"b") + rest, before, refused, min_time_ns, max_time_ns)
+            if before:
+                refused["malformed"] = refused.get("malformed", 0) + len(before)
+            continue
+        texts = [symbols[reference] for reference in references]
+        labels = b""
+        for name, value in zip(texts[::2], texts[1::2], strict=True):
+            assert isinstance(name, bytes)
+            assert isinstance(value, bytes)
+            labels += label(name, value)
+        dropped += _series(labels + rest, kept, refused, min_time_ns, max_time_ns)
+    return kept, refused, dropped
+
+
+def _numbers(data: bytes) -> list[int]:
+    found = []
+    while data:
+        prefix = varint(1 << 3)
+        try:
+            ((_, _, number, raw),) = list(fields(prefix + data[: _varint_bytes(data)]))
+        except ValueError:
+            raise NotProtobuf from None
+        assert isinstance(number, int)
+        found.append(number)
+        data = data[len(raw) - len(prefix) :]
+    return found
+
+
+def _varint_bytes(data: bytes) -> int:
+    for index, byte in enumerate(data[:10]):
+        if byte < 0x80:
+            return index + 1
+    raise NotProtobuf
+
+
 def _label(content: bytes) -> tuple[bytes, bytes]:
     name, value = b"", b""
     for number, kind, part, _ in fields(content):
