@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import Unavailable
+from engine.maintenance.verify.directory import verify
 from tests.system.nursery import Nursery
 from tests.system.program import Program
 
@@ -185,7 +187,7 @@ class Campaign:
             Writer(f"w{at}", start_ns, self.rng.choice([1, 20, 400]), random.Random(SEED + at)) for at in range(WRITERS)
         ]
         self.data, self._nursery = folder / "data", nursery
-        self.starts = self.kills = self.in_recovery = self.stops = self.checks = 0
+        self.starts = self.kills = self.in_recovery = self.stops = self.checks = self.verified = 0
 
     def started(self, *, wait: bool = True) -> Program:
         self.starts += 1
@@ -212,6 +214,20 @@ class Campaign:
         if "bytes of log to replay" in program.said() and "recovered" not in program.said():
             self.in_recovery += 1
 
+    def verify(self) -> None:
+        """Read all that the kill has left as `tidegauge verify` does: nothing stored is wrong."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                report = verify(str(self.data))
+                break
+            except Unavailable:
+                # A query process ends a moment after the server it belonged to.
+                assert time.monotonic() < deadline, f"seed {SEED}: the data directory stays in use"
+                time.sleep(0.05)
+        assert report.clean, f"seed {SEED}: {[each.as_json() for each in report.findings]}"
+        self.verified += 1
+
     def kill_in_recovery(self) -> None:
         """Start, and kill as soon as the log is being replayed or a little later, perhaps with writes meanwhile."""
         with self.started(wait=False) as program:
@@ -226,6 +242,8 @@ class Campaign:
     def once(self) -> None:
         for _ in range(self.rng.choice([0, 0, 1, 2])):
             self.kill_in_recovery()
+        if self.starts and self.rng.random() < 0.15:
+            self.verify()
         with self.started() as program:
             if self.rng.random() < 0.15:
                 check(program, self.writers)
@@ -251,6 +269,7 @@ def test_nothing_acknowledged_is_lost_or_doubled(tmp_path: Path) -> None:
                     assert program.stop() == 0
                 else:
                     program.kill()
+            campaign.verify()
     total = sum(len(writer.acknowledged) for writer in campaign.writers)
     corrected = sum(len(writer.revised) for writer in campaign.writers)
     summary = {
@@ -259,6 +278,7 @@ def test_nothing_acknowledged_is_lost_or_doubled(tmp_path: Path) -> None:
         "of them in recovery": campaign.in_recovery,
         "orderly stops": campaign.stops,
         "checks in between": campaign.checks,
+        "verified": campaign.verified,
         "acknowledged rows": total,
         "corrected rows": corrected,
         "seconds": round(time.monotonic() - began, 1),
