@@ -60,7 +60,7 @@ def _measure_storage(report: SuiteReport, load: PreparedLoad, folder: Path, pref
         report.check(f"{prefix}every sample was acknowledged", sent.samples == samples, "; ".join(sent.refused))
         stop_seconds = server.stop()
     segment_bytes = file_bytes(data / "segments")
-    rollup_bytes = sum(file_bytes(path) for path in data.glob("rollups.duckdb*"))
+    rollup_bytes = sum(file_bytes(path) for path in data.glob("rollups*"))
     log_bytes = file_bytes(data / "wal")
     rollup_rows = sum(expected_tier_rows(load.shape).values())
     report.add(f"{prefix}segments", segment_bytes / samples, "bytes/sample", "lower", spread=EXACT)

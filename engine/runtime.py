@@ -21,7 +21,7 @@ from engine.catalog.catalog import Catalog
 from engine.catalog.control import ControlDatabase
 from engine.catalog.matchers import Matcher
 from engine.catalog.pooled import POOLED_TABLES
-from engine.clock import NS_PER_DAY, Clock, SystemClock
+from engine.clock import NS_PER_DAY, NS_PER_HOUR, Clock, SystemClock
 from engine.config import Config
 from engine.config_units import Duration
 from engine.delivery.outbox import STATES, Outbox
@@ -56,6 +56,7 @@ from engine.query.samples import SampleStore
 from engine.query.sources import SqlLimits, SqlRequest
 from engine.query.turns import Turns
 from engine.rollups.dirty import DirtyBuckets
+from engine.rollups.store import Piece
 from engine.scaling.policy import Decision
 from engine.scaling.store import ScaleStore, decisions_columns
 from engine.segments.manifest import ManifestStore
@@ -185,7 +186,7 @@ class Engine:
         check_segments(fs, self._root, self.catalog, manifest, self._path("catalog.log"))
         self.hot = HotStore()
         self.samples = SampleStore(fs, self._root, self.hot, manifest.segments, manifest.deletions)
-        self.dirty = DirtyBuckets(self.samples.collect, self._flush_buckets)
+        self.dirty = DirtyBuckets(self.samples.gather, self._flush_pieces)
         sealed = max((meta.sealed_through for meta in manifest.segments), default=0)
         floor = self.hot.applied_sequence = manifest.wal_floor
         checked = check_log(fs, self._path("wal"), self.catalog, after_sequence=floor)
@@ -275,7 +276,7 @@ class Engine:
             samples=self.samples,
             manifest=self.manifest,
             exclusive=self.sealer.exclusive,
-            flush=self.flush_rollups,
+            flush=self._flush_before_expiry,
             retain_rollups=self._retain_rollups,
             forget_rollups=self._forget_rollups,
             vitals=self.vitals,
@@ -320,7 +321,7 @@ class Engine:
     def _start_jobs(self) -> None:
         self._scheduler = Scheduler(self.vitals)
         for job in (
-            Job("rollup", FLUSH_SECONDS, self.flush_rollups),
+            Job("rollup", FLUSH_SECONDS, partial(self.flush_rollups, due_only=True)),
             Job("seal", SEAL_CHECK_SECONDS, self.sealer.run),
             Job("retain", RETAIN_SECONDS, self.retainer.run),
             Job("compact", COMPACT_SECONDS, self.compactor.run),
@@ -415,15 +416,20 @@ class Engine:
 
     # --- tiers
 
-    def flush_rollups(self) -> int:
-        """Bring the tiers up to date with what is visible; return how many 1m rows were written."""
+    def flush_rollups(self, *, due_only: bool = False) -> int:
+        """Bring the tiers up to date with what is visible; return how many 1m rows were written.
+
+        ``due_only``: as the background does it, see :meth:`engine.rollups.dirty.DirtyBuckets.flush_due`.
+        """
         try:
             self._check_rollups()
             # One at a time: a flush that has read its samples before a deletion must not write them after it.
             with self._flushing, self.samples.unhidden():
                 # While samples are still coming back it cannot be told what is left of a range.
                 deletions = () if self.recovery.active else self.deleter.catch_up_tiers()
-                written = self.dirty.flush()
+                # The tiers have followed a deletion once what it has marked is flushed, all of it.
+                due_only = due_only and not deletions
+                written = self.dirty.flush_due(self.clock.now_ns()) if due_only else self.dirty.flush()
                 self.deleter.tiers_have_followed(deletions)
         except BaseException:
             self.vitals.rollup_flushes.labels("failed").inc()
@@ -456,14 +462,19 @@ class Engine:
         self.dirty.flushed_sequence = max(self.dirty.flushed_sequence, included)
         return included
 
-    def _flush_buckets(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
-        self.link.flush_rollups(buckets, dirty, sequence)
+    def _flush_pieces(self, pieces: Sequence[Piece], sequence: int) -> None:
+        self.link.flush_rollups(pieces, sequence)
 
     def _delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
         return self.link.delete_rollups(table_id, tagset_ids, start_ns, end_ns)
 
     def _forget_rollups(self, tier: str, table_id: int, before_ns: int) -> int:
         return self.link.forget_rollups(tier, table_id, self.catalog.tagset_ids(table_id), before_ns)
+
+    def _flush_before_expiry(self) -> int:
+        # What the background flushes is older than raw retention, unless that is very short.
+        kept = [self.config.retention.raw, *(entry.raw for entry in self.config.retention.tables if entry.raw)]
+        return self.flush_rollups(due_only=min(int(each) for each in kept) >= NS_PER_HOUR)
 
     def _retain_rollups(self, cutoffs: Mapping[str, int]) -> int:
         return self.link.retain(cutoffs)

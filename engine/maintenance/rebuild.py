@@ -15,6 +15,8 @@ from engine.query.samples import SampleStore
 from engine.rollups.dirty import DirtyBuckets
 
 ROLLUP_FILE = "rollups.duckdb"
+#: The directory of its packs.
+PACKS = "rollups"
 LOG = logging.getLogger("tidegauge.rollups")
 
 
@@ -24,7 +26,7 @@ def set_aside_files(fs: FileSystem, root: str) -> list[str]:
         "a damaged rollup database was set aside; the tiers were recomputed as far as raw samples are kept"
         f" ({root}/{name})"
         for name in fs.listdir(root)
-        if name.startswith(ROLLUP_FILE) and DAMAGED_SUFFIX in name
+        if name.startswith(PACKS) and DAMAGED_SUFFIX in name
     ]
 
 

@@ -15,6 +15,7 @@ import duckdb
 
 from engine.errors import Damage, NewerFormat, TidegaugeError, Unavailable
 from engine.query.relations import literal
+from engine.rollups.packs import Packs
 from engine.rollups.store import RollupStore
 
 #: Files stay readable for this version, so that going back to it is possible.
@@ -133,10 +134,10 @@ def lock(root: duckdb.DuckDBPyConnection) -> None:
 class Seat:
     """A connection to the rollup database with its store, for one thread at a time."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, packs: Packs) -> None:
         connection.execute(f"USE {ROLLUP_DATABASE}")
         self.connection = connection
-        self.store = RollupStore(connection)
+        self.store = RollupStore(connection, packs)
         self.lock = threading.Lock()
         self.failed = False
 

@@ -22,18 +22,22 @@ import pyarrow.ipc
 
 from engine.errors import BadQuery, Bug, QueryLimit, TidegaugeError, Unavailable
 from engine.model.rows import Int32Array
-from engine.query.connection import ROLLUP_DATABASE, Seat, connect, lock
+from engine.query.connection import LOG, Seat, connect, lock, set_aside
 from engine.query.deadlines import Deadlines, Watch
 from engine.query.predicates import Evaluator
-from engine.query.relations import FINDINGS, ROLLUPS, Relations
+from engine.query.relations import FINDINGS, Relations
 from engine.query.scans import SegmentFiles
-from engine.query.scopes import Resolver, needed_of
+from engine.query.scopes import Resolver, Scope, needed_of
 from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlLimits, SqlRequest
 from engine.query.syntax import explain_error
 from engine.query.tagsets import TagStore
 from engine.query.validation import Statement, check_text, parse
-from engine.query.views import Views
-from engine.rollups.store import RollupStore
+from engine.query.views import Tier, Views
+from engine.rollups import schema
+from engine.rollups.long import NAMES
+from engine.rollups.packs import Packs, pack_directory
+from engine.rollups.shelf import LostPack, PartRange, tagset_range
+from engine.rollups.store import FOREVER_NS, Piece, RollupStore, TierStats
 from native.catalogue import Catalogue
 from native.tagsetfile import TagsetFile
 
@@ -79,12 +83,22 @@ class Database:
         self._running = 0
         self._closed = False
         self.broken = False
+        self._packs = Packs(None if path is None else pack_directory(path))
         self._root = connect(path, memory_limit_bytes, threads or os.cpu_count() or 1, repair=repair)
         try:
-            self._writing = Seat(self._root.cursor())
-            self._writing.store.initialise()
+            try:
+                self._writing = Seat(self._root.cursor(), self._packs)
+                self._writing.store.initialise()
+            except LostPack as error:
+                if path is None or not repair:
+                    raise
+                self._root.close()
+                LOG.error("%s (%s); renamed to %s", error.message, error.path, set_aside(path))
+                self._root = connect(path, memory_limit_bytes, threads or os.cpu_count() or 1, repair=repair)
+                self._writing = Seat(self._root.cursor(), self._packs)
+                self._writing.store.initialise()
             # Reads have a connection of their own, so that a long flush does not make dashboards wait.
-            self._reading = Seat(self._root.cursor())
+            self._reading = Seat(self._root.cursor(), self._packs)
             lock(self._root)
         except duckdb.Error as error:
             # A full disk, for one: the supervisor tries again, and people read a sentence meanwhile.
@@ -151,7 +165,7 @@ class Database:
             if source.pooled and source.table_id < self.catalogue.table_count:
                 self._relations.mark_pooled(source.table_id)
         limits = request.limits
-        with self._cursor(limits.timeout_seconds, request.sql) as (cursor, watch):
+        with self._packs.reading(), self._cursor(limits.timeout_seconds, request.sql) as (cursor, watch):
             statement = self._parse(cursor, request.sql)
             if statement.kind == "show_tables":
                 stream, rows = _stream(self._show_tables().to_reader(), limits, watch)
@@ -165,8 +179,9 @@ class Database:
                     statement,
                     request.tables,
                     request.findings,
+                    self._packs,
                 )
-                views.create(scopes, _ROLLUP_TABLES)
+                views.create(scopes, self._tiers)
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
                 try:
                     relation = cursor.sql(statement.text, params=list(request.parameters) or None)
@@ -183,6 +198,20 @@ class Database:
 
     def _resolver(self, cursor: duckdb.DuckDBPyConnection, parameters: Sequence[JsonScalar]) -> Resolver:
         return Resolver(self._relations, self._tags, Evaluator(cursor, _serialiser(cursor), parameters))
+
+    def _tiers(self, scopes: Sequence[Scope]) -> list[Tier]:
+        """Return the parts that each scope of a rollup relation needs, all as of one moment."""
+        ranges = [
+            PartRange(
+                scope.relation.name,
+                schema.OLDEST_NS if scope.start_ns is None else scope.start_ns,
+                FOREVER_NS if scope.end_ns is None else scope.end_ns,
+                None if scope.tagset_ids is None else tagset_range(scope.tagset_ids),
+            )
+            for scope in scopes
+        ]
+        with self._turn(self._reading, "read rollups") as store:
+            return store.parts_of(ranges)
 
     def _show_tables(self) -> pa.Table:
         relations = sorted(self._relations.by_name().values(), key=lambda relation: relation.name)
@@ -244,10 +273,20 @@ class Database:
 
     # --- rollups
 
-    def flush_rollups(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
-        """Replace the 1m rows of ``dirty`` buckets by ``buckets`` and carry that up the tiers, in one transaction."""
+    def flush_rollups(self, pieces: Sequence[Piece], sequence: int) -> None:
+        """Replace the 1m rows of each piece and carry that up the tiers, in one transaction."""
         with self._turn(self._writing, "flush rollups") as store:
-            store.flush(buckets, dirty, sequence)
+            store.flush(pieces, sequence)
+
+    def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
+        """Remove the rows of tag sets from all tiers; return how many 1m rows have gone."""
+        with self._turn(self._writing, "delete rollups") as store:
+            return store.delete(table_id, tagset_ids, start_ns, end_ns)
+
+    def rollup_stats(self) -> list[TierStats]:
+        """Return rows and bytes of each tier."""
+        with self._turn(self._reading, "count rollups") as store:
+            return store.stats()
 
     def retain(self, cutoffs: Mapping[str, int]) -> int:
         """Remove rollup rows before each tier's cutoff (ns); return how many."""
@@ -259,16 +298,13 @@ class Database:
         with self._turn(self._writing, "remove old rollups") as store:
             return store.forget(tier, table_id, tagset_ids, before_ns)
 
-    def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
-        """Remove the rows of tag sets from all tiers; see :meth:`engine.rollups.store.RollupStore.delete`."""
-        with self._turn(self._writing, "delete rollups") as store:
-            return store.delete(table_id, tagset_ids, start_ns, end_ns)
-
-    def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None) -> pa.Table:
+    def rollup_rows(
+        self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None, names: Sequence[str] = NAMES
+    ) -> pa.Table:
         """Return the rows of a tier in ``[start_ns, end_ns)``, of these series or of all."""
         with self._turn(self._reading, "read rollups") as store:
             wanted = None if series_ids is None else np.asarray(series_ids, np.int64)
-            return store.rows(tier, start_ns, end_ns, wanted)
+            return store.rows(tier, start_ns, end_ns, wanted, names)
 
     def watermark(self) -> int:
         """Return the sequence number up to which rollups are stored."""
@@ -352,6 +388,3 @@ def _stream(reader: pa.RecordBatchReader, limits: SqlLimits, watch: Watch) -> tu
                 raise BadQuery("interrupted")
             writer.write_batch(batch)
     return sink.getvalue().to_pybytes(), rows
-
-
-_ROLLUP_TABLES = {name: f"{ROLLUP_DATABASE}.main.{name}" for name in ROLLUPS}

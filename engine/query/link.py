@@ -28,6 +28,9 @@ from engine.query.relations import FINDINGS
 from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlRequest
 from engine.query.supervisor import LinkCounters, Maker, Supervisor
 from engine.query.validation import check_text
+from engine.rollups.long import NAMES
+from engine.rollups.store import Piece, TierStats
+from engine.rollups.transfer import pieces_to_buffers
 from native.catalogue import Catalogue
 
 #: How long after its time a statement may still answer, before the worker is killed.
@@ -49,10 +52,12 @@ class QueryLink(Protocol):
     def needed(self, sql: str, parameters: Sequence[JsonScalar] = ()) -> Needed:
         """Check a statement and say what must be prepared for it."""
 
-    def flush_rollups(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
+    def flush_rollups(self, pieces: Sequence[Piece], sequence: int) -> None:
         """Replace 1m rows and carry the change up the tiers; durable on return."""
 
-    def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None) -> pa.Table:
+    def rollup_rows(
+        self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None, names: Sequence[str] = NAMES
+    ) -> pa.Table:
         """Return the rows of a tier in ``[start_ns, end_ns)``."""
 
     def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
@@ -60,6 +65,9 @@ class QueryLink(Protocol):
 
     def forget_rollups(self, tier: str, table_id: int, tagset_ids: Int32Array, before_ns: int) -> int:
         """Remove one table's rows from one tier; see :meth:`engine.rollups.store.RollupStore.forget`."""
+
+    def rollup_stats(self) -> list[TierStats]:
+        """Return rows and bytes of each tier."""
 
     def watermark(self) -> int:
         """Return the sequence number up to which rollups are flushed."""
@@ -113,17 +121,22 @@ class LocalLink:
     def needed(self, sql: str, parameters: Sequence[JsonScalar] = ()) -> Needed:
         return self._database().needed_relations(sql, parameters)
 
-    def flush_rollups(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
-        self._database().flush_rollups(buckets, dirty, sequence)
+    def flush_rollups(self, pieces: Sequence[Piece], sequence: int) -> None:
+        self._database().flush_rollups(pieces, sequence)
 
-    def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None) -> pa.Table:
-        return self._database().rollup_rows(tier, start_ns, end_ns, series_ids)
+    def rollup_rows(
+        self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None, names: Sequence[str] = NAMES
+    ) -> pa.Table:
+        return self._database().rollup_rows(tier, start_ns, end_ns, series_ids, names)
 
     def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
         return self._database().delete_rollups(table_id, tagset_ids, start_ns, end_ns)
 
     def forget_rollups(self, tier: str, table_id: int, tagset_ids: Int32Array, before_ns: int) -> int:
         return self._database().forget_rollups(tier, table_id, tagset_ids, before_ns)
+
+    def rollup_stats(self) -> list[TierStats]:
+        return self._database().rollup_stats()
 
     def watermark(self) -> int:
         return self._database().watermark()
@@ -190,14 +203,17 @@ class ProcessLink:
         assert isinstance(reply, wire.FoundNeeded)
         return reply.needed
 
-    def flush_rollups(self, buckets: pa.Table, dirty: pa.Table, sequence: int) -> None:
-        first, second = _stream(buckets), _stream(dirty)
-        self._roll(lambda number: wire.Flush(number, sequence, len(first)), first, second)
+    def flush_rollups(self, pieces: Sequence[Piece], sequence: int) -> None:
+        self._roll(lambda number: wire.Flush(number, sequence), *pieces_to_buffers(pieces))
 
-    def rollup_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None) -> pa.Table:
+    def rollup_rows(
+        self, tier: str, start_ns: int, end_ns: int, series_ids: SeriesIds = None, names: Sequence[str] = NAMES
+    ) -> pa.Table:
         attachment = b"" if series_ids is None else np.asarray(series_ids, np.int64).tobytes()
         selected = series_ids is not None
-        _, found = self._roll(lambda number: wire.ReadRows(number, tier, start_ns, end_ns, selected), attachment)
+        _, found = self._roll(
+            lambda number: wire.ReadRows(number, tier, start_ns, end_ns, selected, tuple(names)), attachment
+        )
         return pa.ipc.open_stream(found).read_all()
 
     def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
@@ -207,6 +223,11 @@ class ProcessLink:
     def forget_rollups(self, tier: str, table_id: int, tagset_ids: Int32Array, before_ns: int) -> int:
         attachment = np.asarray(tagset_ids, np.int32).tobytes()
         return self._roll(lambda number: wire.Forget(number, tier, table_id, before_ns), attachment)[0].value
+
+    def rollup_stats(self) -> list[TierStats]:
+        reply, _ = self._call(wire.AskStats, seconds=ROLLUP_SECONDS, statement=False)
+        assert isinstance(reply, wire.FoundStats)
+        return [TierStats(*each) for each in reply.tiers]
 
     def watermark(self) -> int:
         return self._roll(wire.AskWatermark)[0].value
@@ -231,7 +252,7 @@ class ProcessLink:
 
     # --- one call and its repetitions
 
-    def _roll(self, message: Maker, *attachment: bytes) -> tuple[wire.Done, bytearray]:
+    def _roll(self, message: Maker, *attachment: bytes | memoryview) -> tuple[wire.Done, bytearray]:
         for attempt in range(ROLLUP_ATTEMPTS):
             try:
                 reply, found = self._call(message, *attachment, seconds=ROLLUP_SECONDS, statement=False)
@@ -247,7 +268,7 @@ class ProcessLink:
         raise Bug("cannot reach the query process: attempts ended without an outcome")
 
     def _call(
-        self, message: Maker, *attachment: bytes, seconds: float, statement: bool
+        self, message: Maker, *attachment: bytes | memoryview, seconds: float, statement: bool
     ) -> tuple[wire.Reply, bytearray]:
         attempts = STATEMENT_ATTEMPTS if statement else ROLLUP_ATTEMPTS
         for attempt in range(attempts):
@@ -291,10 +312,3 @@ class ProcessLink:
                 " it was started again"
             )
         return None
-
-
-def _stream(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue().to_pybytes())

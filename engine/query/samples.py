@@ -227,6 +227,17 @@ class SampleStore:
 
         ``tagset_ids`` (ascending) and ``field_ids`` narrow what is returned; None means all.
         """
+        return sort_merge(self.gather(table_id, start_ns, end_ns, tagset_ids, field_ids))
+
+    def gather(
+        self,
+        table_id: int,
+        start_ns: int,
+        end_ns: int,
+        tagset_ids: Int32Array | None = None,
+        field_ids: tuple[int, ...] | None = None,
+    ) -> Rows:
+        """Return the same rows in no order; of rows with the same key the later one wins, field by field."""
         with self.reading():
             snapshot = self.snapshot(table_id, start_ns, end_ns)
             start_ns = snapshot.start_ns
@@ -239,7 +250,7 @@ class SampleStore:
             if view.min_time_ns < start_ns or view.max_time_ns >= end_ns:
                 rows = rows.between(start_ns, end_ns)
             parts.append(_narrow(rows, tagset_ids, field_ids))
-        return sort_merge(concat(parts))
+        return concat(parts)
 
 
 def _narrow(rows: Rows, tagset_ids: Int32Array | None, field_ids: tuple[int, ...] | None) -> Rows:

@@ -94,7 +94,7 @@ class Supervisor:
         ready = self._process is not None and self._process.ready
         return self.closed or ready or self._start_error is not None
 
-    def submit(self, process: QueryProcess, message: Maker, pending: Pending, *attachment: bytes) -> None:
+    def submit(self, process: QueryProcess, message: Maker, pending: Pending, *attachment: bytes | memoryview) -> None:
         """Send a request, after the definitions that it may need; ``pending`` is woken in any case."""
         with self._state:
             if process is not self._process:

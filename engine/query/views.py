@@ -7,7 +7,7 @@ is NULL instead of being read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -21,13 +21,18 @@ from engine.query.scopes import MAX_LISTED_TAGSETS, Scope, mentioned_fields
 from engine.query.sources import TableSource
 from engine.query.syntax import fold
 from engine.query.tagsets import METRIC_TAG, TagStore
+from engine.query.tierscans import SQL_TYPES, TierScan
 from engine.query.validation import Statement
+from engine.rollups.long import INCREASE
+from engine.rollups.packs import Packs
+from engine.rollups.shelf import Part
 
 #: Up to this many (measurement, field) pairs each become a branch of ``samples``; beyond, the fields of a measurement
 #: share one.  DuckDB plans a few hundred branches slowly, and reads separate ones faster than unnested ones.
 MAX_BRANCHES = 48
 
-_ROLLUP_VALUES = ("count", "sum", "min", "max", "first", "last", "first_time", "last_time")
+#: Parts of a rollup tier, and the time before which they no longer count.
+Tier = tuple[list[Part], int]
 
 
 class Views:
@@ -42,7 +47,9 @@ class Views:
         statement: Statement,
         sources: Iterable[TableSource],
         findings: Mapping[str, bytes],
+        packs: Packs,
     ) -> None:
+        self._packs = packs
         self._cursor, self._relations, self._tags, self._files = cursor, relations, tags, files
         self._mentions = statement.mentions
         self._sources = {source.table_id: source for source in sources}
@@ -53,8 +60,10 @@ class Views:
         while any(name.startswith(self._prefix) for name in statement.references):
             self._prefix += "_"
 
-    def create(self, scopes: Sequence[Scope], rollup_tables: Mapping[str, str]) -> None:
-        """Create the views; ``rollup_tables`` names the table behind each rollup relation."""
+    def create(self, scopes: Sequence[Scope], tiers: Callable[[Sequence[Scope]], Sequence[Tier]]) -> None:
+        """Create the views; ``tiers`` gives for each scope of a rollup relation the parts and since when they count."""
+        wanted = [scope for scope in scopes if scope.relation.kind == "rollup"]
+        found = dict(zip([scope.relation.name for scope in wanted], tiers(wanted) if wanted else (), strict=True))
         for scope in scopes:
             relation = scope.relation
             if relation.kind == "table":
@@ -62,7 +71,7 @@ class Views:
             elif relation.kind == "samples":
                 self._view(relation.name, self._samples(scope))
             elif relation.kind == "rollup":
-                self._view(relation.name, self._rollup(scope, rollup_tables[relation.name]))
+                self._view(relation.name, self._rollup(scope, *found[relation.name]))
             elif relation.kind == "series":
                 self._view(relation.name, self._series(scope))
             elif relation.kind == "metrics":
@@ -200,22 +209,22 @@ class Views:
 
     # --- rollups and the catalogue
 
-    def _rollup(self, scope: Scope, table: str) -> str:
-        conditions = _time_conditions(scope)
-        if scope.tagset_ids is not None:
-            ids = scope.tagset_ids
-            first, last = (int(ids[0]), int(ids[-1])) if len(ids) else (1, 0)
-            conditions.append(f"series_id BETWEEN {first * MAX_FIELDS} AND {last * MAX_FIELDS + MAX_FIELDS - 1}")
-        if scope.fields is not None:
-            field_ids = sorted({field_id for ids in scope.fields.values() for field_id in ids})
-            if len(field_ids) <= MAX_LISTED_TAGSETS:
-                listed = ", ".join(str(field_id) for field_id in field_ids) or "NULL"
-                conditions.append(f"(series_id & {MAX_FIELDS - 1}) IN ({listed})")
-        rows = f"SELECT * FROM {table}{_where(conditions)}"
-        keys = 'r."time" AS "time", r.series_id AS series_id'
-        values = ", ".join(f"r.{quoted(name)} AS {quoted(name)}" for name in _ROLLUP_VALUES)
+    def _rollup(self, scope: Scope, parts: Sequence[Part], kept_from_ns: int) -> str:
+        keys_needed = self._names("labels") or self._names("metric") or scope.tagset_ids is not None
+        names = [name for name in SQL_TYPES if self._names(name) or (keys_needed and name == "series_id")]
+        scan = TierScan(self._packs, parts, scope, tuple(names or ["series_id"]), kept_from_ns)
+        rows = f"SELECT * FROM {self._register(scan)}"
+        shown = {
+            name: f"r.{quoted(name)} AS {quoted(name)}" if name in scan.names else f"NULL::{sql_type} AS {quoted(name)}"
+            for name, sql_type in SQL_TYPES.items()
+        }
+        keys = f"{shown.pop('time')}, {shown.pop('series_id')}"
+        if INCREASE in scan.names:
+            # What is not known is no number: NaN would only be told from one by who thinks of it.
+            shown[INCREASE] = f"CASE WHEN isnan(r.{INCREASE}) THEN NULL ELSE r.{INCREASE} END AS {INCREASE}"
+        values = ", ".join(shown.values())
         with_labels = self._names("labels")
-        if not with_labels and not self._names("metric") and scope.tagset_ids is None:
+        if not keys_needed:
             return f"SELECT {keys}, NULL::VARCHAR AS metric, {_NO_LABELS} AS labels, {values} FROM ({rows}) r"
         tags = self._label_table(self._tags.all() if scope.tagset_ids is None else scope.tagset_ids, with_labels, True)
         labels = "t.labels" if with_labels else _NO_LABELS

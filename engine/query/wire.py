@@ -51,11 +51,23 @@ class RunSql(msgspec.Struct, frozen=True, tag=True):
 
 
 class Flush(msgspec.Struct, frozen=True, tag=True):
-    """Attachment: the Arrow stream of the buckets, ``buckets_bytes`` long, then that of the dirty list."""
+    """Attachment: the pieces, as :mod:`engine.rollups.transfer` makes them."""
 
     id: int
     sequence: int
-    buckets_bytes: int
+
+
+class Delete(msgspec.Struct, frozen=True, tag=True):
+    """Attachment: int32 tag sets."""
+
+    id: int
+    table_id: int
+    start_ns: int
+    end_ns: int
+
+
+class AskStats(msgspec.Struct, frozen=True, tag=True):
+    id: int
 
 
 class ReadRows(msgspec.Struct, frozen=True, tag=True):
@@ -66,6 +78,7 @@ class ReadRows(msgspec.Struct, frozen=True, tag=True):
     start_ns: int
     end_ns: int
     selected: bool
+    names: tuple[str, ...]
 
 
 class AskWatermark(msgspec.Struct, frozen=True, tag=True):
@@ -75,15 +88,6 @@ class AskWatermark(msgspec.Struct, frozen=True, tag=True):
 class Retain(msgspec.Struct, frozen=True, tag=True):
     id: int
     cutoffs: dict[str, int]
-
-
-class Delete(msgspec.Struct, frozen=True, tag=True):
-    """Attachment: int32 tag sets."""
-
-    id: int
-    table_id: int
-    start_ns: int
-    end_ns: int
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):
@@ -122,6 +126,13 @@ class FoundNeeded(msgspec.Struct, frozen=True, tag=True):
     needed: Needed
 
 
+class FoundStats(msgspec.Struct, frozen=True, tag=True):
+    """(tier, rows, bytes) each."""
+
+    id: int
+    tiers: list[tuple[str, int, int]]
+
+
 class Done(msgspec.Struct, frozen=True, tag=True):
     """``value`` is a count or a watermark; rollup rows are in the attachment as an Arrow stream."""
 
@@ -139,8 +150,10 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     retry_after_seconds: int = 1
 
 
-Request = Open | Define | AskNeeded | RunSql | Flush | ReadRows | AskWatermark | Retain | Delete | Forget | Close
-Reply = Ready | Started | Answered | FoundNeeded | Done | Failed
+Request = (
+    Open | Define | AskNeeded | RunSql | Flush | ReadRows | AskWatermark | AskStats | Retain | Delete | Forget | Close
+)
+Reply = Ready | Started | Answered | FoundNeeded | FoundStats | Done | Failed
 
 _ENCODER = msgspec.msgpack.Encoder()
 REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -28,6 +28,7 @@ from engine.errors import Bug, QueryLimit, TidegaugeError
 from engine.query import wire
 from engine.query.database import Database
 from engine.query.scans import mapped_bytes
+from engine.rollups.transfer import pieces_from_bytes
 from native.tagsetfile import TagsetFile
 
 #: Address space beside the memory for statements: buffers of Arrow, thread stacks, the rest of the process.
@@ -131,9 +132,11 @@ class Worker:
                 message.id, lambda: self._reply(wire.Done(message.id, self._database.retain(message.cutoffs)))
             )
         elif isinstance(message, wire.Delete):
-            self._in_turn(message.id, lambda: self._delete_rollups(message, attachment))
+            self._in_turn(message.id, lambda: self._delete(message, attachment))
         elif isinstance(message, wire.Forget):
             self._in_turn(message.id, lambda: self._forget_rollups(message, attachment))
+        elif isinstance(message, wire.AskStats):
+            self._in_thread(message.id, lambda: self._ask_stats(message))
         elif isinstance(message, wire.Close):
             self._close(message)
             return False
@@ -153,11 +156,6 @@ class Worker:
         self._database.define(definitions, files)
         if message.tagset_files is not None:
             self._space.mapped(-sum(file.nbytes for file in known.values()))
-
-    def _delete_rollups(self, message: wire.Delete, attachment: bytearray) -> None:
-        tagset_ids = np.frombuffer(attachment, np.int32)
-        removed = self._database.delete_rollups(message.table_id, tagset_ids, message.start_ns, message.end_ns)
-        self._reply(wire.Done(message.id, removed))
 
     def _forget_rollups(self, message: wire.Forget, attachment: bytearray) -> None:
         tagset_ids = np.frombuffer(attachment, np.int32)
@@ -204,19 +202,25 @@ class Worker:
         self._reply(wire.FoundNeeded(message.id, needed))
 
     def _flush(self, message: wire.Flush, attachment: bytearray) -> None:
-        view = memoryview(attachment)
-        buckets = pa.ipc.open_stream(view[: message.buckets_bytes]).read_all()
-        dirty = pa.ipc.open_stream(view[message.buckets_bytes :]).read_all()
-        self._database.flush_rollups(buckets, dirty, message.sequence)
+        self._database.flush_rollups(pieces_from_bytes(attachment), message.sequence)
         self._reply(wire.Done(message.id))
 
     def _read_rows(self, message: wire.ReadRows, attachment: bytearray) -> None:
         series_ids = np.frombuffer(attachment, np.int64) if message.selected else None
-        table = self._database.rollup_rows(message.tier, message.start_ns, message.end_ns, series_ids)
+        table = self._database.rollup_rows(message.tier, message.start_ns, message.end_ns, series_ids, message.names)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         self._reply(wire.Done(message.id), memoryview(sink.getvalue()))
+
+    def _delete(self, message: wire.Delete, attachment: bytearray) -> None:
+        tagset_ids = np.frombuffer(attachment, np.int32)
+        removed = self._database.delete_rollups(message.table_id, tagset_ids, message.start_ns, message.end_ns)
+        self._reply(wire.Done(message.id, removed))
+
+    def _ask_stats(self, message: wire.AskStats) -> None:
+        tiers = [(each.tier, each.rows, each.bytes) for each in self._database.rollup_stats()]
+        self._reply(wire.FoundStats(message.id, tiers))
 
     def _close(self, message: wire.Close) -> None:
         closed = threading.Event()

@@ -3,49 +3,88 @@
 Every appended row marks its (tag set, minute).  A flush recomputes the marked buckets wholly from the de-duplicated raw
 samples, wherever these are, so that late, repeated and corrected samples need no case of their own; the store replaces
 the buckets and carries the change up the tiers.  A flush that fails keeps its marks for the next one.
+
+Flushing costs the less the more minutes it takes at once, as each touches the open bucket of every wider tier.  So
+in the background only quarter-hours that are over are flushed, and everything at once when many rows wait; whoever
+reads tiers has the rest flushed first.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 
-from engine.clock import NS_PER_HOUR, NS_PER_MINUTE
+from engine.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND
 from engine.errors import Damage
-from engine.model.rows import Int32Array, Int64Array, Rows
-from native.rollup import BucketColumns, aggregate, select_buckets, touched_buckets
+from engine.model.rows import FOREVER_NS, Int32Array, Int64Array, Rows, sort_merge
+from engine.rollups.bins import Bins, bins_of
+from engine.rollups.pairs import Pairs
+from engine.rollups.rows import TierRows
+from engine.rollups.store import Piece
+from native.rollup import select_buckets, touched_buckets
+from native.sorting import is_strictly_sorted, sort_order
+from native.tiers import aggregate_rows
 
 LOG = logging.getLogger("tidegauge.rollups")
 
+#: ``collect(table_id, start_ns, end_ns, tagset_ids)`` gives raw rows in any order, a key possibly more than once.
 Collect = Callable[[int, int, int, Int32Array], Rows]
-FlushBuckets = Callable[[pa.Table, pa.Table, int], None]
+#: Stores pieces durably, and the sequence number that the tiers then include.
+FlushPieces = Callable[[Sequence[Piece], int], None]
+#: ``chosen(table_id, field_ids)``: which of a table's fields are counters, and which have histograms.
+Chosen = Callable[[int, tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 #: Buckets are recomputed a window at a time, so that one flush never reads more raw rows than a window holds.
 WINDOW_NS = 2 * NS_PER_HOUR
+#: ... and as many (tag set, minute) pairs, unless a single minute has more.
+PAIRS_AT_A_TIME = 131_072
 #: Marks are condensed to unique buckets when more rows than this are waiting.
 CONDENSE_ROWS = 1_000_000
+#: In the background what is older than the last quarter-hour is flushed, some time after it is over ...
+QUIET_NS = 15 * NS_PER_MINUTE
+GRACE_NS = 30 * NS_PER_SECOND
+#: ... or everything, once as many rows wait.
+MANY_ROWS = 250_000
+
+
+def _no_choice(table_id: int, field_ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return (), ()
 
 
 @dataclass(slots=True)
 class _Marks:
-    """Rows of one table whose buckets are marked; arrays in order of arrival."""
+    """Rows of one table whose buckets are marked; arrays in order of arrival, the first sequence number of each."""
 
-    tagset_ids: list[Int32Array]
-    times: list[Int64Array]
+    tagset_ids: list[Int32Array] = field(default_factory=list)
+    times: list[Int64Array] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
     rows: int = 0
+
+    def add(self, tagset_ids: Int32Array, times: Int64Array, sequence: int) -> None:
+        self.tagset_ids.append(tagset_ids)
+        self.times.append(times)
+        self.sequences.append(sequence)
+        self.rows += len(times)
+
+    def extend(self, newer: _Marks) -> None:
+        self.tagset_ids += newer.tagset_ids
+        self.times += newer.times
+        self.sequences += newer.sequences
+        self.rows += newer.rows
+
+    def condensed(self) -> tuple[Int32Array, Int64Array]:
+        return touched_buckets(np.concatenate(self.tagset_ids), np.concatenate(self.times), NS_PER_MINUTE)
 
 
 class DirtyBuckets:
     """The marks of one engine and the flush that clears them."""
 
-    def __init__(self, collect: Collect, flush: FlushBuckets) -> None:
-        """``collect(table_id, start_ns, end_ns, tagset_ids)`` gives raw rows; ``flush`` stores buckets durably."""
-        self._collect, self._flush = collect, flush
+    def __init__(self, collect: Collect, flush: FlushPieces, chosen: Chosen = _no_choice) -> None:
+        self._collect, self._flush, self._chosen = collect, flush, chosen
         self._marks: dict[int, _Marks] = {}
         self._sequence = 0
         self._lock = threading.Lock()
@@ -57,15 +96,12 @@ class DirtyBuckets:
     def mark(self, table_id: int, sequence: int, tagset_ids: Int32Array, times: Int64Array) -> None:
         """Mark the buckets of rows that have just become visible."""
         with self._lock:
-            marks = self._marks.setdefault(table_id, _Marks([], []))
-            marks.tagset_ids.append(tagset_ids)
-            marks.times.append(times)
-            marks.rows += len(times)
+            marks = self._marks.setdefault(table_id, _Marks())
+            marks.add(tagset_ids, times, sequence)
             if marks.rows > CONDENSE_ROWS:
-                unique_ids, buckets = touched_buckets(
-                    np.concatenate(marks.tagset_ids), np.concatenate(marks.times), NS_PER_MINUTE
-                )
-                marks.tagset_ids, marks.times, marks.rows = [unique_ids], [buckets], len(buckets)
+                condensed = _Marks()
+                condensed.add(*marks.condensed(), min(marks.sequences))
+                self._marks[table_id] = condensed
             self._sequence = max(self._sequence, sequence)
 
     @property
@@ -73,10 +109,23 @@ class DirtyBuckets:
         with self._lock:
             return sum(marks.rows for marks in self._marks.values())
 
-    def flush(self) -> int:
-        """Recompute and store every marked bucket; return how many 1m rows were written.
+    def flush_due(self, now_ns: int) -> int:
+        """Flush what is due in the background; return how many 1m rows were written."""
+        if self.pending_rows >= MANY_ROWS:
+            return self.flush()
+        before_ns = (now_ns - GRACE_NS) // QUIET_NS * QUIET_NS
+        with self._lock:
+            oldest = min((int(times.min()) for m in self._marks.values() for times in m.times if len(times)), default=0)
+            waiting = bool(self._marks)
+        # Late samples alone can wait for the quarter-hour as well.
+        if not waiting or oldest >= before_ns:
+            return 0
+        return self.flush(before_ns)
 
-        When it returns, the tiers hold everything that was visible when it was called.
+    def flush(self, before_ns: int = FOREVER_NS) -> int:
+        """Recompute and store the marked buckets that start before ``before_ns``; return how many 1m rows were written.
+
+        With the default, when it returns, the tiers hold everything that was visible when it was called.
         """
         with self._flushing:
             with self._lock:
@@ -85,84 +134,124 @@ class DirtyBuckets:
             if not taken and sequence <= self.flushed_sequence:
                 return 0
             try:
-                written = self._write(taken, sequence)
+                dirty: list[tuple[int, Pairs]] = []
+                held: dict[int, _Marks] = {}
+                for table_id, marks in taken.items():
+                    tagset_ids, buckets = marks.condensed()
+                    late = buckets >= before_ns
+                    if late.any():
+                        # Which batch a bucket that stays marked came with is not kept; the oldest will do.
+                        held.setdefault(table_id, _Marks()).add(
+                            tagset_ids[late], buckets[late], self._oldest_of(marks, before_ns)
+                        )
+                        tagset_ids, buckets = tagset_ids[~late], buckets[~late]
+                    if len(buckets):
+                        dirty.append((table_id, Pairs(tagset_ids, buckets)))
+                through = min((s - 1 for marks in held.values() for s in marks.sequences), default=sequence)
+                written = self._write(dirty, max(through, self.flushed_sequence))
             except BaseException:
-                with self._lock:
-                    for table_id, marks in taken.items():
-                        newer = self._marks.get(table_id)
-                        if newer is not None:
-                            marks.tagset_ids += newer.tagset_ids
-                            marks.times += newer.times
-                            marks.rows += newer.rows
-                        self._marks[table_id] = marks
+                self._put_back(taken)
                 raise
-            self.flushed_sequence = sequence
+            self._put_back(held)
+            self.flushed_sequence = max(through, self.flushed_sequence)
             return written
 
-    def _write(self, taken: dict[int, _Marks], sequence: int) -> int:
-        columns: list[BucketColumns] = []
-        dirty_ids: list[Int32Array] = []
-        dirty_times: list[Int64Array] = []
-        for table_id, marks in taken.items():
-            tagset_ids, buckets = touched_buckets(
-                np.concatenate(marks.tagset_ids), np.concatenate(marks.times), NS_PER_MINUTE
-            )
-            left = np.zeros(len(buckets), np.bool_)
-            windows = buckets // WINDOW_NS
-            for window in np.unique(windows).tolist():
-                chosen = windows == window
+    @staticmethod
+    def _oldest_of(marks: _Marks, before_ns: int) -> int:
+        """Return the lowest sequence number of a mark at or after ``before_ns``."""
+        return min(
+            sequence
+            for sequence, times in zip(marks.sequences, marks.times, strict=True)
+            if len(times) and int(times.max()) >= before_ns
+        )
+
+    def _put_back(self, marked: dict[int, _Marks]) -> None:
+        with self._lock:
+            for table_id, marks in marked.items():
+                newer = self._marks.get(table_id)
+                if newer is not None:
+                    marks.extend(newer)
+                self._marks[table_id] = marks
+
+    def _write(self, dirty: list[tuple[int, Pairs]], sequence: int) -> int:
+        """Store piece by piece: each is exact by itself, and the sequence number comes with the last."""
+        written = 0
+        waiting: list[Piece] = []
+        cells = 0
+        for table_id, pairs in dirty:
+            for part in _windows(pairs):
                 try:
-                    columns.append(self.recompute(table_id, tagset_ids[chosen], buckets[chosen]))
+                    rows = self.recompute(table_id, part.tagset_ids, part.buckets)
                 except Damage as error:
                     # What is stored of them is the best there is, and the other buckets must not wait for them.
-                    LOG.error("%d rollup buckets stay as they are: %s", int(chosen.sum()), error.message)
-                    left |= chosen
-                    self.unreadable_buckets += int(chosen.sum())
-            tagset_ids, buckets = tagset_ids[~left], buckets[~left]
-            dirty_ids.append(tagset_ids)
-            dirty_times.append(buckets)
-        buckets_table = bucket_table(columns)
-        dirty = pa.table(
-            {
-                "tagset_id": np.concatenate(dirty_ids) if dirty_ids else np.empty(0, np.int32),
-                "bucket": np.concatenate(dirty_times) if dirty_times else np.empty(0, np.int64),
-            }
-        )
-        self._flush(buckets_table, dirty, sequence)
-        return int(buckets_table.num_rows)
+                    LOG.error("%d rollup buckets stay as they are: %s", len(part), error.message)
+                    self.unreadable_buckets += len(part)
+                    continue
+                written += rows.series_rows()
+                waiting.append(Piece(table_id, rows, part))
+                cells += len(part) * max(1, len(rows.field_ids))
+                if cells >= PAIRS_AT_A_TIME * 8:
+                    self._flush(waiting, 0)
+                    waiting, cells = [], 0
+        self._flush(waiting, sequence)
+        return written
 
-    def recompute(self, table_id: int, tagset_ids: Int32Array, buckets: Int64Array) -> BucketColumns:
+    def recompute(self, table_id: int, tagset_ids: Int32Array, buckets: Int64Array) -> TierRows:
         """Return the 1m rows of these (tag set, bucket) pairs, which are sorted and of one table."""
         rows = self._collect(table_id, int(buckets.min()), int(buckets.max()) + NS_PER_MINUTE, np.unique(tagset_ids))
-        if len(rows):
-            rows = rows.take(select_buckets(rows.tagset_ids, rows.times, NS_PER_MINUTE, tagset_ids, buckets))
-        return aggregate(
-            rows.tagset_ids,
-            rows.times,
-            np.ascontiguousarray(rows.values),
-            np.array(rows.field_ids, np.int32),
-            NS_PER_MINUTE,
-        )
+        return aggregate_buckets(rows, Pairs(tagset_ids, buckets), self._chosen(table_id, rows.field_ids))
 
 
-def bucket_table(parts: list[BucketColumns]) -> pa.Table:
-    """Return bucket columns as one Arrow table with the tiers' column names (docs/formats/rollups.md)."""
-    names = {
-        "series_id": "series_ids",
-        "time": "times",
-        "count": "counts",
-        "sum": "sums",
-        "min": "mins",
-        "max": "maxs",
-        "first": "firsts",
-        "last": "lasts",
-        "first_time": "first_times",
-        "last_time": "last_times",
-    }
-    if not parts:
-        empty = np.empty(0, np.float64)
-        integers = {"series_id", "time", "count", "first_time", "last_time"}
-        return pa.table({name: empty.astype(np.int64) if name in integers else empty for name in names})
-    return pa.table(
-        {name: np.concatenate([getattr(part, attribute) for part in parts]) for name, attribute in names.items()}
+def aggregate_buckets(rows: Rows, pairs: Pairs, chosen: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())) -> TierRows:
+    """Return the 1m rows of ``pairs``; ``rows``: raw rows in any order, of equal keys the later one counts."""
+    if not len(rows):
+        return TierRows.empty()
+    order: Int64Array | None = None
+    tagset_ids, times = rows.tagset_ids, rows.times
+    if not is_strictly_sorted(tagset_ids, times):
+        # Where no key comes twice the rows need not be moved, only looked at in the right order.
+        order = sort_order(tagset_ids, times)
+        tagset_ids, times = tagset_ids[order], times[order]
+        if not is_strictly_sorted(tagset_ids, times):
+            rows, order = sort_merge(rows), None
+            tagset_ids, times = rows.tagset_ids, rows.times
+    mask = select_buckets(tagset_ids, times, NS_PER_MINUTE, pairs.tagset_ids, pairs.buckets)
+    if not mask.all():
+        if order is not None:
+            rows, order = sort_merge(rows), None
+        rows = rows.take(mask)
+    counters, binned = chosen
+    places = tuple(rows.field_ids.index(number) for number in counters)
+    values = np.ascontiguousarray(rows.values)
+    columns = aggregate_rows(rows.tagset_ids, rows.times, values, NS_PER_MINUTE, order, places)
+    histograms = {}
+    for number in binned:
+        line = values[rows.field_ids.index(number)]
+        histograms[number] = _histogram(rows, line, columns.tagset_ids, columns.times)
+    return TierRows.of(columns, rows.field_ids, counters, histograms)
+
+
+def _histogram(rows: Rows, values: np.ndarray, tagset_ids: Int32Array, times: Int64Array) -> Bins:
+    """Return the bins of each (tag set, bucket), which are sorted and hold every sample."""
+    present = ~np.isnan(values)
+    ids = rows.tagset_ids[present]
+    buckets = rows.times[present] // NS_PER_MINUTE * NS_PER_MINUTE
+    keys = np.rec.fromarrays([tagset_ids, times])
+    places = np.searchsorted(keys, np.rec.fromarrays([ids, buckets], dtype=keys.dtype))
+    return Bins.counted(
+        places.astype(np.int64), bins_of(values[present]), np.ones(int(present.sum()), np.int64), len(times)
     )
+
+
+def _windows(pairs: Pairs) -> Iterator[Pairs]:
+    """Yield the pairs window by window, and a window in parts where it has too many."""
+    windows = pairs.buckets // WINDOW_NS
+    for window in np.unique(windows).tolist():
+        inside = pairs.where(windows == window)
+        if len(inside) <= PAIRS_AT_A_TIME:
+            yield inside
+            continue
+        minutes, counts = np.unique(inside.buckets, return_counts=True)
+        for number in np.unique(np.cumsum(counts) // PAIRS_AT_A_TIME).tolist():
+            chosen = minutes[np.cumsum(counts) // PAIRS_AT_A_TIME == number]
+            yield inside.where((inside.buckets >= chosen[0]) & (inside.buckets <= chosen[-1]))

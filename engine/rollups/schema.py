@@ -1,66 +1,51 @@
-"""Tables of the tiers and their rows as Arrow and numpy columns (docs/formats/rollups.md)."""
+"""Tables of the rollup database (docs/formats/rollups.md)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-
-from engine.errors import Bug, Damage, NewerFormat
+from engine.errors import Damage, NewerFormat
 from engine.rollups.tiers import TIERS
-from native.merging import merge_buckets
 
 if TYPE_CHECKING:
     import duckdb
 
-Columns = dict[str, npt.NDArray[Any]]
-
-#: Raised by one when a table changes its meaning or its columns; older layouts are refused, not guessed at.
-LAYOUT_VERSION = 1
-#: Column, SQL type and native name, in the order of every table of bucket rows.
-ROW_COLUMNS = (
-    ("series_id", "BIGINT", "series_ids"),
-    ("time", "TIMESTAMP_NS", "times"),
-    ("count", "BIGINT", "counts"),
-    ("sum", "DOUBLE", "sums"),
-    ("min", "DOUBLE", "mins"),
-    ("max", "DOUBLE", "maxs"),
-    ("first", "DOUBLE", "firsts"),
-    ("last", "DOUBLE", "lasts"),
-    ("first_time", "TIMESTAMP_NS", "first_times"),
-    ("last_time", "TIMESTAMP_NS", "last_times"),
-)
-COLUMN_LIST = ", ".join(f't."{name}"' for name, _, _ in ROW_COLUMNS)
+#: Raised by one when a table changes its meaning or its columns; a newer one is refused by name.
+LAYOUT_VERSION = 2
+#: The layout before: one table a tier with a row for each (series, bucket); see :mod:`engine.rollups.migrate`.
+MIGRATED_VERSION = 1
 #: The oldest time that DuckDB can hold; nothing is older, so it also stands for "nothing removed yet".
 OLDEST_NS = -(2**63) + 2
 
-_TABLES = {tier.name: [(name, sql_type) for name, sql_type, _ in ROW_COLUMNS] for tier in TIERS} | {
+TABLES: dict[str, list[tuple[str, str]]] = {
     "rollup_store": [("layout_version", "INTEGER"), ("flushed_sequence", "UBIGINT")],
     "rollup_kept": [("tier", "VARCHAR"), ("kept_from_ns", "BIGINT")],
+    "rollup_parts": [
+        ("part", "BIGINT"),
+        ("tier", "VARCHAR"),
+        ("table_id", "INTEGER"),
+        ("first_tagset", "INTEGER"),
+        ("last_tagset", "INTEGER"),
+        ("first_ns", "BIGINT"),
+        ("last_ns", "BIGINT"),
+        ("rows", "BIGINT"),
+        ("runs", "BIGINT"),
+        ("series_rows", "BIGINT"),
+        ("pack", "BIGINT"),
+        ("start", "BIGINT"),
+        ("head_bytes", "BIGINT"),
+        ("bytes", "BIGINT"),
+    ],
 }
-_ARROW_SCHEMA = pa.schema(
-    [(name, pa.float64() if sql_type == "DOUBLE" else pa.int64()) for name, sql_type, _ in ROW_COLUMNS]
-)
 
 
-def initialise(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the tables, or check that those present are of this layout; raises Damage when they are not."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    columns_found: list[Any] = connection.execute(
-        "SELECT table_name, column_name, data_type FROM duckdb_columns()"
-        " WHERE database_name = current_database() AND schema_name = current_schema() AND NOT internal"
-        " ORDER BY table_name, column_index"
-    ).fetchall()
-    for table, column, sql_type in columns_found:
-        if table in _TABLES:
-            found.setdefault(table, []).append((column, sql_type))
+def found_version(connection: duckdb.DuckDBPyConnection) -> int | None:
+    """Return the layout of the current database, None when it is empty.  Raises Damage when it is none of ours."""
+    found = found_columns(connection)
     if not found:
-        _create(connection)
-        return
-    path = _path_of(connection)
-    if found.get("rollup_store", [])[:1] != _TABLES["rollup_store"][:1]:
+        return None
+    path = path_of(connection)
+    if found.get("rollup_store", [])[:1] != TABLES["rollup_store"][:1]:
         raise Damage("cannot open rollup database: got rollup tables without a layout version", path=path)
     versions = [row[0] for row in connection.execute("SELECT layout_version FROM rollup_store").fetchall()]
     if len(versions) != 1:
@@ -71,9 +56,15 @@ def initialise(connection: duckdb.DuckDBPyConnection) -> None:
             f"reads {LAYOUT_VERSION})",
             path=path,
         )
-    if versions[0] < LAYOUT_VERSION:
+    if versions[0] < MIGRATED_VERSION:
         raise Damage(f"cannot open rollup database: got layout {versions[0]}, want {LAYOUT_VERSION}", path=path)
-    for table, columns in _TABLES.items():
+    return int(versions[0])
+
+
+def check(connection: duckdb.DuckDBPyConnection) -> None:
+    """Check that the tables are those of this layout; raises Damage when they are not."""
+    found, path = found_columns(connection), path_of(connection)
+    for table, columns in TABLES.items():
         if found.get(table) != columns:
             raise Damage(
                 f"cannot open rollup database: got table {table} with columns {found.get(table)}, want {columns}",
@@ -83,16 +74,35 @@ def initialise(connection: duckdb.DuckDBPyConnection) -> None:
         raise Damage(f"cannot open rollup database: got retention of tiers {sorted(kept_from(connection))}", path=path)
 
 
-def _create(connection: duckdb.DuckDBPyConnection) -> None:
-    for table, columns in _TABLES.items():
-        described = ", ".join(f'"{name}" {sql_type} NOT NULL' for name, sql_type in columns)
-        connection.execute(f"CREATE TABLE {table} ({described})")
+def create(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the tables of an empty database."""
+    for table, columns in TABLES.items():
+        create_table(connection, table, columns)
     connection.execute("INSERT INTO rollup_store VALUES (?, 0)", [LAYOUT_VERSION])
     for tier in TIERS:
         connection.execute("INSERT INTO rollup_kept VALUES (?, ?)", [tier.name, OLDEST_NS])
 
 
-def _path_of(connection: duckdb.DuckDBPyConnection) -> str:
+def create_table(connection: duckdb.DuckDBPyConnection, table: str, columns: list[tuple[str, str]]) -> None:
+    described = ", ".join(f'"{name}" {sql_type} NOT NULL' for name, sql_type in columns)
+    connection.execute(f"CREATE TABLE {table} ({described})")
+
+
+def found_columns(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str]]]:
+    """Return the columns (name, type) of the tables of any layout that are there."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    rows: list[Any] = connection.execute(
+        "SELECT table_name, column_name, data_type FROM duckdb_columns()"
+        " WHERE database_name = current_database() AND schema_name = current_schema() AND NOT internal"
+        " ORDER BY table_name, column_index"
+    ).fetchall()
+    for table, column, sql_type in rows:
+        if str(table).startswith("rollup_"):
+            found.setdefault(table, []).append((column, sql_type))
+    return found
+
+
+def path_of(connection: duckdb.DuckDBPyConnection) -> str:
     found: Any = connection.execute(
         "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
     ).fetchall()
@@ -109,50 +119,3 @@ def kept_from(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 def set_kept_from(connection: duckdb.DuckDBPyConnection, tier: str, time_ns: int) -> None:
     connection.execute("UPDATE rollup_kept SET kept_from_ns = ? WHERE tier = ?", [time_ns, tier])
-
-
-def columns_of(table: pa.Table | pa.RecordBatch) -> Columns:
-    """Return the columns of bucket rows with int64 times; raises Bug for other columns, types or nulls."""
-    if isinstance(table, pa.RecordBatch):
-        table = pa.Table.from_batches([table])
-    if sorted(table.schema.names) != sorted(_ARROW_SCHEMA.names):
-        raise Bug(f"cannot use bucket rows: got columns {table.schema.names}, want {_ARROW_SCHEMA.names}")
-    for name, want in zip(_ARROW_SCHEMA.names, _ARROW_SCHEMA.types, strict=True):
-        got = table.column(name)
-        if got.type != want or got.null_count:
-            raise Bug(
-                f"cannot use bucket rows: got column {name} of {got.type} with {got.null_count} nulls, want {want}"
-            )
-    return {name: table.column(name).to_numpy() for name in _ARROW_SCHEMA.names}
-
-
-def merge_columns(columns: Columns, width_ns: int) -> Columns:
-    """Return buckets of ``width_ns`` merged from narrower ones (:func:`native.merging.merge_buckets`)."""
-    given = {native_name: columns[name] for name, _, native_name in ROW_COLUMNS}
-    merged = merge_buckets(**given, width_ns=width_ns)
-    return {name: getattr(merged, native_name) for name, _, native_name in ROW_COLUMNS}
-
-
-def timestamps(times: npt.NDArray[np.int64]) -> pa.Array:
-    """Return the same numbers as Arrow timestamps; nothing is copied."""
-    return pa.array(times).view(pa.timestamp("ns"))
-
-
-def stored_table_of(columns: Columns) -> pa.Table:
-    """Return columns as an Arrow table of the types that the tiers' tables have."""
-    return pa.table(
-        {
-            name: timestamps(columns[name]) if sql_type == "TIMESTAMP_NS" else columns[name]
-            for name, sql_type, _ in ROW_COLUMNS
-        }
-    )
-
-
-def no_rows() -> pa.Table:
-    """Return bucket rows with int64 times, none of them."""
-    return _ARROW_SCHEMA.empty_table()
-
-
-def with_int64_times(table: pa.Table) -> pa.Table:
-    """Return a result's rows with its timestamps as int64 nanoseconds; nothing is copied."""
-    return table.cast(_ARROW_SCHEMA)

@@ -1,45 +1,59 @@
-"""The tiers in DuckDB: flushing recomputed 1m buckets, carrying them up the tiers, reading, retention.
+"""The tiers in DuckDB: flushing recomputed 1m buckets, carrying them up the tiers, reading, retention, deletion.
 
-Each operation is one transaction, and a flush is idempotent: what was interrupted is simply flushed again.
-Tables have no primary key (its index would double the file and slow every write): a flush removes what it replaces and
-inserts, and buckets newer than everything stored, which is what ordinary data brings, are only inserted.
+Rows are kept packed, in parts (:mod:`engine.rollups.parts`).  Each operation is one transaction, and a flush is
+idempotent: what was interrupted is simply flushed again.  Parts never change: one that holds a row which is replaced is
+written again without it, and small ones that lie next to each other become one in time.
 Layout and order of summation: docs/formats/rollups.md.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from engine.errors import Bug, NotFound
-from engine.model.rows import FIELD_ID_BITS, Int32Array
-from engine.rollups import schema
+from engine.errors import Bug, Damage, NotFound
+from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, Int32Array
+from engine.rollups import migrate, schema
+from engine.rollups.compact import crowded
+from engine.rollups.long import NAMES, long_table
+from engine.rollups.packs import Packs
 from engine.rollups.pairs import Pairs
+from engine.rollups.rows import TierRows, concat
+from engine.rollups.shelf import Part, PartRange, Shelf, stored_parts, stored_rows, tagset_range
 from engine.rollups.tiers import BASE, TIER_OF_NAME, TIERS, Tier, tier_above
-from native.sorting import sort_order
 
 if TYPE_CHECKING:
     import duckdb
 
-#: A flush works through as many source rows at a time (about 80 bytes each), however much it has to do.
-ROWS_AT_A_TIME = 1_000_000
-MAX_TAGSET_ID = 2**31 - 1
-NEWEST_NS = 2**63 - 2  # DuckDB keeps the last values of int64 for infinity
+LOG = logging.getLogger("tidegauge.rollups")
+#: Cells (rows times fields) that are merged at a time, about 80 bytes each.
+CELLS_AT_A_TIME = 1_000_000
+FOREVER_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class TierStats:
-    """``bytes`` counts whole blocks of the file; rows that no checkpoint has written yet occupy none."""
+    """``rows``: (series, bucket); ``bytes``: what they are packed into, without the database's own share."""
 
     tier: str
     rows: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is flushed of one table: the complete 1m rows of these (tag set, minute) pairs, in any order."""
+
+    table_id: int
+    rows: TierRows
+    pairs: Pairs
 
 
 def _no_rows_yet() -> dict[str, int]:
@@ -64,57 +78,77 @@ class RollupStore:
     cursor of the connection, and only one store writes.  Errors of DuckDB itself pass through unchanged.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, *, rows_at_a_time: int = ROWS_AT_A_TIME) -> None:
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        packs: Packs | None = None,
+        *,
+        cells_at_a_time: int = CELLS_AT_A_TIME,
+    ) -> None:
+        """``packs``: the pack files of this database, shared by its stores; by default they are kept in memory."""
         self._connection = connection
-        self._rows_at_a_time = rows_at_a_time
-        # No stored bucket of the tier is newer; what retention removes leaves it too high, which is harmless.
-        self._newest_ns: dict[str, int] = {}
+        self._cells_at_a_time = cells_at_a_time
+        self._packs = packs if packs is not None else Packs(None)
+        self._shelf = Shelf(connection, self._packs)
 
-    def initialise(self) -> None:
-        """Create the tables of an empty database, or check those that are there.
+    def initialise(self) -> int:
+        """Create the tables of an empty database, or check those that are there; return the layout that was found.
 
-        Raises Damage for tables of another layout, by name when a newer version has written them.
+        Tables of the layout before are taken over into this one.  Raises Damage for others, by name when a newer
+        version has written them.
         """
         with self._transaction():
-            schema.initialise(self._connection)
+            found = schema.found_version(self._connection)
+            if found is None:
+                # The packs of a database that was lost may hold what raw samples no longer have: they are not removed.
+                name = self._packs.set_aside()
+                if name is not None:
+                    LOG.error("the rollup database is empty, though there are packs: renamed to %s", name)
+                schema.create(self._connection)
+            elif found == schema.MIGRATED_VERSION:
+                migrate.take_over(self._connection, self._shelf)
+            schema.check(self._connection)
+            self._shelf.check_packs()
+            self._shelf.clean()
+        return schema.LAYOUT_VERSION if found is None else found
+
+    def check(self) -> None:
+        """Check the tables and the packs without changing anything; raises Damage."""
+        if schema.found_version(self._connection) != schema.LAYOUT_VERSION:
+            raise Damage(
+                f"cannot check rollup database: it is of another layout than {schema.LAYOUT_VERSION}; start the server"
+                " once, which takes it over",
+                path=schema.path_of(self._connection),
+            )
+        schema.check(self._connection)
+        self._shelf.check_packs()
 
     # --- writing
 
-    def flush(
-        self, buckets_1m: pa.Table | pa.RecordBatch, dirty: pa.Table | pa.RecordBatch, sequence: int
-    ) -> FlushReport:
-        """Replace the 1m rows of the ``dirty`` pairs, recompute the tiers above, set the watermark; all or nothing.
+    def flush(self, pieces: Sequence[Piece], sequence: int = 0) -> FlushReport:
+        """Replace the 1m rows of each piece's pairs, recompute the tiers above, set the watermark; all or nothing.
 
-        ``dirty``: tagset_id int32, bucket int64 (ns, start of a minute).  ``buckets_1m``: every 1m row of these pairs,
-        columns as in :data:`engine.rollups.schema.ROW_COLUMNS` with int64 times, in any order; a stored row of a dirty
-        pair that is not among them disappears.  The watermark never goes back.  Pairs that retention has removed stay
-        removed and are counted.  Raises Bug for input that contradicts itself.
+        A stored row of a pair that is not among the piece's rows disappears.  The watermark never goes back.  Pairs
+        that retention has removed stay removed and are counted.  Raises Bug for input that contradicts itself.
         """
-        rows = schema.columns_of(buckets_1m)
-        pairs = Pairs.of_table(dirty, BASE.width_ns)
-        _check_rows(rows, pairs)
-        fields = max(1.0, len(rows["time"]) / max(1, len(pairs)))
         report = FlushReport()
         with self._transaction():
             kept_from = schema.kept_from(self._connection)
-            live = _live(BASE, pairs, kept_from, report)
-            if len(live) < len(pairs):
-                kept = rows["time"] >= kept_from[BASE.name]
-                rows = {name: column[kept] for name, column in rows.items()}
-            self._replace(BASE, live, rows, report)
-            for tier in TIERS[1:]:
-                live = _live(tier, live.widened(tier.width_ns), kept_from, report)
-                self._recompute(tier, live, fields, report)
+            for piece in pieces:
+                self._flush_piece(piece, kept_from, report)
+                self._shelf.settle()
             self._connection.execute(
                 "UPDATE rollup_store SET flushed_sequence = greatest(flushed_sequence, ?)", [sequence]
             )
         return report
 
     def retain(self, cutoffs: Mapping[str, int]) -> int:
-        """Remove rows before each tier's cutoff (ns); return how many.  Tiers not named keep everything.
+        """Forget rows before each tier's cutoff (ns); return how many have gone from the file.
 
-        A cutoff is rounded down to a bucket of the tier above: that bucket then has all its source rows or none, and
-        a late sample never replaces a whole bucket by the part that is left of it.  Raises NotFound for other names.
+        Tiers not named keep everything.  A cutoff is rounded down to a bucket of the tier above: that bucket then has
+        all its source rows or none, and a late sample never replaces a whole bucket by the part that is left of it.
+        From then on no older row is seen; a part goes from the file when all of it is older.
+        Raises NotFound for other names.
         """
         tiers = {name: _tier(name) for name in cutoffs}
         removed = 0
@@ -123,8 +157,12 @@ class RollupStore:
             for name, tier in tiers.items():
                 cutoff_ns = (tier_above(tier) or tier).floor(cutoffs[name])
                 if cutoff_ns > kept_from[name]:
-                    removed += self._count(f"DELETE FROM {name} WHERE time < {_timestamp(cutoff_ns)}")
                     schema.set_kept_from(self._connection, name, cutoff_ns)
+            kept_from = schema.kept_from(self._connection)
+            for part in list(self._shelf.all_parts()):
+                if part.tier in tiers and part.last_ns < kept_from[part.tier]:
+                    removed += part.series_rows
+                    self._shelf.drop(part)
         return removed
 
     def delete(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
@@ -138,20 +176,15 @@ class RollupStore:
         report = FlushReport()
         with self._transaction():
             kept_from = schema.kept_from(self._connection)
-            for tier in TIERS:
-                first = max(schema.OLDEST_NS, tier.floor(max(start_ns, schema.OLDEST_NS)))
-                with self._registered({"deleted_tagsets": pa.table({"tagset_id": wanted})}):
-                    report.removed[tier.name] = self._count(
-                        f"DELETE FROM {tier.name} t USING deleted_tagsets d"
-                        f" WHERE (t.series_id >> {FIELD_ID_BITS}) = d.tagset_id AND {_between(first, end_ns)}"
-                    )
-                if tier is not BASE:
-                    edges = {tier.floor(each) for each in (start_ns, end_ns) if schema.OLDEST_NS < each < NEWEST_NS}
-                    known = max(kept_from[tier.name], kept_from[_source_of(tier).name])
-                    buckets = np.array(sorted(each for each in edges if each >= known), np.int64)
-                    pairs = Pairs(np.repeat(wanted, len(buckets)), np.tile(buckets, len(wanted)))
-                    if len(pairs):
-                        self._recompute(tier, pairs, 1.0, report)
+            touched = self._touched(BASE, table_id, wanted, start_ns, end_ns)
+            self._replace(BASE, table_id, touched, TierRows.empty(), report)
+            for tier in TIERS[1:]:
+                source = _source_of(tier)
+                touched = self._touched(tier, table_id, wanted, start_ns, end_ns)
+                known = touched.buckets >= max(kept_from[source.name], kept_from[tier.name])
+                self._replace(tier, table_id, touched.where(~known), TierRows.empty(), report)
+                self._recompute(tier, table_id, touched.where(known), 1, report)
+                self._shelf.settle()
         return report.removed[BASE.name]
 
     def forget(self, tier: str, table_id: int, tagset_ids: Int32Array, before_ns: int) -> int:
@@ -160,14 +193,21 @@ class RollupStore:
         ``before_ns`` is a multiple of the width of the tier above, see :meth:`retain`.
         """
         name = _tier(tier).name
-        with (
-            self._transaction(),
-            self._registered({"forgotten_tagsets": pa.table({"tagset_id": np.asarray(tagset_ids, np.int32)})}),
-        ):
-            return self._count(
-                f"DELETE FROM {name} t USING forgotten_tagsets d"
-                f" WHERE (t.series_id >> {FIELD_ID_BITS}) = d.tagset_id AND t.time < {_timestamp(before_ns)}"
-            )
+        wanted = np.unique(np.asarray(tagset_ids, np.int32))
+        removed = 0
+        with self._transaction():
+            for part in self._shelf.parts(name, table_id):
+                if part.first_ns >= before_ns:
+                    continue
+                rows = self._shelf.read(part)
+                gone = (rows.times < before_ns) & np.isin(rows.tagset_ids, wanted)
+                if gone.any():
+                    kept = rows.take(~gone)
+                    removed += part.series_rows - kept.series_rows()
+                    self._shelf.drop(part)
+                    if len(kept):
+                        self._shelf.add(TIER_OF_NAME[name], part.table_id, kept.contiguous())
+        return removed
 
     def checkpoint(self) -> None:
         """Move what DuckDB's log holds into the database file."""
@@ -181,105 +221,144 @@ class RollupStore:
         start_ns: int,
         end_ns: int,
         series_ids: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        names: Sequence[str] = NAMES,
     ) -> pa.Table:
         """Return a tier's buckets with ``start_ns <= time < end_ns``, of these series or of all.
 
-        Columns as in :data:`engine.rollups.schema.ROW_COLUMNS`, times as int64 nanoseconds, sorted by series, time.
-        Raises NotFound for an unknown tier.
+        Columns as in :data:`engine.rollups.long.NAMES` or as asked for, times as int64 nanoseconds, sorted by series,
+        time.  Raises NotFound for an unknown tier.
         """
-        table = _tier(tier).name
-        where = _between(start_ns, end_ns)
-        tables = {}
-        if series_ids is not None:
-            wanted = np.unique(np.asarray(series_ids, np.int64))
-            if not len(wanted):
-                return schema.no_rows()
-            where += f" AND t.series_id BETWEEN {wanted[0]} AND {wanted[-1]}"
-            if len(wanted) > 1:
-                where += " AND t.series_id IN (SELECT series_id FROM wanted_series)"
-                tables["wanted_series"] = pa.table({"series_id": wanted})
-        with self._registered(tables):
-            return schema.with_int64_times(
-                self._connection.sql(
-                    f"SELECT {schema.COLUMN_LIST} FROM {table} t WHERE {where} ORDER BY t.series_id, t.time"
-                ).to_arrow_table()
-            )
+        _tier(tier)
+        wanted = None if series_ids is None else np.unique(np.asarray(series_ids, np.int64))
+        tagset_ids = None if wanted is None else np.unique(wanted >> FIELD_ID_BITS).astype(np.int32)
+        field_ids = None if wanted is None else np.unique(wanted & (MAX_FIELDS - 1)).tolist()
+        keys = [name for name in ("series_id", "time") if name not in names]
+        with self._packs.reading():
+            ranged = PartRange(tier, start_ns, end_ns, None if tagset_ids is None else tagset_range(tagset_ids))
+            [(parts, kept_from_ns)] = self.parts_of([ranged])
+            found = stored_rows(self._packs, parts, max(start_ns, kept_from_ns), end_ns, tagset_ids, field_ids)
+            table = long_table((rows for _, rows in found), [*keys, *names])
+        series, times = table.column("series_id").to_numpy(), table.column("time").to_numpy()
+        if wanted is not None and tagset_ids is not None and len(wanted) < len(tagset_ids) * len(field_ids or ()):
+            chosen = np.isin(series, wanted)
+            table, series, times = table.filter(pa.array(chosen)), series[chosen], times[chosen]
+        order = np.lexsort((times, series))
+        if (order[1:] < order[:-1]).any():
+            table = table.take(pa.array(order))
+        return table.select(list(names)).combine_chunks()
+
+    def parts_of(self, ranges: Sequence[PartRange]) -> list[tuple[list[Part], int]]:
+        """Return for each range its parts and the time before which they no longer count, all as of one moment.
+
+        Who reads the parts afterwards keeps their packs by :meth:`engine.rollups.packs.Packs.reading`.
+        """
+        self._connection.execute("BEGIN TRANSACTION READ ONLY")
+        try:
+            kept_from = schema.kept_from(self._connection)
+            return [
+                (stored_parts(self._connection, each, kept_from[each.tier]), kept_from[each.tier]) for each in ranges
+            ]
+        finally:
+            self._connection.execute("COMMIT")
+
+    def parts(self) -> list[Part]:
+        """Return every part there is."""
+        return list(self._shelf.all_parts())
 
     def watermark(self) -> int:
         """Return the sequence number of the newest batch whose buckets are flushed; 0 when none is."""
-        return self._count("SELECT flushed_sequence FROM rollup_store")
+        return int(self._connection.execute("SELECT flushed_sequence FROM rollup_store").fetchall()[0][0])
 
     def stats(self) -> list[TierStats]:
         """Return rows and bytes of each tier, from narrow to wide."""
-        return [
-            TierStats(tier.name, self._count(f"SELECT count(*) FROM {tier.name}"), self._bytes_of(tier))
-            for tier in TIERS
-        ]
+        found = {
+            tier: (int(rows), int(size))
+            for tier, rows, size in self._connection.execute(
+                "SELECT tier, sum(series_rows), sum(bytes) FROM rollup_parts GROUP BY tier"
+            ).fetchall()
+        }
+        return [TierStats(tier.name, *found.get(tier.name, (0, 0))) for tier in TIERS]
 
     # --- steps of a flush
 
-    def _replace(self, tier: Tier, pairs: Pairs, rows: schema.Columns, report: FlushReport) -> None:
-        """Replace the buckets of ``pairs`` in the narrowest tier by ``rows``."""
-        newest_ns = self._newest(tier)
-        # Those of newer buckets cannot exist.
-        for part in pairs.where(pairs.buckets <= newest_ns).parts(tier.width_ns, self._rows_at_a_time):
-            with self._touched(part):
-                self._remove(tier, part, report)
-        self._insert(tier, rows, report)
+    def _flush_piece(self, piece: Piece, kept_from: Mapping[str, int], report: FlushReport) -> None:
+        rows = piece.rows.sorted()
+        _check_rows(rows, piece.pairs)
+        live = _live(BASE, piece.pairs, kept_from, report)
+        if len(live) < len(piece.pairs):
+            rows = rows.take(rows.times >= kept_from[BASE.name]).contiguous()
+        self._replace(BASE, piece.table_id, live, rows, report)
+        fields = max(1, len(rows.field_ids))
+        for tier in TIERS[1:]:
+            live = _live(tier, live.widened(tier.width_ns), kept_from, report)
+            self._recompute(tier, piece.table_id, live, fields, report)
+        for tier in TIERS:
+            self._compact(tier, piece.table_id)
 
-    def _recompute(self, tier: Tier, pairs: Pairs, fields: float, report: FlushReport) -> None:
-        """Replace the buckets of ``pairs`` in ``tier`` by what the tier below now gives."""
-        # Pairs are distinct, so a bucket inserted by an earlier part of this flush is never in a later one's way.
-        newest_ns = self._newest(tier)
-        rows_a_pair = fields * (tier.width_ns // _source_of(tier).width_ns)
-        for part in pairs.parts(tier.width_ns, max(1, int(self._rows_at_a_time / rows_a_pair))):
-            with self._touched(part):
-                merged = schema.merge_columns(self._source_rows(tier, part), tier.width_ns)
-                if int(part.buckets.min()) <= newest_ns:
-                    self._remove(tier, part, report)
-            self._insert(tier, merged, report)
+    def _replace(self, tier: Tier, table_id: int, pairs: Pairs, rows: TierRows, report: FlushReport) -> None:
+        """Replace the buckets of ``pairs`` by ``rows``, sorted."""
+        if len(pairs):
+            for part, stored, mask in list(self._shelf.matching(tier, table_id, pairs, tier.width_ns)):
+                kept = stored.take(~mask)
+                report.removed[tier.name] += part.series_rows - kept.series_rows()
+                self._shelf.drop(part)
+                if len(kept):
+                    # Added apart, so that one late row does not make everything around it one large part.
+                    self._shelf.add(tier, part.table_id, kept.contiguous())
+        report.inserted[tier.name] += self._add(tier, table_id, rows)
 
-    def _source_rows(self, tier: Tier, part: Pairs) -> schema.Columns:
-        """Return the rows of the tier below from which the touched buckets are merged."""
-        start_ns, end_ns = int(part.buckets.min()), int(part.buckets.max()) + tier.width_ns
-        number = f"(epoch_ns({{}}.time) - {start_ns}) // {tier.width_ns}"
-        found = self._connection.sql(
-            f"SELECT {schema.COLUMN_LIST} FROM {_source_of(tier).name} t SEMI JOIN touched_buckets b"
-            f" ON (t.series_id >> {FIELD_ID_BITS}) = b.tagset_id AND {number.format('t')} = {number.format('b')}"
-            f" WHERE {_between(start_ns, end_ns)} AND {_of_tag_sets(part)}"
-        ).to_arrow_table()
-        return schema.columns_of(schema.with_int64_times(found))
+    def _add(self, tier: Tier, table_id: int, rows: TierRows) -> int:
+        """Add rows; those of the newest bucket, which is likely to be replaced soon, as a part of their own."""
+        if not len(rows):
+            return 0
+        newest = rows.times == rows.times.max()
+        if newest.all():
+            return self._shelf.add(tier, table_id, rows)
+        added = self._shelf.add(tier, table_id, rows.take(~newest).contiguous())
+        return added + self._shelf.add(tier, table_id, rows.take(newest).contiguous())
 
-    def _remove(self, tier: Tier, part: Pairs, report: FlushReport) -> None:
-        """Remove the stored rows of the touched buckets."""
-        report.removed[tier.name] += self._count(
-            f"DELETE FROM {tier.name} t USING touched_buckets b"
-            f" WHERE t.time = b.time AND (t.series_id >> {FIELD_ID_BITS}) = b.tagset_id"
-            f" AND {_between(int(part.buckets.min()), int(part.buckets.max()) + 1)} AND {_of_tag_sets(part)}"
-        )
+    def _recompute(self, tier: Tier, table_id: int, pairs: Pairs, fields: int, report: FlushReport) -> None:
+        """Replace the buckets of ``pairs`` by what the tier below now gives."""
+        source = _source_of(tier)
+        ratio = tier.width_ns // source.width_ns
+        for chunk in pairs.chunks(max(1, self._cells_at_a_time // (fields * ratio))):
+            found = self._shelf.matching(source, table_id, chunk, tier.width_ns)
+            rows = concat([rows.take(mask) for _, rows, mask in found]).sorted()
+            self._replace(tier, table_id, chunk, rows.merged(tier.width_ns) if len(rows) else rows, report)
 
-    def _insert(self, tier: Tier, rows: schema.Columns, report: FlushReport) -> None:
-        """Insert ``rows`` bucket by bucket: in runs of equal times, which cost next to nothing once compressed."""
-        series_ids, times = rows["series_id"], rows["time"]
-        report.inserted[tier.name] += len(times)
-        if not len(times):
-            return
-        order = sort_order(((times - times.min()) // tier.width_ns).astype(np.int32), series_ids)
-        if ((np.diff(series_ids[order]) == 0) & (np.diff(times[order]) == 0)).any():
-            raise Bug(f"cannot flush rollups: got a bucket of {tier.name} twice, want each once")
-        for start in range(0, len(order), self._rows_at_a_time):
-            chosen = order[start : start + self._rows_at_a_time]
-            table = schema.stored_table_of({name: column[chosen] for name, column in rows.items()})
-            with self._registered({"new_rows": table}):
-                self._connection.execute(f"INSERT INTO {tier.name} SELECT * FROM new_rows")
-        self._newest_ns[tier.name] = max(self._newest(tier), int(times.max()))
+    def _touched(self, tier: Tier, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> Pairs:
+        """Return the stored (tag set, bucket) of these tag sets that the range touches."""
+        ids, buckets = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        for part in self._shelf.parts(tier.name, table_id):
+            if part.first_ns < end_ns and part.last_ns + (tier.width_ns - 1) >= start_ns:
+                rows = self._shelf.read(part)
+                mask = (rows.times < end_ns) & (rows.times + (tier.width_ns - 1) >= start_ns)
+                mask &= np.isin(rows.tagset_ids, tagset_ids)
+                ids.append(rows.tagset_ids[mask])
+                buckets.append(rows.times[mask])
+        return Pairs.of(np.concatenate(ids), np.concatenate(buckets), tier.width_ns)
 
-    def _newest(self, tier: Tier) -> int:
-        if tier.name not in self._newest_ns:
-            self._newest_ns[tier.name] = self._count(
-                f"SELECT coalesce(epoch_ns(max(time)), {schema.OLDEST_NS}) FROM {tier.name}"
-            )
-        return self._newest_ns[tier.name]
+    def _compact(self, tier: Tier, table_id: int) -> None:
+        """Make one of small parts that lie next to each other, a range of tag sets at a time."""
+        own = [part for part in self._shelf.parts(tier.name, table_id) if part.table_id == table_id]
+        for group in crowded(own, tier):
+            starts = sorted({part.first_tagset for part in group.parts})
+            limit = self._cells_at_a_time // 4
+            bounds, held = [starts[0]], 0
+            for first in starts:
+                size = sum(part.rows for part in group.parts if part.first_tagset == first)
+                if held and held + size > limit:
+                    bounds.append(first)
+                    held = 0
+                held += size
+            for low, high in zip(bounds, [*bounds[1:], 2**31], strict=True):
+                near = [part for part in group.parts if part.first_tagset < high and part.last_tagset >= low]
+                read = (self._shelf.read(part) for part in near)
+                rows = concat([each.take((each.tagset_ids >= low) & (each.tagset_ids < high)) for each in read])
+                if len(rows):
+                    self._shelf.add(tier, table_id, rows.sorted())
+            for part in group.parts:
+                self._shelf.drop(part)
 
     # --- DuckDB
 
@@ -288,9 +367,11 @@ class RollupStore:
         self._connection.execute("BEGIN TRANSACTION")
         try:
             yield
+            self._shelf.prepare()
             self._connection.execute("COMMIT")
+            self._shelf.committed()
         except BaseException:
-            self._newest_ns.clear()
+            self._shelf.forget()
             self._rollback()
             raise
 
@@ -301,33 +382,6 @@ class RollupStore:
             # A failed COMMIT, or an error that invalidated the database, has already ended the transaction, and what
             # went wrong first is what the caller must hear of.
             return
-
-    def _touched(self, part: Pairs) -> AbstractContextManager[None]:
-        """Make ``part`` the relation ``touched_buckets``; one for reading and removing, as each costs half a ms."""
-        buckets = schema.timestamps(part.buckets)
-        return self._registered({"touched_buckets": pa.table({"tagset_id": part.tagset_ids, "time": buckets})})
-
-    @contextmanager
-    def _registered(self, tables: Mapping[str, pa.Table]) -> Iterator[None]:
-        for name, table in tables.items():
-            self._connection.register(name, table)
-        try:
-            yield
-        finally:
-            for name in tables:
-                self._connection.unregister(name)
-
-    def _count(self, sql: str) -> int:
-        row: Any = self._connection.execute(sql).fetchall()[0]
-        return int(row[0])
-
-    def _bytes_of(self, tier: Tier) -> int:
-        segments = f"FROM pragma_storage_info('{tier.name}') WHERE persistent"
-        return self._count(
-            "SELECT count(DISTINCT block_id) * (SELECT any_value(block_size) FROM pragma_database_size()"
-            " WHERE database_name = current_database())"
-            f" FROM (SELECT block_id {segments} UNION ALL SELECT unnest(additional_block_ids) {segments})"
-        )
 
 
 def _tier(name: str) -> Tier:
@@ -346,33 +400,17 @@ def _source_of(tier: Tier) -> Tier:
 def _live(tier: Tier, pairs: Pairs, kept_from: Mapping[str, int], report: FlushReport) -> Pairs:
     """Return the pairs that retention has not removed from ``tier``, and report the others."""
     live = pairs.where(pairs.buckets >= kept_from[tier.name])
-    report.expired_pairs[tier.name] = len(pairs) - len(live)
+    report.expired_pairs[tier.name] += len(pairs) - len(live)
     return live
 
 
-def _check_rows(rows: schema.Columns, pairs: Pairs) -> None:
-    """Raise Bug unless every row is the bucket of a pair."""
-    series_ids, times = rows["series_id"], rows["time"]
-    if not len(times):
+def _check_rows(rows: TierRows, pairs: Pairs) -> None:
+    """Raise Bug unless every row is the bucket of a pair, once."""
+    if not len(rows):
         return
-    tagset_ids = series_ids >> FIELD_ID_BITS
-    if tagset_ids.min() < 0 or tagset_ids.max() > MAX_TAGSET_ID:
-        raise Bug(f"cannot flush rollups: got series {series_ids.min()}..{series_ids.max()}, want tag sets of int32")
-    if (times % BASE.width_ns).any():
+    if (rows.times % BASE.width_ns).any():
         raise Bug(f"cannot flush rollups: got a row between bucket starts, want multiples of {BASE.width_ns} ns")
-    if not pairs.cover(tagset_ids.astype(np.int32), times, BASE.width_ns):
+    if ((rows.tagset_ids[1:] == rows.tagset_ids[:-1]) & (rows.times[1:] == rows.times[:-1])).any():
+        raise Bug("cannot flush rollups: got a bucket twice, want each once")
+    if not pairs.cover(rows, BASE.width_ns):
         raise Bug("cannot flush rollups: got rows of buckets that are not among the dirty pairs")
-
-
-def _timestamp(time_ns: int) -> str:
-    return f"make_timestamp_ns({min(max(time_ns, schema.OLDEST_NS), NEWEST_NS)})"
-
-
-def _between(start_ns: int, end_ns: int) -> str:
-    # Constants, so that DuckDB skips row groups by their smallest and largest time.
-    return f"t.time >= {_timestamp(start_ns)} AND t.time < {_timestamp(end_ns)}"
-
-
-def _of_tag_sets(part: Pairs) -> str:
-    first, last = int(part.tagset_ids.min()), int(part.tagset_ids.max())
-    return f"t.series_id BETWEEN {first << FIELD_ID_BITS} AND {((last + 1) << FIELD_ID_BITS) - 1}"

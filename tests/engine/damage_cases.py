@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from engine.maintenance.verify.kinds import KINDS
 from engine.wal.layout import encode_header
 from native.checksum import crc32c
@@ -42,6 +40,7 @@ from tests.engine.damage import (
     swap,
     zeros,
 )
+from tests.engine.tier_pieces import run_on_tiers
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations" / "damage.md"
 
@@ -69,11 +68,12 @@ def edit_manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[Path]
     return apply
 
 
+PACKS = "rollups/*.pack"
+
+
 def in_rollups(*statements: str) -> Change:
     def apply(data: Path) -> None:
-        with duckdb.connect(str(data / ROLLUPS)) as connection:
-            for statement in statements:
-                connection.execute(statement)
+        run_on_tiers(data, *statements)
 
     return apply
 
@@ -201,14 +201,16 @@ CASES = (
     case("tag sets", "a temporary file", of(TAGSETS, 0, duplicate("tagsets-0000000000-0000000999.tgs.tmp")), "", "tidies"),
     case("tag sets", "a newer version", of(TAGSETS, 0, newer_tagsets), "catalogue_newer", "refuses", r"version 9.*\.tgs"),
     # --- rollups
-    case("rollups", "missing", all_of("rollups.duckdb*", Path.unlink), "rollups_missing", "serves"),
-    case("rollups", "DuckDB's log missing", of(ROLLUPS_LOG, 0, Path.unlink), "rollups_missing", "serves"),
+    case("rollups", "missing", all_of("rollups.duckdb*", Path.unlink), "rollups_missing", "reports", r"set aside.*rollups\.damaged"),
+    case("rollups", "DuckDB's log missing", of(ROLLUPS_LOG, 0, Path.unlink), "rollups_missing", "reports", r"set aside.*rollups\.damaged"),
     case("rollups", "DuckDB's log torn", of(ROLLUPS_LOG, 0, lambda p: cut(p, -5)), "", "serves"),
     case("rollups", "a bit in the middle of DuckDB's log", of(ROLLUPS_LOG, 0, lambda p: flip(p, 0.5)), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.wal\.damaged"),
     case("rollups", "a bit of the header", of(ROLLUPS, 0, lambda p: flip(p, 8)), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
     case("rollups", "a bit of each of its database headers", of(ROLLUPS, 0, lambda p: [flip(p, at) for at in (4100, 8200)]), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
     case("rollups", "cut", of(ROLLUPS, 0, lambda p: cut(p, 0.5)), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
     case("rollups", "all zeros", of(ROLLUPS, 0, zeros), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
+    case("rollups", "a pack missing", of(PACKS, 0, Path.unlink), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
+    case("rollups", "a pack cut", of(PACKS, 0, lambda p: cut(p, -5)), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
     case("rollups", "a newer layout", in_rollups("UPDATE rollup_store SET layout_version = 99"), "rollups_newer", "fails", r"written by a newer version \(layout 99.*rollups\.duckdb", stays="rollups_newer"),
     case("rollups", "an unknown layout", in_rollups("UPDATE rollup_store SET layout_version = -1"), "rollups_layout", "fails", "got layout -1", stays="rollups_layout"),
     case("rollups", "an older copy", in_rollups("UPDATE rollup_store SET flushed_sequence = 1"), "rollups_behind", "serves"),

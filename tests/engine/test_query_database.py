@@ -25,6 +25,7 @@ from engine.query.scopes import Scope
 from engine.query.sources import NeededTable, ParquetFile, SqlLimits, SqlRequest, TableSource
 from native.catalogue import Catalogue
 from tests.engine.test_query_validation import DOCUMENT, LEGITIMATE
+from tests.engine.tier_pieces import piece_of
 from tests.oracles.query import Row, World, run_plain
 
 T0 = 1_700_000_000_000_000_000  # 2023-11-14 22:13:20 UTC
@@ -750,6 +751,8 @@ def test_columns_have_the_promised_types(rig: Rig) -> None:
         **values,
         "first_time": "TIMESTAMP_NS",
         "last_time": "TIMESTAMP_NS",
+        "increase": "DOUBLE",
+        "histogram": "MAP(INTEGER, BIGINT)",
     }
     assert described("series") == {
         "series_id": "BIGINT",
@@ -997,7 +1000,7 @@ def flush(database: Database, rows: list[dict[str, Any]], sequence: int) -> None
             "bucket": pa.array([bucket for _, bucket in pairs], pa.int64()),
         }
     )
-    database.flush_rollups(buckets, dirty, sequence)
+    database.flush_rollups([piece_of(buckets, dirty)], sequence)
 
 
 ROLLUP_STATEMENTS = [
@@ -1026,7 +1029,8 @@ def test_rollups_are_those_of_plain_rows(rig: Rig) -> None:
                 columns[key] = columns[key].cast(pa.timestamp("ns"))
             plain.register("rows", pa.table(columns))
             plain.execute(
-                f"CREATE TABLE {name} AS SELECT r.time, r.series_id, s.metric, s.labels, r.* EXCLUDE (time, series_id)"
+                f"CREATE TABLE {name} AS SELECT r.time, r.series_id, s.metric, s.labels, r.* EXCLUDE (time, series_id),"
+                " NULL::DOUBLE AS increase, NULL::MAP(INTEGER, BIGINT) AS histogram"
                 " FROM rows r JOIN series s USING (series_id)"
             )
             for statement in (each.replace("{}", name) for each in ROLLUP_STATEMENTS):
@@ -1047,7 +1051,7 @@ def test_rollups_stay_in_the_file(tmp_path: Path, rig: Rig) -> None:
     flush(database, rows, 5)
     database.close()
     database.close()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["rollups.duckdb"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["rollups", "rollups.duckdb"]
     database = Database(path, threads=1)
     try:
         assert database.watermark() == 5

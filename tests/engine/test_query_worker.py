@@ -27,6 +27,7 @@ from engine.query.deadlines import Deadlines
 from engine.query.link import LocalLink, ProcessLink, QueryLink
 from engine.query.sources import Needed, NeededTable, SqlLimits, SqlRequest
 from tests.engine.test_query_database import SECOND, T0, bucket_rows, cells, small_world, sources_of
+from tests.engine.tier_pieces import piece_of
 from tests.oracles.query import Row, World, run_plain
 
 MEMORY = 256 << 20
@@ -87,7 +88,7 @@ def flush_all(link: QueryLink, world: World, sequence: int) -> int:
         "tagset_id": pa.array([tagset_id for tagset_id, _ in pairs], pa.int32()),
         "bucket": pa.array([bucket for _, bucket in pairs], pa.int64()),
     }
-    link.flush_rollups(pa.table(columns), pa.table(dirty), sequence)
+    link.flush_rollups([piece_of(pa.table(columns), pa.table(dirty))], sequence)
     return len(rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from engine.errors import Damage, NewerFormat
 from engine.model.rows import Rows
 from engine.query.connection import connect
 from engine.rollups import schema
+from engine.rollups.packs import Packs, pack_directory
 from engine.rollups.store import RollupStore
 from engine.segments import layout
 from engine.segments.layout import SegmentMeta
@@ -253,43 +255,52 @@ def test_a_newer_segment_is_refused_by_name(tmp_path: Path) -> None:
 # --- rollups
 
 
-@pytest.fixture
-def rollups(tmp_path: Path) -> Path:
-    path = tmp_path / "rollups.duckdb"
-    path.write_bytes(gzip.decompress(file_of("rollups/1").read_bytes()))
-    return path
+@pytest.fixture(params=[1, 2])
+def rollups(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, Any]:
+    """A rollup database of each layout, and what it holds."""
+    name, path = f"rollups/{request.param}", tmp_path / "rollups.duckdb"
+    if request.param == 1:
+        path.write_bytes(gzip.decompress(file_of(name).read_bytes()))
+    else:
+        with zipfile.ZipFile(file_of(name)) as archive:
+            archive.extractall(tmp_path)
+    return path, expected(name)
 
 
-def test_the_rollups_by_their_page(rollups: Path) -> None:
-    assert formats.read_rollups(rollups) == expected("rollups/1")
+def test_the_rollups_by_their_page(rollups: tuple[Path, Any]) -> None:
+    assert formats.read_rollups(rollups[0]) == rollups[1]
 
 
-def test_the_rollups_by_the_product(rollups: Path) -> None:
-    want = expected("rollups/1")
-    root = connect(str(rollups), 1 << 28, 1, read_only=True)
-    try:
-        root.execute("USE rollups")
-        store = RollupStore(root)
-        store.initialise()
-        assert store.watermark() == want["flushed_sequence"]
-        for tier, summary in want["tiers"].items():
-            found = store.rows(tier, -(2**62), 2**62)
-            assert found.num_rows == summary["rows"]
-            for name in ("count", "sum"):
-                assert sum(found[name].to_pylist()) == summary[name]
-            assert [found[name][0].as_py() for name in found.schema.names] == summary["first"]
-            assert [found[name][-1].as_py() for name in found.schema.names] == summary["last"]
-    finally:
-        root.close()
+def test_the_rollups_by_the_product(rollups: tuple[Path, Any]) -> None:
+    """Layout 1 is taken over when it is opened, with every row, and is layout 2 from then on."""
+    path, want = rollups
+    for _ in range(2):
+        root = connect(str(path), 1 << 28, 1)
+        try:
+            root.execute("USE rollups")
+            store = RollupStore(root, Packs(pack_directory(str(path))))
+            store.initialise()
+            assert store.watermark() == want["flushed_sequence"]
+            for tier, summary in want["tiers"].items():
+                found = store.rows(tier, -(2**62), 2**62)
+                assert found.num_rows == summary["rows"]
+                for name in ("count", "sum"):
+                    assert sum(found[name].to_pylist()) == summary[name]
+                assert [found[name][0].as_py() for name in found.schema.names] == summary["first"]
+                assert [found[name][-1].as_py() for name in found.schema.names] == summary["last"]
+        finally:
+            root.close()
+    assert formats.read_rollups(path) == want
 
 
-def test_newer_rollups_are_refused_by_name(rollups: Path) -> None:
-    with duckdb.connect(str(rollups)) as connection:
+def test_newer_rollups_are_refused_by_name(rollups: tuple[Path, Any]) -> None:
+    path, _ = rollups
+    with duckdb.connect(str(path)) as connection:
         connection.execute(f"UPDATE rollup_store SET layout_version = {schema.LAYOUT_VERSION + 1}")
-    root = connect(str(rollups), 1 << 28, 1)
+    root = connect(str(path), 1 << 28, 1)
     try:
         root.execute("USE rollups")
-        with pytest.raises(NewerFormat, match=rf"written by a newer version \(layout .*{rollups}"):
+        with pytest.raises(NewerFormat, match=rf"written by a newer version \(layout .*{path}"):
             RollupStore(root).initialise()
     finally:
         root.close()

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from tests.oracles import columns
+from tests.oracles import columns, tierpack
 from tests.oracles.checksum import crc32c
 from tests.oracles.columns import ABSENT_BITS, Source
 
@@ -182,21 +182,40 @@ def read_segment(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+TIER_WIDTHS_NS = {
+    "rollup_1m": 60 * 10**9,
+    "rollup_5m": 300 * 10**9,
+    "rollup_15m": 900 * 10**9,
+    "rollup_1h": 3600 * 10**9,
+    "rollup_1d": 86400 * 10**9,
+}
+
+
 def read_rollups(path: Path) -> dict[str, Any]:
-    """rollups.md, "Tables", layout 1: with plain DuckDB."""
+    """rollups.md: with plain DuckDB, layout 2 with the slow reader of packs."""
     with duckdb.connect(str(path), read_only=True) as connection:
 
         def rows(sql: str) -> list[tuple[Any, ...]]:
             return connection.execute(sql).fetchall()
 
         ((layout, flushed),) = rows("SELECT layout_version, flushed_sequence FROM rollup_store")
-        assert layout == 1
         names = (
             "series_id, epoch_ns(time), count, sum, min, max, first, last, epoch_ns(first_time), epoch_ns(last_time)"
         )
         tiers: dict[str, Any] = {}
-        for tier in ("rollup_1m", "rollup_5m", "rollup_15m", "rollup_1h", "rollup_1d"):
-            found = rows(f"SELECT {names} FROM {tier} ORDER BY series_id, time")
+        for tier, width_ns in TIER_WIDTHS_NS.items():
+            if layout == 1:
+                found = rows(f"SELECT {names} FROM {tier} ORDER BY series_id, time")
+            else:
+                ((kept_from,),) = rows(f"SELECT kept_from_ns FROM rollup_kept WHERE tier = '{tier}'")
+                found = []
+                for pack, start, head_bytes, size, count, runs in rows(
+                    f"SELECT pack, start, head_bytes, bytes, rows, runs FROM rollup_parts WHERE tier = '{tier}'"
+                ):
+                    body = (path.with_suffix("") / f"{pack:012d}.pack").read_bytes()
+                    assert body[:8] == b"TGTP\x02\0\0\0"
+                    found += tierpack.read_part(body[start : start + size], head_bytes, count, runs, width_ns)
+                found = sorted(row for row in found if row[1] >= kept_from)
             tiers[tier] = {
                 "rows": len(found),
                 "count": sum(row[2] for row in found),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from engine.disk.real import RealFileSystem
 from engine.model.rows import Rows, absent_matrix
+from engine.rollups.packs import Packs
 from engine.rollups.store import RollupStore
 from engine.segments.deletions import Deletion
 from engine.segments.layout import SegmentMeta, SegmentSpec
@@ -27,6 +29,7 @@ from native.catalogue import Catalogue
 from native.columns import ABSENT_BITS
 from native.frames import encode_frame
 from native.freezing import freeze
+from tests.engine.tier_pieces import piece_of
 
 HERE = Path(__file__).parent
 START_NS = 1_700_000_000_000_000_000
@@ -297,9 +300,10 @@ def make_rollups() -> tuple[Files, dict[str, Any]]:
         connection = duckdb.connect(":memory:")
         connection.execute(f"ATTACH '{path}' AS rollups (STORAGE_VERSION 'v1.5.0')")
         connection.execute("USE rollups")
-        store = RollupStore(connection)
+        packs = Packs(f"{directory}/rollups")
+        store = RollupStore(connection, packs)
         store.initialise()
-        store.flush(table, pa.table({"tagset_id": tagsets, "bucket": buckets}), 17)
+        store.flush([piece_of(table, pa.table({"tagset_id": tagsets, "bucket": buckets}), 0)], 17)
         store.retain({"rollup_1m": int(minutes[100])})
         expected: dict[str, Any] = {"flushed_sequence": 17, "tiers": {}}
         for tier in ("rollup_1m", "rollup_5m", "rollup_15m", "rollup_1h", "rollup_1d"):
@@ -315,8 +319,13 @@ def make_rollups() -> tuple[Files, dict[str, Any]]:
             }
         store.checkpoint()
         connection.close()
-        body = Path(path).read_bytes()
-    return {"rollups.duckdb.gz": gzip.compress(body, 9, mtime=0)}, expected
+        body = io.BytesIO()
+        with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(Path(directory).rglob("*.*")):
+                archive.writestr(
+                    zipfile.ZipInfo(str(file.relative_to(directory))), file.read_bytes(), zipfile.ZIP_DEFLATED
+                )
+    return {"rollups.zip": body.getvalue()}, expected
 
 
 #: None: only an earlier release could make it.
@@ -328,7 +337,8 @@ VECTORS: dict[str, Callable[[], tuple[Files, dict[str, Any]]] | None] = {
     "manifest/2": make_manifest,
     "segment/1": make_segment,
     "segment/2": make_routed_segment,
-    "rollups/1": make_rollups,
+    "rollups/1": None,
+    "rollups/2": make_rollups,
 }
 
 

@@ -21,18 +21,20 @@ from engine.maintenance.verify.raw import RawSamples
 from engine.maintenance.verify.report import Report
 from engine.maintenance.verify.stored import StoredTiers
 from engine.model.rows import FIELD_ID_BITS, Int64Array
-from engine.rollups import schema
-from engine.rollups.dirty import bucket_table
+from engine.rollups.long import LINES, NAMES, Columns
 from engine.rollups.tiers import BASE, TIER_OF_NAME, TIERS, Tier
-from native.rollup import BucketColumns, aggregate, select_buckets
+from native.merging import merge_buckets
+from native.rollup import COLUMN_DTYPES, RollupColumns, aggregate, select_buckets
 
 #: What one window may need: cells of raw samples, or ten columns a row of a tier (8 bytes each).
 CELLS_AT_A_TIME = 16_000_000
 #: Buckets of one window, so that (series, bucket) fits into one int64.
 _BUCKET_BITS = 15
 _MAX_BUCKETS = 1 << _BUCKET_BITS
-_COLUMNS = len(schema.ROW_COLUMNS)
-_VALUE_COLUMNS = [name for name, _, _ in schema.ROW_COLUMNS if name not in ("series_id", "time")]
+_COLUMNS = len(NAMES)
+_VALUE_COLUMNS = list(LINES)
+#: Column of the tiers -> attribute of the native columns.
+_NATIVE = dict(zip(NAMES, COLUMN_DTYPES, strict=True))
 Mask = npt.NDArray[np.bool_]
 Checkable = Callable[[Int64Array, Int64Array], Mask]
 
@@ -69,8 +71,8 @@ class TierCheck:
     def _base_cells(self, start_ns: int, end_ns: int) -> int:
         return self.stored.count(BASE, start_ns, end_ns) * _COLUMNS + self.raw.expected_cells(start_ns, end_ns)
 
-    def _recomputed(self, start_ns: int, end_ns: int) -> schema.Columns:
-        parts: list[BucketColumns] = []
+    def _recomputed(self, start_ns: int, end_ns: int) -> Columns:
+        parts: list[RollupColumns] = []
         for table_id in self.raw.tables():
             rows = self.raw.collect(table_id, start_ns, end_ns)
             if len(rows):
@@ -83,7 +85,7 @@ class TierCheck:
                         BASE.width_ns,
                     )
                 )
-        columns = schema.columns_of(bucket_table(parts))
+        columns = _columns_of(parts)
         order = np.lexsort((columns["time"], columns["series_id"]))
         return {name: column[order] for name, column in columns.items()}
 
@@ -136,7 +138,7 @@ class TierCheck:
             parts = -(-cells(start_ns, end_ns) // self.cells_at_a_time)
             for first, end in _series_ranges(len(self.definitions.owners), parts):
                 narrow = _mergeable(source, self.stored.rows(source, start_ns, end_ns, first, end))
-                expected = schema.merge_columns(narrow, tier.width_ns)
+                expected = _merged(narrow, tier.width_ns)
                 self._compare(tier, start_ns, expected, self.stored.rows(tier, start_ns, end_ns, first, end), checkable)
 
     # --- what both need
@@ -168,9 +170,7 @@ class TierCheck:
                     waiting += [(middle, high), (low, middle)]
             at, number = at + step_ns, number + 1
 
-    def _compare(
-        self, tier: Tier, start_ns: int, expected: schema.Columns, stored: schema.Columns, checkable: Checkable
-    ) -> None:
+    def _compare(self, tier: Tier, start_ns: int, expected: Columns, stored: Columns, checkable: Checkable) -> None:
         """Compare rows sorted by (series, time); tell what is missing, too many or different."""
         stored = self._without_strangers(tier, stored)
         wanted_mask = checkable(expected["series_id"], expected["time"])
@@ -196,7 +196,7 @@ class TierCheck:
             wanted = ", ".join(f"{name} {expected[name][against[at]].item()!r}" for name in wrong)
             self._tell("rollup_row_differs", tier, stored, int(chosen[at]), found, wanted)
 
-    def _without_strangers(self, tier: Tier, stored: schema.Columns) -> schema.Columns:
+    def _without_strangers(self, tier: Tier, stored: Columns) -> Columns:
         """Return the rows of known series at starts of buckets; the others are told."""
         known = self.definitions.known_series(stored["series_id"])
         aligned = stored["time"] % tier.width_ns == 0
@@ -206,7 +206,7 @@ class TierCheck:
         good = known & aligned
         return stored if good.all() else {name: column[good] for name, column in stored.items()}
 
-    def _tell(self, kind: str, tier: Tier, columns: schema.Columns, at: int, found: str, expected: str) -> None:
+    def _tell(self, kind: str, tier: Tier, columns: Columns, at: int, found: str, expected: str) -> None:
         series, time_ns = int(columns["series_id"][at]), int(columns["time"][at])
         self.report.add(
             kind,
@@ -218,7 +218,19 @@ class TierCheck:
         )
 
 
-def _mergeable(tier: Tier, stored: schema.Columns) -> schema.Columns:
+def _columns_of(parts: list[RollupColumns]) -> Columns:
+    if not parts:
+        return {name: np.empty(0, COLUMN_DTYPES[native]) for name, native in _NATIVE.items()}
+    return {name: np.concatenate([getattr(part, native) for part in parts]) for name, native in _NATIVE.items()}
+
+
+def _merged(columns: Columns, width_ns: int) -> Columns:
+    """Return buckets of ``width_ns`` merged from narrower ones, by other code than the store's."""
+    given = {native: np.ascontiguousarray(columns[name]) for name, native in _NATIVE.items()}
+    return _columns_of([merge_buckets(**given, width_ns=width_ns)])
+
+
+def _mergeable(tier: Tier, stored: Columns) -> Columns:
     """Return the rows that merging accepts: at starts of buckets, each once.  The others are told with their tier."""
     series, times = stored["series_id"], stored["time"]
     repeated = np.zeros(len(times), np.bool_)
@@ -227,7 +239,7 @@ def _mergeable(tier: Tier, stored: schema.Columns) -> schema.Columns:
     return stored if good.all() else {name: column[good] for name, column in stored.items()}
 
 
-def _keys(tier: Tier, start_ns: int, columns: schema.Columns) -> Int64Array:
+def _keys(tier: Tier, start_ns: int, columns: Columns) -> Int64Array:
     keys: Int64Array = (columns["series_id"] << _BUCKET_BITS) + (columns["time"] - start_ns) // tier.width_ns
     return keys
 

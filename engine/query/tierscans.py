@@ -1,0 +1,60 @@
+"""A rollup tier as an Arrow stream that DuckDB reads: unpacked part by part, only the columns and fields asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from engine.query.scopes import Scope
+from engine.rollups.long import HISTOGRAM, INCREASE, INTEGERS, NAMES, long_table
+from engine.rollups.packs import Packs
+from engine.rollups.shelf import UNKNOWN_TABLE, Part, stored_rows
+
+#: Columns of a rollup relation beside metric and labels, and their types in SQL.
+SQL_TYPES = {
+    **{name: "BIGINT" if name in INTEGERS else "DOUBLE" for name in NAMES},
+    **dict.fromkeys(("time", "first_time", "last_time"), "TIMESTAMP_NS"),
+    INCREASE: "DOUBLE",
+    HISTOGRAM: "MAP(INTEGER, BIGINT)",
+}
+_ARROW_TYPES = {
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "TIMESTAMP_NS": pa.timestamp("ns"),
+    "MAP(INTEGER, BIGINT)": pa.map_(pa.int32(), pa.int64()),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TierScan:
+    """The rows of ``parts`` that a scope can use.  May be read any number of times while its packs are kept."""
+
+    packs: Packs
+    parts: Sequence[Part]
+    scope: Scope
+    names: tuple[str, ...]
+    kept_from_ns: int
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([(name, _ARROW_TYPES[SQL_TYPES[name]]) for name in self.names])
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return pa.RecordBatchReader.from_batches(self.schema, self._batches()).__arrow_c_stream__()
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        scope = self.scope
+        start_ns = self.kept_from_ns if scope.start_ns is None else max(scope.start_ns, self.kept_from_ns)
+        end_ns = 2**63 - 1 if scope.end_ns is None else scope.end_ns
+        for part in self.parts:
+            for _, rows in stored_rows(self.packs, [part], start_ns, end_ns, scope.tagset_ids, self._fields(part)):
+                yield from long_table([rows], self.names).cast(self.schema).to_batches()
+
+    def _fields(self, part: Part) -> list[int] | None:
+        if self.scope.fields is None:
+            return None
+        if part.table_id == UNKNOWN_TABLE:
+            return sorted({field_id for field_ids in self.scope.fields.values() for field_id in field_ids})
+        return sorted(self.scope.fields.get(part.table_id, ()))

@@ -1,0 +1,111 @@
+"""native.tiers against the slow twins of native.rollup and native.merging, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.rollups.long import LINES, NAMES, columns_of, long_table
+from engine.rollups.rows import TierRows
+from native.tiers import WideColumns, aggregate_rows, merge_rows
+from tests.oracles import rollup as oracle
+from tests.oracles.merging import merge_buckets as oracle_merge
+
+MINUTE = 60
+VALUES = st.one_of(
+    st.just(float("nan")), st.integers(-5, 5).map(float), st.sampled_from([0.0, -0.0, float("inf"), -float("inf"), 0.1])
+)
+KEYS = st.lists(st.tuples(st.integers(0, 3), st.integers(-300, 900)), unique=True, min_size=0, max_size=40)
+
+
+def long_of(columns: WideColumns, fields: int, counters: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
+    rows = TierRows.of(columns, tuple(range(fields)), counters)
+    found = columns_of(long_table([rows]))
+    increases = long_table([rows], ["increase"]).column("increase").to_numpy()
+    order = np.lexsort((found["time"], found["series_id"]))
+    return {**{name: found[name][order] for name in NAMES}, "increase": increases[order]}
+
+
+def same(got: dict[str, np.ndarray], want: dict[str, np.ndarray], increases: bool) -> None:
+    for name, native in zip(NAMES, oracle.COLUMNS, strict=True):
+        left, right = got[name], want[native]
+        if left.dtype == np.float64:
+            both = np.isnan(left) & np.isnan(right)
+            assert ((left.view(np.int64) == right.view(np.int64)) | both).all(), name
+        else:
+            assert left.tolist() == right.tolist(), name
+    if increases:
+        np.testing.assert_array_equal(got["increase"], want["increases"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(KEYS, st.integers(1, 3), st.randoms(use_true_random=False), st.data())
+def test_aggregates_are_those_of_the_twin(
+    keys: list[tuple[int, int]], fields: int, shuffler: object, data: st.DataObject
+) -> None:
+    keys = sorted(keys)
+    ids = np.array([tagset for tagset, _ in keys], np.int32)
+    times = np.array([time for _, time in keys], np.int64)
+    full = data.draw(st.booleans())
+    values = np.array(
+        data.draw(
+            st.lists(
+                st.lists(st.integers(-5, 5).map(float) if full else VALUES, min_size=len(keys), max_size=len(keys)),
+                min_size=fields,
+                max_size=fields,
+            )
+        ),
+        np.float64,
+    ).reshape(fields, len(keys))
+    counters = tuple(range(fields))
+    order = np.array(data.draw(st.permutations(range(len(keys)))), np.int64)
+    # Rows somewhere else, found by their places.
+    place = np.empty(len(keys), np.int64)
+    place[order] = np.arange(len(keys))
+    shuffled = aggregate_rows(ids[order], times[order], np.ascontiguousarray(values[:, order]), MINUTE, place, counters)
+    want = oracle.aggregate(ids, times, values, np.arange(fields, dtype=np.int32), MINUTE)
+    for got in (aggregate_rows(ids, times, values, MINUTE, None, counters), shuffled):
+        same(long_of(got, fields, counters), want, increases=True)
+        if full and len(keys):
+            assert got.counts.shape == (1, len(got))
+    narrow = aggregate_rows(ids, times, values, MINUTE, None, counters)
+    wide = merge_rows(narrow, 5 * MINUTE, counters)
+    same(long_of(wide, fields), oracle_merge({k: v for k, v in want.items() if k != "increases"}, 5 * MINUTE), False)
+
+
+def test_an_increase_survives_resets_within_and_between_buckets() -> None:
+    times = np.array([0, 20, 40, 60, 80, 130], np.int64)
+    values = np.array([[10.0, 15.0, 3.0, 4.0, 1.0, 9.0]])
+    columns = aggregate_rows(np.zeros(6, np.int32), times, values, MINUTE, None, (0,))
+    assert columns.increases.tolist() == [[5.0 + 3.0, 1.0, 0.0]]
+    merged = merge_rows(columns, 5 * MINUTE, (0,))
+    assert merged.increases.tolist() == [[5.0 + 3.0 + 1.0 + 1.0 + 8.0]]
+
+
+def test_what_is_not_known_stays_so() -> None:
+    columns = aggregate_rows(np.zeros(2, np.int32), np.array([0, 60]), np.array([[1.0, 2.0]]), MINUTE, None, (0,))
+    columns.increases[0, 1] = np.nan
+    assert np.isnan(merge_rows(columns, 5 * MINUTE, (0,)).increases).all()
+
+
+def test_what_is_refused() -> None:
+    ids, times, values = np.zeros(2, np.int32), np.array([0, 1], np.int64), np.zeros((1, 2))
+    for bad in (
+        lambda: aggregate_rows(ids, times[::-1].copy(), values, MINUTE),
+        lambda: aggregate_rows(ids, np.array([1, 1]), values, MINUTE),
+        lambda: aggregate_rows(ids, times, values, 0),
+        lambda: aggregate_rows(ids, times, values, MINUTE, np.array([0, 2])),
+        lambda: aggregate_rows(ids, times, values, MINUTE, np.array([0, 0])),
+        lambda: aggregate_rows(ids, times, values, MINUTE, None, (1,)),
+        lambda: aggregate_rows(ids, times, np.zeros((1, 3)), MINUTE),
+        lambda: aggregate_rows(np.array([-1, 0], np.int32), times, values, MINUTE),
+    ):
+        with pytest.raises(ValueError, match="cannot"):
+            bad()
+    columns = aggregate_rows(ids, times, values, MINUTE)
+    columns.lasts = np.zeros((1, 7))
+    with pytest.raises(ValueError, match="cannot use lasts"):
+        merge_rows(columns, MINUTE)
+    assert set(LINES) <= set(NAMES)
