@@ -1,0 +1,10 @@
+"""The engine's detectors, forecasters and policies on your own arrays: exactly the code and defaults of the server.
+
+Missing values are NaN; times are int64 nanoseconds.  Nothing here has a parameter to set for a data set.
+"""
+
+from __future__ import annotations
+
+from engine.detection.causes import rank_causes
+
+__all__ = ["rank_causes"]
