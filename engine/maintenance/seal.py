@@ -15,6 +15,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -45,8 +46,26 @@ LATE_WAIT_NS = 4 * NS_PER_HOUR
 OLD_LATE_WAIT_NS = NS_PER_DAY
 #: How often finished windows are looked for.
 CHECK_NS = 5 * NS_PER_MINUTE
+#: As many tables, or rows, are sealed between two commits of the manifest: a commit writes all of it.
+GROUP_TABLES = 64
+GROUP_ROWS = 2_000_000
 #: How often the log is looked at for files that may go.
 TRIM_NS = 15 * NS_PER_SECOND
+
+
+@dataclass(slots=True)
+class _Sealed:
+    """What has been written of one table and does not count yet."""
+
+    table_id: int
+    blocks: list[Block]
+    added: list[SegmentMeta] = field(default_factory=list)
+    removed: list[SegmentMeta] = field(default_factory=list)
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(meta.rows for meta in self.added)
 
 
 class Sealer:
@@ -145,22 +164,44 @@ class Sealer:
                 self._old_late_ns = now_ns if old else self._old_late_ns
                 border_ns = now_ns // NS_PER_DAY * NS_PER_DAY
                 spared_ns = (NEVER_NS if not old else border_ns, border_ns if recent else FOREVER_NS)
+            group: list[_Sealed] = []
             for table_id in self._hot.table_ids():
                 until_ns = before_ns
                 if finished_only:
                     window = int(self._settings.partition)
                     until_ns = min(until_ns, self._samples.newest_time_ns(table_id) // window * window)
-                written += self._seal_table(table_id, until_ns, spared_ns)
+                sealed = self._seal_table(table_id, until_ns, spared_ns)
+                if sealed is not None:
+                    group.append(sealed)
+                    written += len(sealed.added)
+                if len(group) >= GROUP_TABLES or sum(each.rows for each in group) >= GROUP_ROWS:
+                    self._commit(group)
+                    group = []
+            self._commit(group)
             self.trim_log()
             return written
 
-    def _seal_table(self, table_id: int, before_ns: int, spared_ns: tuple[int, int] | None) -> int:
+    def _commit(self, group: list[_Sealed]) -> None:
+        """Let what has been written count: one manifest for all, then the switch of each table's readers."""
+        if not group:
+            return
+        self._catalog.persist()
+        self._manifest.commit(
+            add=[meta for each in group for meta in each.added],
+            remove=[meta for each in group for meta in each.removed],
+        )
+        for each in group:
+            self._samples.swap(each.table_id, each.added, each.removed, each.blocks, each.ranges, self._delete)
+            self._vitals.seals.labels("written").inc(len(each.added))
+            self._vitals.sealed_samples.inc(sum(meta.samples for meta in each.added))
+
+    def _seal_table(self, table_id: int, before_ns: int, spared_ns: tuple[int, int] | None) -> _Sealed | None:
         with self._commit_lock:
             blocks = self._hot.freeze(table_id)
             through = self._hot.applied_sequence
         self._waiting.pop(table_id, None)
         if not blocks:
-            return 0
+            return None
         times: Int64Array = np.concatenate([block.view().times for block in blocks])
         times = times[times < before_ns]
         existing = self._samples.segments(table_id)
@@ -172,10 +213,8 @@ class Sealer:
                 times = times[~dear]
         tasks = plan_seal(existing, times, base_window_ns=int(self._settings.partition))
         if not tasks:
-            return 0
-        added: list[SegmentMeta] = []
-        removed: list[SegmentMeta] = []
-        ranges: list[tuple[int, int]] = []
+            return None
+        sealed = _Sealed(table_id, blocks)
         for task in tasks:
             try:
                 meta = self._write(table_id, task, blocks, _sealed_through(task, through))
@@ -186,20 +225,13 @@ class Sealer:
                 LOG.error("rows of %s stay in the log: %s", self._catalog.table_name(table_id), error.message)
                 continue
             if meta is not None:
-                added.append(meta)
+                sealed.added.append(meta)
                 share = task.new_rows / max(1, task.new_rows + task.rewritten_rows)
                 self._vitals.wrote("sealed", task.new_rows, round(meta.bytes * share))
                 self._vitals.wrote("rewritten", task.rewritten_rows, meta.bytes - round(meta.bytes * share))
-            removed.extend(task.replaces)
-            ranges.append((task.start_ns, task.end_ns))
-        if not ranges:
-            return 0
-        self._catalog.persist()
-        self._manifest.commit(add=added, remove=removed)
-        self._samples.swap(table_id, added, removed, blocks, ranges, self._delete)
-        self._vitals.seals.labels("written").inc(len(added))
-        self._vitals.sealed_samples.inc(sum(meta.samples for meta in added))
-        return len(added)
+            sealed.removed.extend(task.replaces)
+            sealed.ranges.append((task.start_ns, task.end_ns))
+        return sealed if sealed.ranges else None
 
     def _write(self, table_id: int, task: SealTask, blocks: list[Block], through: int) -> SegmentMeta | None:
         """Write all rows of a range, each key once: segments first, late rows last, as they arrived."""

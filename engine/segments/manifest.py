@@ -9,6 +9,7 @@ log is dropped only through a floor that the spare's segments keep as well (``dr
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -131,7 +132,7 @@ class ManifestStore:
         self._next_version = max([*versions, self._current.version]) + 1
         seen = [sequence for file in files if (sequence := sequence_of_file(file)) is not None]
         self._next_sequence = max([self._current.next_sequence, *(sequence + 1 for sequence in seen)])
-        self._retired = self._spare.files() - self._current.files() if self._spare else set()
+        self._retired = set(self._spare.files() - self._current.files()) if self._spare else set()
         fell_back = any(version > self._current.version for version, _ in damaged)
         for version, damage in damaged:
             self._set_aside(version, damage)
@@ -221,13 +222,14 @@ class ManifestStore:
             floor = current.wal_floor if wal_floor is None else wal_floor
             if floor < current.wal_floor:
                 raise Bug(f"cannot commit manifest: got log floor {floor}, want at least {current.wal_floor}")
-            segments = _changed(current, add, remove) if add or remove else current.segments
+            tables = _changed(current, add, remove) if add or remove else current.tables()
+            segments = tuple(itertools.chain.from_iterable(tables.values())) if add or remove else current.segments
             kept = still_needed(current.deletions if deletions is None else deletions, segments, floor)
             if segments == current.segments and floor == current.wal_floor and kept == current.deletions:
                 return current
             newest = max((meta.sequence for meta in add), default=0)
             self._next_sequence = max(self._next_sequence, newest + 1)
-            manifest = Manifest(self._next_version, self._next_sequence, floor, segments, kept)
+            manifest = Manifest(self._next_version, self._next_sequence, floor, segments, kept, tables)
             self._switch_to(manifest)
             if set(kept) - set(current.deletions):
                 # The spare must know of a new deletion too, or damage to the newest manifest would undo it.
@@ -350,14 +352,22 @@ def check_segment(fs: FileSystem, root: str, meta: SegmentMeta, *, checksums: bo
     return None
 
 
-def _changed(current: Manifest, add: Sequence[SegmentMeta], remove: Sequence[SegmentMeta]) -> tuple[SegmentMeta, ...]:
+def _changed(
+    current: Manifest, add: Sequence[SegmentMeta], remove: Sequence[SegmentMeta]
+) -> dict[int, tuple[SegmentMeta, ...]]:
+    """Return the segments by table after a change; only tables that it touches are looked at."""
     gone = {meta.file for meta in remove}
-    unknown = gone - current.files()
+    touched = {meta.table_id for meta in (*add, *remove)}
+    unknown = gone - {meta.file for table_id in touched for meta in current.of_table(table_id)}
     if unknown:
         raise Bug(f"cannot commit manifest: {min(unknown)} is to be removed but is not listed")
-    kept = [meta for meta in current.segments if meta.file not in gone]
-    segments = tuple(sorted([*kept, *add], key=lambda meta: (meta.table_id, meta.start_ns)))
-    problem = overlap_in(segments)
-    if problem:
-        raise Bug(f"cannot commit manifest: {problem}")
-    return segments
+    tables = current.tables()
+    for table_id in touched:
+        kept = [meta for meta in current.of_table(table_id) if meta.file not in gone]
+        kept += [meta for meta in add if meta.table_id == table_id]
+        ordered = tuple(sorted(kept, key=lambda meta: meta.start_ns))
+        problem = overlap_in(ordered)
+        if problem:
+            raise Bug(f"cannot commit manifest: {problem}")
+        tables[table_id] = ordered
+    return {table_id: tables[table_id] for table_id in sorted(tables) if tables[table_id]}

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 
@@ -54,14 +55,24 @@ class Manifest:
     _by_table: dict[int, tuple[SegmentMeta, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self._by_table:
+            return
         grouped: dict[int, list[SegmentMeta]] = {}
         for meta in self.segments:
             grouped.setdefault(meta.table_id, []).append(meta)
         self._by_table.update((table_id, tuple(metas)) for table_id, metas in grouped.items())
 
-    def files(self) -> set[str]:
+    def files(self) -> frozenset[str]:
         """Return the files that count, relative to the data directory."""
-        return {meta.file for meta in self.segments}
+        return self._files
+
+    @cached_property
+    def _files(self) -> frozenset[str]:
+        return frozenset(meta.file for meta in self.segments)
+
+    def tables(self) -> dict[int, tuple[SegmentMeta, ...]]:
+        """Return the segments by table, in a mapping of the caller's own."""
+        return dict(self._by_table)
 
     def of_table(self, table_id: int) -> tuple[SegmentMeta, ...]:
         """Return a table's segments in order of time; their ranges are disjoint."""

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -171,6 +172,10 @@ def test_many_statements_at_once(calm: ProcessLink, calls: ThreadPoolExecutor) -
     assert calm.counters().starts == 1
 
 
+def world_tagsets(link: ProcessLink) -> int:
+    return int(rows_of(link, "SELECT max(series_id >> 16) + 1 AS n FROM rollup_1m")[0]["n"])
+
+
 def test_rollups_are_kept_over_a_kill(link: ProcessLink, world: World) -> None:
     count = flush_all(link, world, 7)
     for _ in range(2):
@@ -180,6 +185,17 @@ def test_rollups_are_kept_over_a_kill(link: ProcessLink, world: World) -> None:
         assert link.rollup_rows("rollup_1m", T0 - 3_600 * SECOND, T0 + 3_600 * SECOND, [65536]).num_rows < count
         assert rows_of(link, "SELECT count(*) AS n FROM rollup_1m") == [{"n": count}]
         os.kill(link.pid or 0, signal.SIGKILL)
+    ids = np.arange(world_tagsets(link), dtype=np.int32)
+    forgotten = link.forget_rollups("rollup_1m", 0, ids[:1], T0 + 86_400 * SECOND)
+    deleted = link.delete_rollups(0, ids[1:], T0 - 3_600 * SECOND, T0 + 86_400 * SECOND)
+    assert 0 < forgotten < count
+    assert forgotten + deleted == count
+    assert rows_of(link, "SELECT count(*) AS n FROM rollup_1m") == [{"n": 0}]
+    # Forgetting is one tier's, deleting all tiers'.
+    assert rows_of(link, "SELECT count(*) > 0 AS n FROM rollup_1d") == [{"n": True}]
+    link.delete_rollups(0, ids, T0 - 86_400 * SECOND, T0 + 86_400 * SECOND)
+    assert rows_of(link, "SELECT count(*) AS n FROM rollup_1d") == [{"n": 0}]
+    flush_all(link, world, 8)
     assert link.retain({"rollup_1m": T0 + 86_400 * SECOND}) == count
 
 
