@@ -13,6 +13,7 @@ import sys
 from engine.config import Config
 from engine.errors import BadConfig, Unavailable
 from engine.runtime import Engine
+from native.slabs import keep_at_most
 
 LOG = logging.getLogger("tidegauge")
 #: Seconds that requests under way may take to end once the server has been told to stop.
@@ -21,6 +22,8 @@ STOP_GRACE_SECONDS = 10
 SHORT_RECOVERY_SECONDS = 0.5
 #: Longer than the usual interval between two pushes of an agent, so that it keeps its connection.
 KEEP_ALIVE_SECONDS = 75
+#: One part in so many of the hot store's limit is kept as memory for bodies and blocks to come.
+KEPT_SHARE = 4
 #: How long a thread may keep others waiting for the interpreter; ten times less than usual, since an acknowledgement
 #: needs it several times while tiers are recomputed and segments written.
 SWITCH_SECONDS = 0.0005
@@ -60,6 +63,7 @@ def serve(config: Config, data_dir: str, listen: str | None = None) -> int:
     except BaseException:
         listener.close()
         raise
+    keep_at_most(int(config.storage.hot_limit) // KEPT_SHARE)
     # What exists by now stays: the collector need not look at it again and again, each time holding everything up.
     gc.collect()
     gc.freeze()

@@ -62,6 +62,7 @@ from engine.scaling.store import ScaleStore, decisions_columns
 from engine.segments.manifest import ManifestStore
 from engine.vitals import Vitals
 from engine.wal.writer import WalWriter
+from native.slabs import kept_bytes
 
 LOG = logging.getLogger("tidegauge")
 
@@ -642,6 +643,7 @@ class Engine:
         watch("tables", "Tables in the catalogue", lambda: self.catalog.native.table_count)
         watch("hot_rows", "Rows in memory that no segment holds yet", self.hot.held_rows)
         watch("hot_bytes", "Memory of the hot store", lambda: self.hot.nbytes)
+        watch("memory_kept_bytes", "Memory that is kept for bodies and blocks to come", kept_bytes)
         watch("late_rows_waiting", "Late rows that wait to be sealed with others", lambda: self.sealer.waiting_rows)
         watch("wal_bytes", "Bytes of log on disk", lambda: self.wal.bytes_on_disk)
         watch(
