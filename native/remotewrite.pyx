@@ -323,7 +323,7 @@ cdef class RemoteWriteDecoder(PooledRows):
         if tagset_id < 0:
             tagset_id = self.define_tagset(self.gathered.data(), self.gathered.size(), &problem)
             if tagset_id < 0:
-                return self.refuse_series(problem, first, self.gathered.data(), self.gathered.size())
+                return self.refuse_series(problem, first, <const char *>cursor.start, 0)
         return self.close_series(first, <int32_t>tagset_id)
 
     cdef bint resolve_references(self) except -1 nogil:
@@ -390,7 +390,11 @@ cdef class RemoteWriteDecoder(PooledRows):
             self.tags.push_back(tag)
         tagset_id = self.define_tagset(<const char *>labels, labels_end - labels, &problem)
         if tagset_id < 0:
-            self.refuse_series(problem, first, <const char *>labels, labels_end - labels)
+            # Refusals are described when the whole request has been read: only its own bytes are still there then.
+            if side_of(series, labels):
+                self.refuse_series(problem, first, <const char *>labels, labels_end - labels)
+            else:
+                self.refuse_series(problem, first, <const char *>series.start, 0)
         return tagset_id
 
     cdef int read_sample(self, Cursor *cursor) except -1 nogil:

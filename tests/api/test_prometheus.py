@@ -12,6 +12,7 @@ import cramjam
 import pytest
 
 from api.app import Application
+from api.cli.main import main
 from engine.clock import ManualClock
 from engine.config import Config, Ingest, Query, Rule, Server
 from engine.runtime import Engine
@@ -40,7 +41,7 @@ class Served:
     """A whole engine behind its application, called without a socket."""
 
     def __init__(self, path: Path, **changes: Any) -> None:
-        config = Config(query=Query(in_process=True), server=Server(max_body=4096, max_decoded_body=65536), **changes)
+        config = Config(query=Query(in_process=True), server=Server(max_body=16384, max_decoded_body=65536), **changes)
         self.clock = ManualClock()
         self.engine = Engine.open(str(path / "data"), config, clock=self.clock)
         self.call = Caller(Application(self.engine, config))
@@ -95,7 +96,7 @@ def test_remote_write_is_stored_and_answered_as_its_specification_says(server: S
             "prometheus.WriteRequest",
         ),
         (packed(b"x" * 70_000), HEADERS, 413, "once decompressed"),
-        (b"x" * 5_000, HEADERS, 413, "4096"),
+        (b"x" * 20_000, HEADERS, 413, "16384"),
     ],
 )
 def test_mistakes_of_senders_are_told_in_text(
@@ -251,6 +252,21 @@ def test_metrics_go_by_their_own_names_everywhere(server: Served) -> None:
     assert server.sql("SELECT metric, sum(value) FROM samples GROUP BY metric ORDER BY metric") == [
         ["cpu_usage", 5.0], ["load", 180.0], ["prometheus_value", 9.0], ["up", 60.0]
     ]  # fmt: skip
+
+
+def test_verify_finds_nothing_wrong_with_routed_segments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = Served(tmp_path)
+    now = server.now_ms
+    kinds = {b"level": 7.0, b"count": 1.0, b"share": 0.01, b"duration": 1e-9, b"noise": 2**0.5}
+    for name, unit in kinds.items():
+        samples = [
+            (bits_of(unit * (step * step if unit != 7.0 else 1)), now - 600_000 + step * 1000) for step in range(400)
+        ]
+        assert server.write(series(named(name), samples))[0] == 204
+    server.engine.close()
+    (meta,) = server.engine.samples.segments()
+    assert len(meta.columns) >= 3
+    assert main(["verify", "--data", str(tmp_path / "data")]) == 0, capsys.readouterr().out
 
 
 def test_rules_watch_pooled_metrics(tmp_path: Path) -> None:

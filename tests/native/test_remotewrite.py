@@ -204,6 +204,16 @@ def test_refusals_say_which_series_and_why() -> None:
     assert found.refused_by_cause == {"too_old": 1, "duplicate_tag": 3}
 
 
+def test_refusals_of_labels_that_were_gathered_show_only_the_request() -> None:
+    apart = label(b"__name__", b"up") + sample(0, 1) + label(b"__name__", b"down")
+    many = message(1, apart) + b"".join(
+        message(1, label(b"n", b"%d" % number * 50) + sample(0, 1) + label(b"m", b"1")) for number in range(50)
+    )
+    found = Decoder().raw(many)
+    assert found.refusals == [(1, "duplicate_tag", "cannot keep the sample: want each label name once")]
+    assert len(found.times) == 50
+
+
 def test_raw_keys_are_forgotten_beyond_their_memory() -> None:
     decode = Decoder(max_key_bytes=1 << 12, max_tagsets=10_000)
     for number in range(2_000):
