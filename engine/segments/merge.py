@@ -7,6 +7,7 @@ before the first row group is written.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -153,7 +154,10 @@ def parts_of(spans: Sequence[GroupSpan], most_rows: int) -> list[Part]:
             if rows > most_rows and begin == last:
                 parts += _by_time(begin, [span for span in spans if span.first == span.last == begin], most_rows)
             else:
-                parts.append(Part(begin, last))
+                # Where one interval between row groups is too much already, its row groups are decoded more than once.
+                steps = min(max(1, rows // most_rows), last + 1 - begin)
+                bounds = [begin + (last + 1 - begin) * step // steps for step in range(steps + 1)]
+                parts += [Part(low, high - 1) for low, high in itertools.pairwise(bounds)]
         begin, done, at = last + 1, int(reached[end]), end + 1
     return parts
 

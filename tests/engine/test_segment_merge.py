@@ -162,6 +162,8 @@ def test_parts_cover_every_row_once_and_in_order(spans: list[tuple[int, int, int
 def test_parts_are_small_where_row_groups_are() -> None:
     groups = [GroupSpan(10 * n, 10 * n + 9, 1_000, start) for start in range(12) for n in range(8)]
     assert [(part.first, part.last) for part in parts_of(groups, 24_000)] == [(0, 19), (20, 39), (40, 59), (60, 79)]
+    wide = [GroupSpan(0, 99, 1_000, start) for start in range(12)]
+    assert [(part.first, part.last) for part in parts_of(wide, 3_000)] == [(0, 24), (25, 49), (50, 74), (75, 99)]
     heavy = [GroupSpan(5, 5, 1_000, start) for start in range(6)]
     assert [part.end_ns - part.start_ns for part in parts_of(heavy, 2_000)[1:-1]] == [2]
 
