@@ -63,6 +63,8 @@ SUITES = (
     Suite("storage-pooled", "bytes on disk of node-exporter scrapes", "macro_pooled", "storage_pooled"),
     Suite("rollup", "how fast tiers catch up after a bulk load", "macro_storage", "rollup"),
     Suite("queries", "the fifteen devops queries over HTTP", "macro_query"),
+    Suite("series", "a million series: becoming known, memory, finding them by label", "macro_series", "many"),
+    Suite("churn", "a simulated week in which every series is renamed hourly", "macro_series", "churn"),
     Suite("rules", "one tick of all alert rules, in process", "macro_watch"),
     Suite("recovery", "kill -9 with a full log, then start again", "macro_operations", "recovery"),
 )

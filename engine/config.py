@@ -66,7 +66,10 @@ class Server(Settings, frozen=True, kw_only=True):
 
 class Ingest(Settings, frozen=True, kw_only=True):
     max_future: Annotated[Duration, within("0s", "7d")] = _duration("10m")
-    max_tag_sets: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 1_000_000
+    max_tag_sets: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2_000_000
+    max_tag_sets_per_table: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 1_500_000
+    max_new_tag_sets_per_hour: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2_000_000
+    idle_after: Annotated[Duration, within("10m", "30d")] = _duration("2h")
     max_tables: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2_000
     max_fields_per_table: Annotated[int, Meta(ge=1, le=65_536)] = 4_096
     queue: Annotated[ByteSize, within("1MiB")] = _size("256MiB")

@@ -37,6 +37,7 @@ from engine.ingest.lines import LinesDecoder
 from engine.ingest.objects import ObjectsDecoder
 from engine.ingest.pipeline import Pipeline
 from engine.ingest.prometheus import RemoteWriteBodies, TextBodies
+from engine.maintenance.catalogue import LIMITS, WARN_SHARE, CatalogueKeeper
 from engine.maintenance.compact import Compactor
 from engine.maintenance.consistency import check_segments
 from engine.maintenance.delete import Deleted, Deleter
@@ -200,6 +201,14 @@ class Engine:
             checked.report.missing.append((max(checked.last_sequence, floor) + 1, last))
         self.wal = WalWriter(fs, self._path("wal"), next_sequence=last + 1, segment_bytes=int(storage.wal_segment))
         self.admission = Admission(self.catalog, self.config.ingest, self.config.retention, self.clock)
+        self.keeper = CatalogueKeeper(
+            catalog=self.catalog,
+            hot=self.hot,
+            ingest=self.config.ingest,
+            vitals=self.vitals,
+            clock=self.clock,
+            judged_for_ns=int(self.config.watch.stale_after),
+        )
         self._lines = LinesDecoder(self.admission)
         self._objects = ObjectsDecoder(self.admission)
         self._arrow = ArrowDecoder(self.admission)
@@ -327,7 +336,7 @@ class Engine:
             Job("retain", RETAIN_SECONDS, self.retainer.run),
             Job("compact", COMPACT_SECONDS, self.compactor.run),
             Job("prune", PRUNE_SECONDS, self._prune),
-            Job("catalogue", CATALOGUE_SECONDS, self.catalog.freeze),
+            Job("catalogue", CATALOGUE_SECONDS, self.keeper.run),
             Job("watch", self.config.watch.tick.seconds, self.watcher.tick),
             Job("scale", self.config.watch.tick.seconds, self.decider.tick),
             *(Job(f"deliver-{name}", DELIVER_SECONDS, partial(self._deliver, name)) for name in self.outbox.channels),
@@ -413,7 +422,7 @@ class Engine:
             raise
 
     def _applied(self, table_id: int, sequence: int, rows: Rows) -> None:
-        self.dirty.mark(table_id, sequence, *self.hot.touched_minutes(rows))
+        self.dirty.mark(table_id, sequence, *self.hot.touched_minutes(table_id, rows))
 
     # --- tiers
 
@@ -640,6 +649,13 @@ class Engine:
     def _show_vitals(self) -> None:
         watch = self.vitals.watch
         watch("tag_sets", "Tag sets in the catalogue", lambda: self.catalog.native.tagset_count)
+        watch("tag_sets_in_use", "Tag sets that count towards the limits", lambda: self.catalog.native.in_use_count)
+        watch("tag_sets_in_files", "Tag sets that take no memory", lambda: self.catalog.native.frozen_count)
+        watch("catalogue_bytes", "Memory of the catalogue", lambda: self.catalog.native.memory_bytes)
+        watch("series_bytes", "Memory of newest times and values", lambda: self.hot.series_nbytes)
+        for setting in LIMITS:
+            text = f"Share of ingest.{setting} that is used; from {WARN_SHARE:g} on the log warns"
+            watch(f"limit_used_{setting}", text, partial(self._limit_used, setting))
         watch("tables", "Tables in the catalogue", lambda: self.catalog.native.table_count)
         watch("hot_rows", "Rows in memory that no segment holds yet", self.hot.held_rows)
         watch("hot_bytes", "Memory of the hot store", lambda: self.hot.nbytes)
@@ -672,6 +688,9 @@ class Engine:
         for state in STATES:
             watch(f"notifications_{state}", f"Notifications that are {state}", partial(self._notifications, state))
         watch("rules", "Rules that are evaluated", lambda: len(self.rule_watch.rules))
+
+    def _limit_used(self, setting: str) -> float:
+        return self.keeper.shares()[setting]
 
     def _notifications(self, state: str) -> float:
         return self.outbox.counts()[state]

@@ -5,6 +5,7 @@ A line is judged completely before anything of it is defined in the catalogue, s
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
+from native.catalogue cimport TABLE_EXHAUSTED, TAGSET_FREE, TAGSETS_EXHAUSTED, TagsetVerdict
 from native.labels cimport label_map_find, label_map_free, label_map_intern
 from native.linecolumns cimport (
     Column,
@@ -25,7 +26,9 @@ from native.linegrammar cimport (
     PROBLEMS_END,
     STRING_FIELD,
     TABLE_LIMIT,
+    TABLE_TAG_SET_LIMIT,
     TAG_SET_LIMIT,
+    TAG_SET_RATE_LIMIT,
     Fault,
     Problem,
     Text,
@@ -195,6 +198,7 @@ cdef inline int read_any_line(LineDecoder decoder, const char *line, const char 
     cdef Text name
     cdef Fault fault
     cdef int64_t remembered, table_id, tagset_id = -1, time = 0
+    cdef TagsetVerdict verdict
     cdef char *spare
     cdef TableRows *rows
     if at == end or at[0] == b"#":
@@ -232,9 +236,16 @@ cdef inline int read_any_line(LineDecoder decoder, const char *line, const char 
     if table_id < 0 and decoder.catalogue.tables.count >= decoder.max_tables:
         refuse(&fault, TABLE_LIMIT, at, key_end)
         return refuse_line(decoder, line, end, &fault)
-    if tagset_id < 0 and decoder.catalogue.tagset_total() >= decoder.max_tagsets:
-        refuse(&fault, TAG_SET_LIMIT, at, key_end)
-        return refuse_line(decoder, line, end, &fault)
+    if tagset_id < 0:
+        verdict = decoder.catalogue.tagset_verdict(table_id)
+        if verdict == TAGSETS_EXHAUSTED or decoder.catalogue.tagset_total() >= decoder.max_tagsets:
+            refuse(&fault, TAG_SET_LIMIT, at, key_end)
+            return refuse_line(decoder, line, end, &fault)
+        if verdict != TAGSET_FREE:
+            refuse(
+                &fault, TABLE_TAG_SET_LIMIT if verdict == TABLE_EXHAUSTED else TAG_SET_RATE_LIMIT, at, key_end
+            )
+            return refuse_line(decoder, line, end, &fault)
     drop_fields_over_limit(decoder, table_id)
     refuse_fields(decoder, line, end)
     if decoder.fields.empty():

@@ -17,3 +17,6 @@ def update_latest(
     latest_times: npt.NDArray[np.int64],
     latest_values: npt.NDArray[np.float64],
 ) -> None: ...
+def find_places(
+    tagset_ids: npt.NDArray[np.int32], directory: npt.NDArray[np.int32], pages: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], int]: ...

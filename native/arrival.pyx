@@ -117,6 +117,41 @@ def touched_rows(tagset_ids, times, int64_t bucket_ns, marks):
     return touched[:count].copy(), buckets[:count].copy()
 
 
+def find_places(tagset_ids, directory, pages):
+    """Return (int32[n], how many have none): the place of each tag set, -1 for one that has none.
+
+    ``tagset_ids``: int32[n], not negative.  ``pages``: int32[p, 256]; the place of tag set i stands in the page
+    ``directory[i >> 8]`` at i & 255, and tag sets of a page that is -1 or beyond the directory have none.  Raises
+    TypeError or ValueError for other arrays.
+    """
+    cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
+    cdef const int32_t[::1] page_of = checked_array(directory, "directory", np.int32, 1)
+    cdef const int32_t[:, ::1] places = checked_array(pages, "pages", np.int32, 2)
+    cdef Py_ssize_t known = page_of.shape[0] << 8
+    cdef Py_ssize_t at
+    cdef Py_ssize_t missing = 0
+    cdef Py_ssize_t wrong = -1
+    cdef int32_t page
+    if places.shape[1] != 256:
+        raise ValueError(f"cannot use pages: got {places.shape[1]} places each, want 256")
+    for page in page_of:
+        if page >= places.shape[0]:
+            raise ValueError(f"cannot use directory: got page {page}, want fewer than {places.shape[0]}")
+    result = np.empty(ids.shape[0], np.int32)
+    cdef int32_t[::1] found = result
+    with nogil:
+        for at in range(ids.shape[0]):
+            if ids[at] < 0:
+                wrong = at
+                break
+            page = page_of[ids[at] >> 8] if ids[at] < known else -1
+            found[at] = places[page, ids[at] & 255] if page >= 0 else -1
+            missing += found[at] < 0
+    if wrong >= 0:
+        raise ValueError(f"cannot use tagset_ids: got {ids[wrong]} in row {wrong}, want 0 or more")
+    return result, missing
+
+
 def update_latest(tagset_ids, times, column, latest_times, latest_values):
     """Bring the latest value of one field up to date, row by row; of equal times the last arrival wins.
 

@@ -53,6 +53,7 @@ cdef class Catalogue:
     cdef uint32_t *table_tagsets  # by table: how many tag sets it has, those in files included
     cdef uint32_t *table_ceilings  # by table: how many it may come to have
     cdef uint32_t table_tagsets_capacity
+    cdef uint32_t idle_tagsets  # how many of the known ones were not in use when that was last told
     cdef uint32_t tagset_ceiling, hour_ceiling  # how many tag sets there may come to be
     cdef readonly uint32_t max_tagsets, max_table_tagsets, max_hourly_tagsets  # what the ceilings come from
     cdef FieldDefinition *field_log  # every field of every table in order of definition
@@ -64,6 +65,7 @@ cdef class Catalogue:
     cdef int64_t find_field_id(self, uint32_t table_id, const char *name, size_t length) noexcept nogil
     cdef int64_t find_tagset_id(self, const char *key, size_t length) noexcept nogil
     cdef uint32_t tagset_total(self) noexcept nogil
+    cdef uint64_t tagsets_in_use(self) noexcept nogil  # about
     cdef TagsetVerdict tagset_verdict(self, int64_t table_id) noexcept nogil  # table_id: -1 for one not known yet
 
     # Definitions by the thread that holds `writer`: the number of the name, which is found first when it is known;

@@ -127,6 +127,10 @@ cdef class Catalogue:
     cdef uint32_t tagset_total(self) noexcept nogil:
         return self.frozen + self.tail.labels.count
 
+    cdef uint64_t tagsets_in_use(self) noexcept nogil:
+        cdef uint32_t total = self.tagset_total()
+        return total - min(total, self.idle_tagsets)
+
     cdef TagsetVerdict tagset_verdict(self, int64_t table_id) noexcept nogil:
         cdef uint32_t total = self.tagset_total()
         if total >= self.tagset_ceiling:
@@ -264,6 +268,11 @@ cdef class Catalogue:
         count = self.tagset_total()
         self.lock.unlock()
         return count
+
+    @property
+    def in_use_count(self):
+        """How many tag sets are in use: those last told to be, and what has become known since."""
+        return self.tagsets_in_use()
 
     @property
     def frozen_count(self):
@@ -570,7 +579,8 @@ cdef class Catalogue:
             self.table_ceilings[table_id] = <uint32_t>min(
                 <int64_t>INT32_MAX, self.table_tagsets[table_id] - of_table + self.max_table_tagsets
             )
-        self.tagset_ceiling = <uint32_t>min(<int64_t>INT32_MAX, self.tagset_total() - total + self.max_tagsets)
+        self.idle_tagsets = <uint32_t>(self.tagset_total() - total)
+        self.tagset_ceiling = <uint32_t>min(<int64_t>INT32_MAX, <int64_t>self.idle_tagsets + self.max_tagsets)
         self.hour_ceiling = <uint32_t>min(<int64_t>INT32_MAX, <int64_t>hour_ago + self.max_hourly_tagsets)
         self.lock.unlock()
 

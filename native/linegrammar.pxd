@@ -66,6 +66,8 @@ cdef enum Problem:  # the order is that of PROBLEMS in lineprotocol.pyx
     TOO_FAR_IN_FUTURE
     TABLE_LIMIT
     TAG_SET_LIMIT
+    TABLE_TAG_SET_LIMIT
+    TAG_SET_RATE_LIMIT
     FIELD_LIMIT
     STRING_FIELD
     NOT_FINITE

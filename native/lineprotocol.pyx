@@ -232,7 +232,9 @@ cdef class LineDecoder:
             "min_time": time_text(self.rules.min_time_ns),
             "max_time": time_text(self.rules.max_time_ns),
             "max_tables": self.max_tables,
-            "max_tagsets": self.max_tagsets,
+            "max_tagsets": min(self.max_tagsets, self.catalogue.max_tagsets),
+            "max_table_tagsets": self.catalogue.max_table_tagsets,
+            "max_hourly_tagsets": self.catalogue.max_hourly_tagsets,
             "max_fields": self.max_fields,
         }
         for refusal in self.refusals:

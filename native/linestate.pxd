@@ -81,7 +81,7 @@ cdef inline int64_t remember_key(
     cdef int64_t series
     if key_end - key > LONGEST_REMEMBERED_KEY:
         return NO_SERIES
-    if decoder.keys.count > 2 * <uint64_t>decoder.catalogue.tagset_total() + SPARE_KEYS:
+    if decoder.keys.count > decoder.catalogue.tagsets_in_use() * 5 // 4 + SPARE_KEYS:
         label_map_free(&decoder.keys)
         decoder.last_series = NO_SERIES
     if decoder.keys.count == decoder.series_capacity:

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 
+from native.catalogue cimport TABLE_EXHAUSTED, TAGSET_FREE, TAGSETS_EXHAUSTED, TagsetVerdict
 from native.labels cimport (
     label_map_bytes,
     label_map_find,
@@ -37,7 +38,15 @@ PROBLEMS = (
     ("duplicate_tag", "each label name once"),
     ("too_old", "a time from {min_time} on"),
     ("too_far_in_future", "a time up to {max_time}"),
-    ("tag_set_limit", "one of the {max_tagsets} tag sets that exist, which is the limit"),
+    ("tag_set_limit", "one of the series that are known, as {max_tagsets} are in use, which is the limit"),
+    (
+        "table_tag_set_limit",
+        "one of the series that are known, as {max_table_tagsets} of the table are in use, which is the limit",
+    ),
+    (
+        "tag_set_rate_limit",
+        "one of the series that are known, as {max_hourly_tagsets} are new within an hour, which is the limit",
+    ),
     ("not_finite", "a value within the range of float64"),
     ("reserved_nan", "any other NaN than 7ff8544944454741, which stands for 'no sample' here"),
     ("histogram", "float samples; native histograms are not stored"),
@@ -126,6 +135,7 @@ cdef class PooledRows:
     cdef int64_t define_tagset(self, const char *key, size_t length, PooledProblem *problem) except -2 nogil:
         cdef size_t index, total = 4
         cdef int64_t tagset_id
+        cdef TagsetVerdict verdict
         for index in range(self.tags.size()):
             if not 0 < self.tags[index].name.length <= <size_t>MAX_NAME_BYTES:
                 problem[0] = POOLED_NO_LABEL_NAME
@@ -160,8 +170,12 @@ cdef class PooledRows:
         canonical_key(self.table_id, self.tags, self.canonical)
         tagset_id = self.catalogue.find_tagset_id(self.canonical.data(), self.canonical.size())
         if tagset_id < 0:
-            if self.catalogue.tagset_total() >= self.max_tagsets:
+            verdict = self.catalogue.tagset_verdict(self.table_id)
+            if verdict == TAGSETS_EXHAUSTED or self.catalogue.tagset_total() >= self.max_tagsets:
                 problem[0] = POOLED_TAG_SET_LIMIT
+                return -1
+            if verdict != TAGSET_FREE:
+                problem[0] = POOLED_TABLE_TAG_SET_LIMIT if verdict == TABLE_EXHAUSTED else POOLED_TAG_SET_RATE_LIMIT
                 return -1
             tagset_id = self.catalogue.define_tagset_id(self.canonical.data(), self.canonical.size())
             if tagset_id < 0:
@@ -238,7 +252,9 @@ cdef class PooledRows:
             limits = {
                 "min_time": time_text(self.min_time_ns),
                 "max_time": time_text(self.max_time_ns),
-                "max_tagsets": self.max_tagsets,
+                "max_tagsets": min(self.max_tagsets, self.catalogue.max_tagsets),
+                "max_table_tagsets": self.catalogue.max_table_tagsets,
+                "max_hourly_tagsets": self.catalogue.max_hourly_tagsets,
             }
             for refusal in self.refusals:
                 cause, wanted = PROBLEMS[<int>refusal.problem]

@@ -30,7 +30,15 @@ PROBLEMS: tuple[tuple[str, str], ...] = (
     ("too_old", "a time from {min_time} on, in the precision of the request"),
     ("too_far_in_future", "a time up to {max_time}, in the precision of the request"),
     ("table_limit", "one of the {max_tables} measurements that exist, which is the limit"),
-    ("tag_set_limit", "one of the {max_tagsets} tag sets that exist, which is the limit"),
+    ("tag_set_limit", "one of the tag sets that are known, as {max_tagsets} are in use, which is the limit"),
+    (
+        "table_tag_set_limit",
+        "one of the measurement's tag sets that are known, as {max_table_tagsets} are in use, which is the limit",
+    ),
+    (
+        "tag_set_rate_limit",
+        "one of the tag sets that are known, as {max_hourly_tagsets} are new within an hour, which is the limit",
+    ),
     ("field_limit", "one of the {max_fields} fields that the measurement has, which is the limit"),
     ("string_field", "a number or a boolean; text belongs in a tag"),
     ("not_finite", "a finite number"),
@@ -57,7 +65,7 @@ def time_text(time_ns: int) -> str:
 def sentence(problem: int, line: bytes, start: int, end: int, limits: Mapping[str, object]) -> str:
     """Return the sentence for ``line[start:end]``, which is what ``problem`` was found at.
 
-    ``limits`` holds min_time, max_time, max_tables, max_tagsets and max_fields, ready to be printed.
+    ``limits`` holds min_time, max_time and each max_... that a sentence names, ready to be printed.
     """
     cause, wanted = PROBLEMS[problem]
     found = line[start:end].decode("utf-8", "backslashreplace")

@@ -49,6 +49,8 @@ def negotiate(accept: str) -> tuple[str, str]:
 
 def query_routes(engine: Engine) -> list[BaseRouteHandler]:
     """Return the routes of one engine."""
+    # Counting reads every tag set in use: one at a time.
+    counting = asyncio.Lock()
 
     def run_sql(statement: str, parameters: list[Any], accept: str) -> Response[bytes]:
         media_type, form = negotiate(accept)
@@ -163,7 +165,12 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
             return {"labels": await asyncio.to_thread(engine.catalog.label_names)}
         return {"values": await asyncio.to_thread(engine.catalog.label_values, label)}
 
-    return [post_sql, get_sql, get_query, get_series, delete_series, get_metric_names, get_labels]
+    @get("/v1/cardinality", summary="How many tag sets there are, and which tables and labels have the most")
+    async def get_cardinality(top: Annotated[int, QueryParameter(ge=1, le=1_000)] = 10) -> dict[str, Any]:
+        async with counting:
+            return await asyncio.to_thread(engine.keeper.cardinality, top)
+
+    return [post_sql, get_sql, get_query, get_series, delete_series, get_metric_names, get_labels, get_cardinality]
 
 
 def _metric_of(matchers: tuple[Matcher, ...]) -> tuple[str | None, tuple[Matcher, ...]]:

@@ -107,6 +107,7 @@ class Catalog:
         self._next_frame = 1
         self._good_bytes = 0
         self._failed = False
+        self._must_rewrite = False
         self._fields_by_metric: dict[str, list[Field]] = {}
         self._fields_seen: dict[int, int] = {}
 
@@ -170,6 +171,9 @@ class Catalog:
             if until == self._persisted:
                 return
             try:
+                if self._must_rewrite:
+                    self._rewrite(self._fs, self._path, until)
+                    return
                 self._append(self._fs, self._path, self.native.definitions(self._persisted, until))
             except OSError as error:
                 raise storage_error("persist the catalogue", error, self._path) from error
@@ -214,19 +218,28 @@ class Catalog:
         frozen = self.native.frozen_count
         tables, fields, tagsets = self.native.settled_mark()
         # A file must not refer to a table that a restart would not know.
+        if self._must_rewrite:
+            self._rewrite(fs, path, (tables, fields, tagsets))
         if self._persisted[:2] != (tables, fields):
             until = (tables, fields, self._persisted[2])
             self._append(fs, path, self.native.definitions(self._persisted, until))
             self._persisted = until
         files.freeze(self.native, tagsets)
-        definitions = self.native.definitions((0, 0, tagsets), (tables, fields, tagsets))
-        frame = encode_frame(FRAME_DEFINITIONS, 1, [pack_definitions(definitions)])
-        fs.write_atomic(path, [frame])
-        self._next_frame, self._good_bytes, self._failed = 2, len(frame), False
-        self._persisted = (tables, fields, tagsets)
+        self._rewrite(fs, path, (tables, fields, tagsets))
         for file in self.native.tagset_files():
             release_pages(file)
         return tagsets - frozen
+
+    def _rewrite(self, fs: FileSystem, path: str, until: Mark) -> None:
+        """Replace ``catalog.log`` by what no file holds."""
+        definitions = self.native.definitions((0, 0, self.native.frozen_count), until)
+        frame = encode_frame(FRAME_DEFINITIONS, 1, [pack_definitions(definitions)])
+        # A failure leaves the old or the new content: it cannot be appended to before this has been repeated.
+        self._must_rewrite = True
+        fs.write_atomic(path, [frame])
+        self._must_rewrite = False
+        self._next_frame, self._good_bytes, self._failed = 2, len(frame), False
+        self._persisted = until
 
     # --- tables and fields
 
@@ -330,6 +343,13 @@ class Catalog:
             if matcher is not (exact[0] if exact else None):
                 ids = ids[self._accepted(ids, matcher)]
         return ids
+
+    def accepts(self, tagset_ids: npt.NDArray[np.int32], matchers: Sequence[Matcher]) -> npt.NDArray[np.bool_]:
+        """Return which of these tag sets satisfy all matchers."""
+        accepted = np.ones(len(tagset_ids), np.bool_)
+        for matcher in matchers:
+            accepted[accepted] = self._accepted(tagset_ids[accepted], matcher)
+        return accepted
 
     def _accepted(self, ids: npt.NDArray[np.int32], matcher: Matcher) -> npt.NDArray[np.bool_]:
         """Return which of the tag sets a matcher accepts; it is asked once for each distinct value."""

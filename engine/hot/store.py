@@ -3,22 +3,41 @@
 Rows are kept in two kinds of blocks.  A row is *advancing* when it is newer than everything its tag set has had
 before, so its key cannot exist anywhere else; all other rows (out of order, repeated, corrected) are *late*.  Readers
 therefore have nothing to merge unless a late row falls into the time they ask for.
+
+What is known of each tag set (its newest time, the newest value of each field) stands in arrays of its table that hold
+only tag sets in use.  One that has had no new row for a while is forgotten: should it come back, rows that are not
+newer than anything forgotten of its table count as late, which is always right and merely costs a merge.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.clock import NS_PER_MINUTE
 from engine.hot.block import MAX_BLOCK_ROWS, Block
+from engine.hot.places import Places
 from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows
 from engine.segments.deletions import Hole, hole_mask, without_holes
 from native.arrival import newest_rows, split_late, touched_rows, update_latest
 from native.columns import is_absent
+
+_generations = itertools.count()
+_NO_TIMES: Int64Array = np.empty(0, np.int64)
+_NO_VALUES: Float64Array = np.empty(0, np.float64)
+_Array = TypeVar("_Array", Int32Array, Int64Array, Float64Array)
+
+
+def _grown(array: _Array, count: int, size: int, fill: float) -> _Array:
+    grown = np.full(size, fill, array.dtype)
+    grown[:count] = array[:count]
+    return grown
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +74,67 @@ class HotTable:
         self.blocks: list[Block] = []
         self.advancing: Block | None = None
         self.late: Block | None = None
-        self.local_count = 0
-        self.local_tagsets: Int32Array = np.empty(64, np.int32)
+        # By place: the tag set, its newest time, and room for marks while rows are looked through.
+        self.count = 0
+        self.tagset_ids: Int32Array = np.empty(64, np.int32)
+        self.last_times: Int64Array = np.full(64, NEVER_NS, np.int64)
+        self.marks: Int32Array = np.full(64, -1, np.int32)
+        self.generation = next(_generations)
+        # Tag sets below `seen_below` that have no place may have had rows up to `seen_until_ns`.
+        self.seen_below = 0
+        self.seen_until_ns = NEVER_NS
         self.latest_times: dict[int, Int64Array] = {}
         self.latest_values: dict[int, Float64Array] = {}
 
     @property
     def nbytes(self) -> int:
         return sum(block.nbytes for block in self.blocks)
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many tag sets."""
+        if count <= len(self.tagset_ids):
+            return
+        size = max(count, len(self.tagset_ids) * 5 // 4, 256)
+        self.tagset_ids = _grown(self.tagset_ids, self.count, size, -1)
+        self.last_times = _grown(self.last_times, self.count, size, NEVER_NS)
+        self.marks = np.full(size, -1, np.int32)
+        for field in self.latest_times:
+            self._reserve_field(field, size)
+
+    def latest_of(self, field_id: int) -> tuple[Int64Array, Float64Array]:
+        """Return the arrays of a field's newest times and values, by place."""
+        if field_id not in self.latest_times:
+            self._reserve_field(field_id, len(self.tagset_ids))
+        return self.latest_times[field_id], self.latest_values[field_id]
+
+    def _reserve_field(self, field_id: int, size: int) -> None:
+        times = self.latest_times.get(field_id, _NO_TIMES)
+        values = self.latest_values.get(field_id, _NO_VALUES)
+        self.latest_times[field_id] = _grown(times, len(times), size, NEVER_NS)
+        self.latest_values[field_id] = _grown(values, len(values), size, np.nan)
+
+    def keep(self, kept: Int32Array) -> None:
+        """Keep only the tag sets at these places, in this order."""
+        forgotten = np.ones(self.count, np.bool_)
+        forgotten[kept] = False
+        self.seen_below = max(self.seen_below, int(self.tagset_ids[: self.count][forgotten].max()) + 1)
+        self.seen_until_ns = max(self.seen_until_ns, int(self.last_times[: self.count][forgotten].max()))
+        self.count = len(kept)
+        # New arrays: whoever still reads the old ones is left alone.
+        self.tagset_ids, self.last_times = self.tagset_ids[kept], self.last_times[kept]
+        self.marks = np.full(len(kept), -1, np.int32)
+        for field in self.latest_times:
+            self.latest_times[field] = self.latest_times[field][kept]
+            self.latest_values[field] = self.latest_values[field][kept]
+        self.generation = next(_generations)
+
+    @property
+    def series_nbytes(self) -> int:
+        """How much memory the arrays by place take."""
+        by_field = sum(
+            self.latest_times[field].nbytes + self.latest_values[field].nbytes for field in self.latest_times
+        )
+        return self.tagset_ids.nbytes + self.last_times.nbytes + self.marks.nbytes + by_field
 
     def open_block(self, field_ids: tuple[int, ...], rows: int, *, late: bool) -> Block:
         """Return the block that takes ``rows`` more rows with these fields, starting another where needed."""
@@ -95,9 +167,7 @@ class HotStore:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._tables: dict[int, HotTable] = {}
-        self._last_times: Int64Array = np.full(1024, NEVER_NS, np.int64)
-        self._local_index: Int32Array = np.full(1024, -1, np.int32)
-        self._marks: Int32Array = np.full(1024, -1, np.int32)
+        self._places = Places()
         self._nbytes: int | None = 0
         self.applied_sequence = 0
         self.rows_total = 0
@@ -111,8 +181,8 @@ class HotStore:
             return 0
         with self.lock:
             table = self._tables.setdefault(table_id, HotTable())
-            self._reserve(int(rows.tagset_ids.max()) + 1)
-            late_count, mask = split_late(rows.tagset_ids, rows.times, self._last_times)
+            places = self._places_in(table, rows.tagset_ids)
+            late_count, mask = split_late(places, rows.times, table.last_times)
             if mask is None:
                 self._append_to(table, rows, sequence, late=False)
             else:
@@ -120,7 +190,7 @@ class HotStore:
                 if late_count < len(rows):
                     self._append_to(table, rows.take(~mask), sequence, late=False)
                 self._append_to(table, late, sequence, late=True)
-            self._update_latest(table, rows)
+            self._update_latest(table, places, rows)
             self.rows_total += len(rows)
             self.late_rows_total += late_count
             return late_count
@@ -131,64 +201,79 @@ class HotStore:
             self._nbytes = None
         block.append(rows, sequence)
 
-    def _reserve(self, tagsets: int) -> None:
-        if tagsets > len(self._last_times):
-            size = max(tagsets, 2 * len(self._last_times))
-            last_times = np.full(size, NEVER_NS, np.int64)
-            last_times[: len(self._last_times)] = self._last_times
-            local_index = np.full(size, -1, np.int32)
-            local_index[: len(self._local_index)] = self._local_index
-            self._last_times, self._local_index = last_times, local_index
-            self._marks = np.full(size, -1, np.int32)
+    def _places_in(self, table: HotTable, tagset_ids: Int32Array) -> Int32Array:
+        """Return the places of these tag sets of a table, giving places to new ones."""
+        places, missing = self._places.of(tagset_ids)
+        if missing:
+            new = tagset_ids[places < 0]
+            _, first = np.unique(new, return_index=True)
+            new = new[np.sort(first)]
+            start, end = table.count, table.count + len(new)
+            table.reserve(end)
+            table.tagset_ids[start:end] = new
+            if table.seen_below:
+                table.last_times[start:end] = np.where(new < table.seen_below, table.seen_until_ns, NEVER_NS)
+            table.count = end
+            self._places.assign(new, np.arange(start, end, dtype=np.int32))
+            places, _ = self._places.of(tagset_ids)
+        return places
 
-    def _update_latest(self, table: HotTable, rows: Rows) -> None:
-        every = rows
-        newest = newest_rows(rows.tagset_ids, rows.times, self._marks)
+    def _update_latest(self, table: HotTable, places: Int32Array, rows: Rows) -> None:
+        every, every_place = rows, places
+        newest = newest_rows(places, rows.times, table.marks)
         if 2 * len(newest) < len(rows):
             # Only the newest row of each tag set can matter, save for fields that it does not have.
             values = np.take(rows.values, newest, axis=1)
             rows = Rows(rows.tagset_ids[newest], rows.times[newest], rows.field_ids, values)
-        local = self._local_index[rows.tagset_ids]
-        if (local < 0).any():
-            new = rows.tagset_ids[local < 0]
-            _, first = np.unique(new, return_index=True)
-            new = new[np.sort(first)]
-            end = table.local_count + len(new)
-            if end > len(table.local_tagsets):
-                grown = np.empty(max(end, 2 * len(table.local_tagsets)), np.int32)
-                grown[: table.local_count] = table.local_tagsets[: table.local_count]
-                table.local_tagsets = grown
-            table.local_tagsets[table.local_count : end] = new
-            self._local_index[new] = np.arange(table.local_count, end, dtype=np.int32)
-            table.local_count = end
-            local = self._local_index[rows.tagset_ids]
-        capacity = len(table.local_tagsets)
+            places = places[newest]
         for index, field in enumerate(rows.field_ids):
-            times = table.latest_times.get(field)
-            if times is None or len(times) < capacity:
-                grown_times = np.full(capacity, NEVER_NS, np.int64)
-                grown_values = np.full(capacity, np.nan, np.float64)
-                if times is not None:
-                    grown_times[: len(times)] = times
-                    grown_values[: len(times)] = table.latest_values[field]
-                table.latest_times[field], table.latest_values[field] = grown_times, grown_values
-            latest = table.latest_times[field], table.latest_values[field]
+            latest = table.latest_of(field)
             if rows is every or not is_absent(rows.values[index]).any():
-                update_latest(local, rows.times, rows.values[index], *latest)
+                update_latest(places, rows.times, rows.values[index], *latest)
             else:
-                update_latest(self._local_index[every.tagset_ids], every.times, every.values[index], *latest)
+                update_latest(every_place, every.times, every.values[index], *latest)
 
-    def touched_minutes(self, rows: Rows) -> tuple[Int32Array, Int64Array]:
+    def touched_minutes(self, table_id: int, rows: Rows) -> tuple[Int32Array, Int64Array]:
         """Return tag sets and minutes (their starts) that cover all of the rows', which have been appended."""
         with self.lock:
-            return touched_rows(rows.tagset_ids, rows.times, NS_PER_MINUTE, self._marks)
+            table = self._tables[table_id]
+            places, missing = self._places.of(rows.tagset_ids)
+            if not missing:
+                touched, minutes = touched_rows(places, rows.times, NS_PER_MINUTE, table.marks)
+                return table.tagset_ids[touched], minutes
+        # Some were forgotten as soon as they had come: their rows are old.
+        distinct, inverse = np.unique(rows.tagset_ids, return_inverse=True)
+        marks = np.full(len(distinct), -1, np.int32)
+        touched, minutes = touched_rows(inverse.astype(np.int32), rows.times, NS_PER_MINUTE, marks)
+        return distinct[touched], minutes
 
-    def assume_seen(self, tagset_ids: Int32Array, until_ns: int) -> None:
-        """Treat rows of these tag sets at or before ``until_ns`` as late: segments may hold the same keys."""
-        if len(tagset_ids):
-            with self.lock:
-                self._reserve(int(tagset_ids.max()) + 1)
-                self._last_times[tagset_ids] = np.maximum(self._last_times[tagset_ids], until_ns)
+    def assume_seen(self, table_id: int, below: int, until_ns: int) -> None:
+        """Treat rows at or before ``until_ns`` of the table's tag sets numbered less than ``below`` as late."""
+        with self.lock:
+            table = self._tables.setdefault(table_id, HotTable())
+            table.seen_below = max(table.seen_below, below)
+            table.seen_until_ns = max(table.seen_until_ns, until_ns)
+            known = np.flatnonzero(table.tagset_ids[: table.count] < below)
+            table.last_times[known] = np.maximum(table.last_times[known], until_ns)
+
+    def forget_idle(self, before_ns: int) -> int:
+        """Forget what is known of tag sets without a row at or after ``before_ns``; return how many there were.
+
+        Their rows stay, in blocks and segments.
+        """
+        with self.lock:
+            forgotten = 0
+            for table in self._tables.values():
+                kept = np.flatnonzero(table.last_times[: table.count] >= before_ns).astype(np.int32)
+                if len(kept) < table.count:
+                    forgotten += table.count - len(kept)
+                    table.keep(kept)
+            if forgotten:
+                self._places = Places()
+                for table in self._tables.values():
+                    ids = table.tagset_ids[: table.count]
+                    self._places.assign(ids, np.arange(table.count, dtype=np.int32))
+            return forgotten
 
     # --- reading
 
@@ -209,20 +294,51 @@ class HotStore:
             ]
         return tuple(sorted(views, key=lambda view: view.late))
 
-    def latest(self, table_id: int, field_id: int) -> Latest | None:
-        """Return the newest sample of every series of one field, or None when it has had none since start."""
+    def tagsets_in_use(self, table_id: int) -> tuple[int, Int32Array]:
+        """Return (generation, the table's tag sets in use by place).
+
+        While the generation stays the same, places stay, and new ones come at the end.
+        """
+        with self.lock:
+            table = self._tables.get(table_id)
+            return (-1, np.empty(0, np.int32)) if table is None else (table.generation, table.tagset_ids[: table.count])
+
+    def counts_in_use(self) -> Int64Array:
+        """Return int64[tables]: how many tag sets of each table are in use; tables beyond have none."""
+        with self.lock:
+            counts = np.zeros(max(self._tables, default=-1) + 1, np.int64)
+            for table_id, table in self._tables.items():
+                counts[table_id] = table.count
+            return counts
+
+    def latest(
+        self, table_id: int, field_id: int, among: tuple[int, npt.NDArray[np.bool_]] | None = None
+    ) -> Latest | None:
+        """Return the newest sample of every series of one field, or None when it has had none since start.
+
+        ``among``: a generation and which of the first places to look at; another generation gives None.
+        """
         with self.lock:
             table = self._tables.get(table_id)
             if table is None or field_id not in table.latest_times:
                 return None
-            count = table.local_count
-            times = table.latest_times[field_id][:count].copy()
-            values = table.latest_values[field_id][:count].copy()
-            tagset_ids = table.local_tagsets[:count].copy()
-        present = times != NEVER_NS
-        if present.all():
-            return Latest(tagset_ids, times, values)
-        return Latest(tagset_ids[present], times[present], values[present])
+            if among is not None and among[0] != table.generation:
+                return None
+            count = table.count if among is None else len(among[1])
+            present = table.latest_times[field_id][:count] != NEVER_NS
+            if among is not None:
+                present &= among[1]
+            return Latest(
+                table.tagset_ids[:count][present],
+                table.latest_times[field_id][:count][present],
+                table.latest_values[field_id][:count][present],
+            )
+
+    @property
+    def series_nbytes(self) -> int:
+        """How much memory is taken by what is known of each tag set in use."""
+        with self.lock:
+            return self._places.nbytes + sum(table.series_nbytes for table in self._tables.values())
 
     @property
     def nbytes(self) -> int:
@@ -303,18 +419,18 @@ class HotStore:
                     kept.append(block.of(left))
             table.blocks = kept
             self._nbytes = None
-            seen = table.local_tagsets[: table.local_count]
+            seen = table.tagset_ids[: table.count]
             for field, times in table.latest_times.items():
-                known = Rows(seen, times[: table.local_count], (), np.empty((0, table.local_count)))
+                known = Rows(seen, times[: table.count], (), np.empty((0, table.count)))
                 lost = hole_mask(known, hole)
-                times[: table.local_count][lost] = NEVER_NS
-                table.latest_values[field][: table.local_count][lost] = np.nan
+                times[: table.count][lost] = NEVER_NS
+                table.latest_values[field][: table.count][lost] = np.nan
             for block in sorted(kept, key=lambda block: block.late):
                 rows = block.view()
                 if hole.tagsets is not None:
                     rows = rows.take(hole_mask(rows, Hole(NEVER_NS, FOREVER_NS, hole.tagsets)))
                 if len(rows):
-                    self._update_latest(table, rows)
+                    self._update_latest(table, self._places_in(table, rows.tagset_ids), rows)
             return gone
 
     def drop(self, table_id: int, before_ns: int) -> int:

@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.catalog.cardinality import widest_label
 from engine.catalog.catalog import Catalog
-from engine.clock import Clock
+from engine.clock import NS_PER_MINUTE, Clock
 from engine.config import Ingest, Retention, TableRetention
 from engine.ingest.batch import Batch, Refusal
 from engine.model.rows import Rows
 
+#: How long it is remembered which label of a table has the most values.
+OFFENDER_NS = NS_PER_MINUTE
+#: Causes of a refusal for which that is said.
+TAG_SET_CAUSES = frozenset({"tag_set_limit", "table_tag_set_limit", "tag_set_rate_limit"})
 FOR_EVER_NS = np.iinfo(np.int64).min // 2
 
 
@@ -25,14 +30,49 @@ class Admission:
         self.catalog = catalog
         self.ingest = ingest
         self.clock = clock
+        catalog.native.limit_tagsets(
+            max_tagsets=ingest.max_tag_sets,
+            max_table_tagsets=ingest.max_tag_sets_per_table,
+            max_hourly_tagsets=ingest.max_new_tag_sets_per_hour,
+        )
         self._retention = retention
         self._raw_ns: dict[int, int] = {}
+        self._offenders: dict[int, tuple[int, str]] = {}
         self._longest_raw_ns = max(
             (
                 int(retention.raw if raw is None else raw) or -FOR_EVER_NS
                 for raw in (retention.raw, *(table.raw for table in retention.tables))
             ),
         )
+
+    def tag_set_refusal(self, table_id: int) -> tuple[str, str] | None:
+        """Return (cause, sentence) when no new tag set of the table may be defined, None when one may."""
+        cause = self.catalog.native.may_define_tagset(table_id)
+        if not cause:
+            return None
+        limit = {
+            "tag_set_limit": f"{self.ingest.max_tag_sets} tag sets are in use (ingest.max_tag_sets)",
+            "table_tag_set_limit": f"{self.ingest.max_tag_sets_per_table} tag sets of the table are in use"
+            " (ingest.max_tag_sets_per_table)",
+            "tag_set_rate_limit": f"{self.ingest.max_new_tag_sets_per_hour} tag sets are new within an hour"
+            " (ingest.max_new_tag_sets_per_hour)",
+        }[cause]
+        return cause, f"{limit} and this one is new{self.offender(table_id)}"
+
+    def offender(self, table_id: int) -> str:
+        """Return what to look at when a table has too many tag sets, as the end of a sentence."""
+        if table_id < 0 or table_id >= self.catalog.native.table_count:
+            return ""
+        now_ns = self.clock.now_ns()
+        known = self._offenders.get(table_id)
+        if known is None or not 0 <= now_ns - known[0] < OFFENDER_NS:
+            table = self.catalog.table_name(table_id)
+            words = f"; table {table!r} has {int(self.catalog.native.tagset_counts()[table_id])} tag sets"
+            widest = widest_label(self.catalog, table_id)
+            if widest is not None:
+                words += f", and its label {widest[0]!r} has the most values ({widest[1]} among the newest)"
+            known = self._offenders[table_id] = (now_ns, words)
+        return known[1]
 
     def raw_retention_ns(self, table_id: int) -> int:
         """Return how long raw rows of a table are kept; a very large number for ever."""

@@ -219,7 +219,7 @@ class ArrowDecoder:
             tagset_ids[new] = found
             kept = found[first[order]] >= 0
             known.add(new_keys[order][kept], found[first[order]][kept])
-            if sum(map(len, self._numberings.values())) > 2 * self._admission.catalog.native.tagset_count + 65_536:
+            if sum(map(len, self._numberings.values())) > 2 * self._admission.catalog.native.in_use_count + 65_536:
                 self._numberings.clear()
         return tagset_ids
 
@@ -235,24 +235,28 @@ class ArrowDecoder:
         catalog, limits = self._admission.catalog.native, self._admission.ingest
         known = self._known.setdefault((table_id, tuple(tags)), {})
         numbers = np.empty(len(combinations), np.int32)
+        refusal: tuple[str, str] | None = None
         for index, combination in enumerate(combinations):
             tagset_id = known.get(combination, -1)
             if tagset_id < 0:
                 pairs = [(tag.encode(), value) for tag, value in zip(tags, combination, strict=True) if value]
                 tagset_id = catalog.find_tagset(table_id, pairs)
-                if tagset_id < 0 and catalog.tagset_count < limits.max_tag_sets:
+                if tagset_id < 0:
+                    refusal = self._admission.tag_set_refusal(table_id)
+                if tagset_id < 0 and refusal is None:
                     tagset_id = catalog.tagset(table_id, pairs)
                 if tagset_id >= 0:
                     known[combination] = tagset_id
             numbers[index] = tagset_id
-        if len(known) > 2 * catalog.tagset_count + 65_536:
+        if len(known) > 2 * catalog.in_use_count + 65_536:
             known.clear()
         tagset_ids: Int32Array = numbers[inverse]
         refused = int((tagset_ids < 0).sum())
         if refused:
             position = int(positions[np.flatnonzero(tagset_ids < 0)[0]])
-            message = f"cannot store row {position}: there are {limits.max_tag_sets} tag sets already"
-            batch.refuse(Refusal(position, "tag_set_limit", message), keep=limits.max_reported_lines, times=refused)
+            cause, words = refusal or ("tag_set_limit", "its tag set is new and cannot be defined")
+            message = f"cannot store row {position}: {words}"
+            batch.refuse(Refusal(position, cause, message), keep=limits.max_reported_lines, times=refused)
         return tagset_ids
 
 

@@ -21,7 +21,9 @@ CAUSES: Mapping[str, str] = {
     "no_field": "nothing is left to store in this row",
     "too_old": "the time is before the raw retention of its table",
     "too_far_in_future": "the time is further ahead of this server's clock than is allowed",
-    "tag_set_limit": "the limit on tag sets is reached, and this one is new",
+    "tag_set_limit": "as many tag sets are in use as may be, and this one is new",
+    "table_tag_set_limit": "as many tag sets of this table are in use as may be, and this one is new",
+    "tag_set_rate_limit": "as many tag sets have become known within an hour as may, and this one is new",
     "table_limit": "the limit on tables is reached, and this one is new",
     "field_limit": "the limit on fields of a table is reached, and this one is new",
 }

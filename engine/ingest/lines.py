@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from engine.disk.filesystem import Bytes
 from engine.errors import BadRequest
-from engine.ingest.admission import Admission
+from engine.ingest.admission import TAG_SET_CAUSES, Admission
 from engine.ingest.batch import Batch, Refusal
 from engine.model.rows import Rows
 from native.lineprotocol import LineDecoder
 
+_MEASUREMENT = re.compile(rb"(?:[^\\, ]|\\.)+")
 #: Names of precisions in the write paths of InfluxDB 1, 2 and 3, in nanoseconds; 0 means "guess from the size".
 PRECISIONS_NS = {
     "n": 1, "ns": 1, "nanosecond": 1,
@@ -38,7 +41,7 @@ class LinesDecoder:
         limits = admission.ingest
         self._native = LineDecoder(
             admission.catalog.native,
-            max_tagsets=limits.max_tag_sets,
+            max_tagsets=2**31 - 1,  # what is in use is limited by the catalogue
             max_tables=limits.max_tables,
             max_fields=limits.max_fields_per_table,
             max_refusals=limits.max_reported_lines,
@@ -57,7 +60,7 @@ class LinesDecoder:
         )
         batch = Batch([], rounded=decoded.rounded, refused=dict(decoded.refused_by_cause))
         batch.refusals = [
-            Refusal(line, cause, message, original.decode("utf-8", "replace"))
+            Refusal(line, cause, message + self._offender(cause, original), original.decode("utf-8", "replace"))
             for line, cause, message, original in decoded.refusals
         ]
         for table in decoded.tables:
@@ -65,3 +68,10 @@ class LinesDecoder:
             samples = decoded.samples if len(decoded.tables) == 1 else None
             admission.add(batch, table.table_id, rows, table.line_numbers, now_ns, "line", samples)
         return batch
+
+    def _offender(self, cause: str, line: bytes) -> str:
+        if cause not in TAG_SET_CAUSES:
+            return ""
+        end = _MEASUREMENT.match(line)
+        name = re.sub(rb"\\([, ])", rb"\1", end[0]) if end else b""
+        return self._admission.offender(self._admission.catalog.native.find_table(name))

@@ -139,8 +139,9 @@ class ObjectsDecoder:
         tags = [(key.encode(), value.encode()) for key, value in sample.tags.items() if value]
         tagset_id = catalog.find_tagset(table_id, tags)
         if tagset_id < 0:
-            if catalog.tagset_count >= limits.max_tag_sets:
-                raise _Refused("tag_set_limit", f"there are {limits.max_tag_sets} tag sets already")
+            refused = admission.tag_set_refusal(table_id)
+            if refused is not None:
+                raise _Refused(*refused)
             tagset_id = catalog.tagset(table_id, tags)
         numbered: dict[int, float] = {}
         for name, value in fields.items():

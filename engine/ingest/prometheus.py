@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from engine.catalog.pooled import PROMETHEUS_TABLE, VALUE_FIELD
 from engine.errors import BadRequest
-from engine.ingest.admission import Admission
+from engine.ingest.admission import TAG_SET_CAUSES, Admission
 from engine.ingest.batch import Batch, Refusal
 from engine.model.rows import Rows
 from native.pooledrows import DecodedSamples
@@ -53,7 +53,10 @@ class PooledTable:
         table_id, field_id = self.ids()
         count = len(decoded.times)
         batch = Batch([], rows=count, samples=count, dropped=decoded.dropped, refused=dict(decoded.refused_by_cause))
-        batch.refusals = [Refusal(position, cause, message) for position, cause, message in decoded.refusals]
+        batch.refusals = [
+            Refusal(position, cause, message + (self.admission.offender(table_id) if cause in TAG_SET_CAUSES else ""))
+            for position, cause, message in decoded.refusals
+        ]
         if count:
             rows = Rows(decoded.tagset_ids, decoded.times, (field_id,), decoded.values.reshape(1, count))
             batch.tables.append((table_id, rows))
@@ -67,7 +70,7 @@ class RemoteWriteBodies:
         self._pool = PooledTable(admission)
         self._native = RemoteWriteDecoder(
             admission.catalog.native,
-            max_tagsets=admission.ingest.max_tag_sets,
+            max_tagsets=2**31 - 1,  # what is in use is limited by the catalogue
             max_refusals=admission.ingest.max_reported_lines,
             max_key_bytes=MAX_KEY_BYTES,
         )
@@ -97,7 +100,7 @@ class TextBodies:
         self._pool = PooledTable(admission)
         self._native = PromTextDecoder(
             admission.catalog.native,
-            max_tagsets=admission.ingest.max_tag_sets,
+            max_tagsets=2**31 - 1,  # what is in use is limited by the catalogue
             max_refusals=admission.ingest.max_reported_lines,
             max_key_bytes=MAX_KEY_BYTES,
         )

@@ -251,7 +251,7 @@ class Replay:
         for table_id in {meta.table_id for meta in self._samples.segments()}:
             # Which tag sets a segment holds is not known without reading it; all of the table's are treated alike.
             newest = max(meta.max_time_ns for meta in self._samples.segments(table_id))
-            self._hot.assume_seen(self._catalog.tagset_ids(table_id), newest)
+            self._hot.assume_seen(table_id, self._catalog.native.tagset_count, newest)
 
     def _follow(self) -> None:
         while not self._stop.is_set():

@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.catalog.catalog import Catalog, Field
 from engine.catalog.matchers import Matcher, equality_matchers
 from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
 from engine.query.range import LOOKBACK_NS, aggregate_values, window_buckets
 from engine.query.samples import SampleStore
+
+#: A table, and what its tag sets must have.
+_Selection = tuple[int, tuple[Matcher, ...], tuple[tuple[str, str], ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,8 @@ class Observer:
 
     def __init__(self, catalog: Catalog, samples: SampleStore) -> None:
         self._catalog, self._samples = catalog, samples
-        self._selected: dict[tuple[int, tuple[Matcher, ...], tuple[tuple[str, str], ...]], tuple[int, Int32Array]] = {}
+        self._selected: dict[_Selection, tuple[int, Int32Array]] = {}
+        self._in_use: dict[_Selection, tuple[int, npt.NDArray[np.bool_]]] = {}
 
     def values(
         self,
@@ -63,8 +68,7 @@ class Observer:
 
     def _metric(self, metric: str, match: Mapping[str, str], now_ns: int, aggregate: str, over_ns: int) -> Observed:
         parts = [
-            self._field(field, self._select(field, match), now_ns, aggregate, over_ns)
-            for field in self._catalog.fields_of_metric(metric)
+            self._field(field, match, now_ns, aggregate, over_ns) for field in self._catalog.fields_of_metric(metric)
         ]
         parts = [part for part in parts if len(part.tagset_ids)]
         if not parts:
@@ -87,23 +91,49 @@ class Observer:
         count = self._catalog.native.tagset_count
         known = self._selected.get(key)
         if known is None or known[0] != count:
-            known = (count, self._catalog.tagset_ids(field.table_id, (*field.matchers, *equality_matchers(match))))
+            matchers = (*field.matchers, *equality_matchers(match))
+            since, ids = known or (0, np.empty(0, np.int32))
+            known = (count, np.concatenate([ids, self._catalog.tagset_ids(field.table_id, matchers, since=since)]))
             self._selected[key] = known
         return known[1]
 
-    def _field(self, field: Field, selected: Int32Array | None, now_ns: int, aggregate: str, over_ns: int) -> Observed:
+    def _among(self, field: Field, match: Mapping[str, str]) -> tuple[int, npt.NDArray[np.bool_]] | None:
+        """Return which of the table's tag sets in use have these labels, by place; None for all."""
+        if not match and not field.matchers:
+            return None
+        key = (field.table_id, field.matchers, tuple(sorted(match.items())))
+        generation, tagset_ids = self._samples.hot.tagsets_in_use(field.table_id)
+        known = self._in_use.get(key)
+        if known is None or known[0] != generation:
+            known = (generation, np.empty(0, np.bool_))
+        if len(known[1]) < len(tagset_ids):
+            new = tagset_ids[len(known[1]) :]
+            matchers = (*field.matchers, *equality_matchers(match))
+            known = (generation, np.concatenate([known[1], self._catalog.accepts(new, matchers)]))
+            self._in_use[key] = known
+        return known
+
+    def _latest(self, field: Field, match: Mapping[str, str]) -> Observed:
+        hot = self._samples.hot
+        latest = None
+        for _ in range(3):
+            # Tag sets may be forgotten between the two calls, but not every time.
+            among = self._among(field, match)
+            latest = hot.latest(field.table_id, field.field_id, among)
+            if latest is not None or among is None or among[0] == hot.tagsets_in_use(field.table_id)[0]:
+                break
+        if latest is None:
+            return Observed.nothing()
+        tagset_ids, values, times = latest.tagset_ids, latest.values, latest.times
+        if len(tagset_ids) > 1 and not (tagset_ids[1:] > tagset_ids[:-1]).all():
+            order = np.argsort(tagset_ids)
+            tagset_ids, values, times = tagset_ids[order], values[order], times[order]
+        return Observed(tagset_ids, values, times)
+
+    def _field(self, field: Field, match: Mapping[str, str], now_ns: int, aggregate: str, over_ns: int) -> Observed:
         if aggregate == "last":
-            latest = self._samples.hot.latest(field.table_id, field.field_id)
-            if latest is None:
-                return Observed.nothing()
-            tagset_ids, values, times = latest.tagset_ids, latest.values, latest.times
-            if selected is not None:
-                chosen = np.isin(tagset_ids, selected)
-                tagset_ids, values, times = tagset_ids[chosen], values[chosen], times[chosen]
-            if len(tagset_ids) > 1 and not (tagset_ids[1:] > tagset_ids[:-1]).all():
-                order = np.argsort(tagset_ids)
-                tagset_ids, values, times = tagset_ids[order], values[order], times[order]
-            return Observed(tagset_ids, values, times)
+            return self._latest(field, match)
+        selected = self._select(field, match)
         start_ns = now_ns - over_ns
         look_back = LOOKBACK_NS if aggregate in ("increase", "rate") else 0
         buckets = window_buckets(self._samples, field, selected, start_ns + 1, now_ns + 1, look_back)

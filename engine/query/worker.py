@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -27,12 +28,15 @@ from engine.disk.real import RealFileSystem
 from engine.errors import Bug, QueryLimit, TidegaugeError
 from engine.query import wire
 from engine.query.database import Database
+from engine.query.memory import release_unused
 from engine.query.scans import mapped_bytes
 from engine.rollups.transfer import pieces_from_bytes
 from native.tagsetfile import TagsetFile
 
 #: Address space beside the memory for statements: buffers of Arrow, thread stacks, the rest of the process.
 MARGIN_BYTES = 1 << 30
+#: How often, at most, memory that a flush no longer needs is given back.
+RELEASE_SECONDS = 15.0
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -68,6 +72,7 @@ class Worker:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._sending = threading.Lock()
+        self._released_at = 0.0
         self._rollups: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -204,6 +209,10 @@ class Worker:
     def _flush(self, message: wire.Flush, attachment: bytearray) -> None:
         self._database.flush_rollups(pieces_from_bytes(attachment), message.sequence)
         self._reply(wire.Done(message.id))
+        now = time.monotonic()
+        if now - self._released_at >= RELEASE_SECONDS:
+            self._released_at = now
+            release_unused()
 
     def _read_rows(self, message: wire.ReadRows, attachment: bytearray) -> None:
         series_ids = np.frombuffer(attachment, np.int64) if message.selected else None

@@ -110,6 +110,8 @@ MISTAKES = [
     ("GET", "/v1/query?metric=m&agg=mode", b"", {}, 400, "bad_request"),
     ("GET", "/v1/query?metric=m&match=host", b"", {}, 400, "bad_request"),
     ("GET", "/v1/query?metric=m&limit=0", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/cardinality?top=0", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/cardinality?top=many", b"", {}, 400, "bad_request"),
     ("GET", "/v1/series?match=x=~%22(%22", b"", {}, 400, "bad_request"),
     ("DELETE", "/v1/series", b"", {}, 400, "bad_request"),
     ("DELETE", "/v1/series?match=host=~%22.*%22", b"", {}, 400, "bad_request"),

@@ -108,8 +108,71 @@ def test_latest_is_the_newest_sample_of_each_series() -> None:
 
 def test_rows_known_to_segments_are_late_after_a_restart() -> None:
     store = HotStore()
-    store.assume_seen(np.array([3], np.int32), 100)
+    store.assume_seen(1, 4, 100)
     assert store.append(1, build([(3, 100, {0: 1}), (3, 101, {0: 1}), (4, 1, {0: 1})]), 1) == 1
+
+
+def test_tag_sets_that_had_no_row_for_long_are_forgotten_and_may_come_back() -> None:
+    store = HotStore()
+    store.append(1, build([(0, 10, {0: 1}), (1, 50, {0: 2}), (900, 60, {0: 3}), (2, 30, {0: 4})]), 1)
+    store.append(2, build([(3, 20, {0: 5})]), 2)
+    assert store.counts_in_use().tolist() == [0, 4, 1]
+    before = store.tagsets_in_use(1)
+    assert store.forget_idle(50) == 3
+    assert store.counts_in_use().tolist() == [0, 2, 0]
+    assert store.held_rows() == 5
+    assert store.tagsets_in_use(1)[0] != before[0]
+    assert before[1].tolist() == [0, 1, 900, 2]
+    latest = store.latest(1, 0)
+    assert latest is not None
+    assert (latest.tagset_ids.tolist(), latest.values.tolist()) == ([1, 900], [2.0, 3.0])
+    # Up to the newest time that was forgotten (30) rows of known tag sets may be repeated; a new one cannot have any.
+    assert store.append(1, build([(0, 30, {0: 1}), (2, 31, {0: 1}), (1, 40, {0: 1}), (901, 1, {0: 1})]), 3) == 2
+    assert store.forget_idle(1) == 0
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 600).map(lambda n: n * n % 601), st.integers(0, 60)), max_size=12),
+        max_size=12,
+    ),
+    st.lists(st.integers(0, 70), max_size=12),
+)
+@settings(max_examples=200, deadline=None)
+def test_forgetting_never_lets_a_key_count_as_new_twice(batches: list[list[tuple[int, int]]], cuts: list[int]) -> None:
+    """Against lists: an advancing row is newer than all its tag set ever had; the others are late."""
+    store = HotStore()
+    cuts = sorted(cuts)
+    newest: dict[int, int] = {}
+    for sequence, batch in enumerate(batches, 1):
+        late = 0
+        for tagset_id, time in batch:
+            late += time <= newest.get(tagset_id, -1)
+            newest[tagset_id] = max(time, newest.get(tagset_id, -1))
+        if batch:
+            assert store.append(1, build([(tagset_id, time, {0: 1.0}) for tagset_id, time in batch]), sequence) >= late
+        if sequence <= len(cuts):
+            store.forget_idle(cuts[sequence - 1])
+            in_use = store.tagsets_in_use(1)[1].tolist()
+            assert {tagset_id for tagset_id, time in newest.items() if time >= cuts[sequence - 1]} <= set(in_use)
+    keys = [
+        (tagset_id, time)
+        for view in store.snapshot(1, 0, 100)
+        if not view.late
+        for tagset_id, time in zip(view.rows.tagset_ids.tolist(), view.rows.times.tolist(), strict=True)
+    ]
+    assert len(keys) == len(set(keys))
+
+
+def test_memory_follows_the_tag_sets_in_use() -> None:
+    store = HotStore()
+    for hour in range(200):
+        ids = np.arange(hour * 1_000, (hour + 1) * 1_000, dtype=np.int32)
+        times = np.full(1_000, hour * 3_600, np.int64)
+        store.append(1, Rows(ids, times, (0,), np.ones((1, 1_000))), hour + 1)
+        store.forget_idle((hour - 1) * 3_600)
+        assert store.series_nbytes < 400_000
+    assert store.counts_in_use().tolist() == [0, 2_000]
 
 
 def test_oldest_sequence_follows_what_is_held() -> None:
@@ -162,3 +225,15 @@ def test_a_table_that_filled_a_block_starts_the_next_one_at_full_size() -> None:
         store.append(1, moved, sequence)
     first, second = (view.block for view in store.snapshot(1, NEVER_NS, FOREVER_NS))
     assert (first.count, second.count, second.capacity) == (100_000, 50_000, 131_072)
+
+
+def test_touched_minutes_are_told_even_of_what_has_just_been_forgotten() -> None:
+    store = HotStore()
+    minute = 60_000_000_000
+    rows = build([(7, 5, {0: 1}), (300, minute, {0: 1}), (7, minute + 9, {0: 1}), (7, 6, {0: 1})])
+    store.append(1, rows, 1)
+    expected = {(7, 0), (300, minute), (7, minute)}
+    for _ in range(2):
+        ids, minutes = store.touched_minutes(1, rows)
+        assert set(zip(ids.tolist(), minutes.tolist(), strict=True)) == expected
+        assert store.forget_idle(10 * minute) in (2, 0)

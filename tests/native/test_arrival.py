@@ -137,3 +137,27 @@ def test_no_rows() -> None:
     nothing = np.empty(0, np.int64)
     assert arrival.split_late(np.empty(0, np.int32), nothing, np.empty(0, np.int64)) == (0, None)
     arrival.update_latest(np.empty(0, np.int32), nothing, np.empty(0), np.empty(0, np.int64), np.empty(0))
+
+
+@given(st.dictionaries(st.integers(0, 3_000), st.integers(0, 100), max_size=40), st.lists(st.integers(0, 5_000)))
+@settings(max_examples=100, deadline=None)
+def test_places_are_found_through_pages(known: dict[int, int], asked: list[int]) -> None:
+    directory = np.full(12, -1, np.int32)
+    used = sorted({tagset_id >> 8 for tagset_id in known})
+    directory[used] = np.arange(len(used))
+    pages = np.full((len(used), 256), -1, np.int32)
+    for tagset_id, place in known.items():
+        pages[directory[tagset_id >> 8], tagset_id & 255] = place
+    found, missing = arrival.find_places(np.array(asked, np.int32), directory, pages)
+    assert found.tolist() == [known.get(tagset_id, -1) for tagset_id in asked]
+    assert missing == sum(tagset_id not in known for tagset_id in asked)
+
+
+def test_places_refuse_what_would_lead_out_of_the_pages() -> None:
+    ids = np.array([1], np.int32)
+    with pytest.raises(ValueError, match="got page 1, want fewer than 1"):
+        arrival.find_places(ids, np.array([1], np.int32), np.zeros((1, 256), np.int32))
+    with pytest.raises(ValueError, match="got 255 places each, want 256"):
+        arrival.find_places(ids, np.array([0], np.int32), np.zeros((1, 255), np.int32))
+    with pytest.raises(ValueError, match="got -1 in row 0, want 0 or more"):
+        arrival.find_places(-ids, np.array([0], np.int32), np.zeros((1, 256), np.int32))

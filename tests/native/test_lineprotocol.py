@@ -224,7 +224,11 @@ def test_a_refused_line_does_not_report_its_fields_as_well() -> None:
 def test_every_cause_is_listed() -> None:
     assert set(CAUSES) == {cause for _, cause, _, _ in MALFORMED} | {
         cause for _, causes, _, _ in FIELD_REFUSALS for cause in causes
-    } | {"too_old", "too_far_in_future", "table_limit", "tag_set_limit", "field_limit"}
+    } | {"too_old", "too_far_in_future", "table_limit", "field_limit"} | {
+        "tag_set_limit",
+        "table_tag_set_limit",
+        "tag_set_rate_limit",
+    }
 
 
 def test_lines_are_counted_and_numbered_as_an_editor_does() -> None:
@@ -323,7 +327,10 @@ def test_the_tag_set_limit_spares_what_is_known() -> None:
     twins = Twins(max_tagsets=2)
     decoded = twins.decode(b"t,h=a f=1\nt,h=b f=1\nt,h=c f=1\nu,h=a g=1\nt,h=a f=1,g=2\n")
     assert decoded.refused_by_cause == {"tag_set_limit": 2}
-    assert "got 't,h=c', want one of the 2 tag sets that exist, which is the limit (byte 1)" in decoded.refusals[0][2]
+    assert (
+        "got 't,h=c', want one of the tag sets that are known, as 2 are in use, which is the limit (byte 1)"
+        in decoded.refusals[0][2]
+    )
     assert twins.catalogue.mark() == (1, 2, 2)
     assert decoded.samples == 4
 
