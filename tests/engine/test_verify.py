@@ -194,3 +194,34 @@ def test_progress_is_told(stopped: Path) -> None:
     verify(str(stopped), progress=record)
     assert {"segments", *TIERS} <= {what for what, _, _ in told}
     assert all(0 <= done <= total for _, done, total in told)
+
+
+def test_rows_of_the_log_that_a_segment_lacks_are_found(tmp_path: Path) -> None:
+    """A segment and its manifest entry that are sound in themselves, but have another value than the log."""
+    data = tmp_path / "data"
+    copy = tmp_path / "copy"
+    lines = b"cpu,host=a x=%di %d"
+    with Engine.open(str(data), CONFIG, clock=ManualClock(NOW_NS)) as engine:
+        engine.submit_lines(lines % (1, NOW_NS)).result(30)
+        engine.sealer.seal()
+        shutil.copytree(data, copy)
+    other = tmp_path / "other"
+    with Engine.open(str(other), CONFIG, clock=ManualClock(NOW_NS)) as engine:
+        engine.submit_lines(lines % (2, NOW_NS)).result(30)
+        engine.sealer.seal()
+        shutil.rmtree(copy / "segments")
+        shutil.copytree(other / "segments", copy / "segments")
+        manifest = max(other.glob("manifest-*.json"))
+        for old in copy.glob("manifest-*.json"):
+            old.unlink()
+        shutil.copyfile(manifest, copy / manifest.name)
+    for with_tiers in (True, False):
+        if not with_tiers:
+            for file in copy.glob("rollups.duckdb*"):
+                file.unlink()
+        report = checked_as_it_is(copy)
+        assert set(report.counts) == {"log_and_segment_differ"}
+        (finding,) = report.findings
+        assert finding.series == "cpu{host=a}"
+        assert finding.time_ns == NOW_NS
+        assert (finding.found, finding.expected) == ("2.0 in field 0", "1.0 of the log")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from engine.disk.filesystem import FileSystem
 from engine.disk.real import RealFileSystem
 from engine.maintenance.rebuild import ROLLUP_FILE
@@ -15,6 +17,7 @@ from engine.maintenance.verify.segments import check_segments
 from engine.maintenance.verify.stored import StoredTiers, open_tiers
 from engine.maintenance.verify.tiers import CELLS_AT_A_TIME, TierCheck
 from engine.segments.manifest_format import Manifest
+from engine.wal.layout import list_files
 
 
 def verify(
@@ -44,38 +47,40 @@ def _run(fs: FileSystem, root: str, report: Report, log_bytes: int, cells_at_a_t
     check_control(root, report)
     manifest = check_manifest(fs, root, report)
     definitions = Definitions()
-    whole = definitions.load(fs, root, report)
-    path = f"{root}/{ROLLUP_FILE}"
-    known = manifest or Manifest()
-    if not fs.exists(path):
-        if known.wal_floor:  # up to there the tiers had everything before the log was trimmed
-            report.add("rollups_missing", path, "the file is not there", f"tiers through sequence {known.wal_floor}")
-        _check_samples(fs, root, known, definitions, None, report, log_bytes)
-        return
-    with open_tiers(path, report, needed=known.wal_floor > 0) as stored:
-        raw, log = _check_samples(fs, root, known, definitions, stored, report, log_bytes)
-        if stored is None or manifest is None or not whole or report.counts["catalogue_lacks"]:
+    definitions.load(fs, root, report)
+    path, floor = f"{root}/{ROLLUP_FILE}", manifest.wal_floor if manifest else 0
+    with ExitStack() as stack:
+        stored = None
+        if fs.exists(path):
+            stored = stack.enter_context(open_tiers(path, report, needed=floor > 0))
+        elif floor:  # up to there the tiers had everything before the log was trimmed
+            report.add("rollups_missing", path, "the file is not there", f"tiers through sequence {floor}")
+        watermark = None if stored is None else stored.watermark
+        known = manifest or _nothing_known(fs, root)
+        log = check_log(fs, f"{root}/wal", definitions, known, watermark, report, held_bytes=log_bytes)
+        unusable = check_segments(fs, root, known, definitions, report)
+        if manifest is None or not definitions.whole or report.counts["catalogue_lacks"]:
             return
-        if stored.watermark < manifest.wal_floor:
-            found = f"the tiers include sequence {stored.watermark}"
-            report.add("rollups_behind", path, found, f"at least {manifest.wal_floor}, from where on the log is needed")
-            return
-        last = max(log.last_sequence, manifest_last(manifest))
-        if stored.watermark > last:
-            report.add("rollups_ahead", path, f"the tiers include sequence {stored.watermark}", f"at most {last}")
-        TierCheck(stored, raw, log, definitions, report, cells_at_a_time).run()
+        raw = RawSamples(fs, root, manifest, log, definitions, unusable, report)
+        if stored is None or not _reaches_log(stored, manifest, log, path, report):
+            raw.compare_log_with_segments(cells_at_a_time)
+        else:
+            TierCheck(stored, raw, log, definitions, report, cells_at_a_time).run()
 
 
-def _check_samples(
-    fs: FileSystem,
-    root: str,
-    manifest: Manifest,
-    definitions: Definitions,
-    stored: StoredTiers | None,
-    report: Report,
-    log_bytes: int,
-) -> tuple[RawSamples, Log]:
-    watermark = None if stored is None else stored.watermark
-    log = check_log(fs, f"{root}/wal", definitions, manifest, watermark, report, held_bytes=log_bytes)
-    unusable = check_segments(fs, root, manifest, definitions, report)
-    return RawSamples(fs, root, manifest, log, definitions, unusable, report), log
+def _nothing_known(fs: FileSystem, root: str) -> Manifest:
+    """Return what stands in for a manifest that cannot be read: no segments, and no more of the log than there is."""
+    files = list_files(fs, f"{root}/wal") if fs.exists(f"{root}/wal") else []
+    return Manifest(wal_floor=files[0].first_sequence - 1 if files else 0)
+
+
+def _reaches_log(stored: StoredTiers, manifest: Manifest, log: Log, path: str, report: Report) -> bool:
+    """Return whether the tiers include all that the log does not hold any more; tell when they do not, or too much."""
+    if stored.watermark < manifest.wal_floor:
+        found = f"the tiers include sequence {stored.watermark}"
+        report.add("rollups_behind", path, found, f"at least {manifest.wal_floor}, from where on the log is needed")
+        return False
+    last = max(log.last_sequence, manifest_last(manifest))
+    if stored.watermark > last:
+        report.add("rollups_ahead", path, f"the tiers include sequence {stored.watermark}", f"at most {last}")
+    return True

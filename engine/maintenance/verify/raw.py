@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -95,6 +97,18 @@ class RawSamples:
                 rows = self._logged(part).between(start_ns, end_ns)
                 parts.append(rows.take(~_covered(rows, metas, part.sequence)))
         return sort_merge(concat(parts))
+
+    def compare_log_with_segments(self, cells_at_a_time: int) -> None:
+        """Check the log's rows that segments hold, where no comparison of tiers does so on its way."""
+        for meta in self._manifest.segments:
+            parts = self._log.overlapping(meta.table_id, meta.start_ns, meta.end_ns)
+            if meta.file in self._unusable or not any(part.sequence <= meta.sealed_through for part in parts):
+                continue
+            start_ns, end_ns = meta.min_time_ns, meta.max_time_ns + 1
+            pieces = -(-meta.rows * (len(meta.columns) + 2) // cells_at_a_time)
+            bounds = [start_ns + (end_ns - start_ns) * piece // pieces for piece in range(pieces + 1)]
+            for low, high in itertools.pairwise(bounds):
+                self.collect(meta.table_id, low, high)
 
     def _logged(self, part: LoggedRows) -> Rows:
         return surviving(self._manifest.deletions, part.table_id, self._log.rows_of(part), part.sequence)
