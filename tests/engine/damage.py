@@ -124,7 +124,8 @@ class Case:
 
     ``what`` and ``back`` are for the page: what was done, what comes back.  ``kinds``: all that verify must find.
     ``opening``: "tidies" (nothing to worry about is said), "reports" (it opens, and ``says`` matches a sentence of
-    readiness), "fails" (it opens, and SQL answers with ``says``), "serves" (it opens, and nothing is noticed), or
+    readiness), "fails" (it opens, and SQL answers with ``says``), "serves" (it opens, and nothing is noticed),
+    "stalls" (flushing the tiers fails with ``says``), or
     "refuses" (``says`` matches the error).  ``back``: "everything", or what of it.  ``stays``: what verify still finds
     after a start and a stop.
     """

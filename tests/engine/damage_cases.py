@@ -109,6 +109,10 @@ def newer_tagsets(path: Path) -> None:
     path.write_bytes(body)
 
 
+def newer_pack(path: Path) -> None:
+    path.write_bytes(b"TGTP" + (9).to_bytes(4, "little") + path.read_bytes()[8:])
+
+
 def newer_control(data: Path) -> None:
     with sqlite3.connect(data / CONTROL) as control:
         control.execute("PRAGMA user_version = 99")
@@ -210,12 +214,13 @@ CASES = (
     case("rollups", "cut", of(ROLLUPS, 0, lambda p: cut(p, 0.5)), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
     case("rollups", "all zeros", of(ROLLUPS, 0, zeros), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
     case("rollups", "a pack missing", of(PACKS, 0, Path.unlink), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
-    case("rollups", "a bit of a pack's first byte", of(PACKS, 0, lambda p: flip(p, 0)), "rollups_damaged", "x"),
-    case("rollups", "a bit in a pack's middle", of(PACKS, 0, lambda p: flip(p, 0.5)), "rollups_damaged", "x"),
-    case("rollups", "a bit of a pack's last byte", of(PACKS, 0, lambda p: flip(p, -1)), "rollups_damaged", "x"),
-    case("rollups", "a pack all zeros", of(PACKS, 0, zeros), "rollups_damaged", "x"),
-    case("rollups", "two packs swapped", both(PACKS, swap), "rollups_damaged", "x"),
-    case("rollups", "a pack once more under a later number", of(PACKS, 0, duplicate("999999.pack")), "x", "x"),
+    case("rollups", "a bit of a pack's first byte", of(PACKS, 0, lambda p: flip(p, 0)), "rollups_damaged", "serves", stays="rollups_damaged"),
+    case("rollups", "a bit in a pack's middle", of(PACKS, 0, lambda p: flip(p, 0.5)), "rollups_damaged", "serves", stays="rollups_damaged"),
+    case("rollups", "a bit of a pack's last byte", of(PACKS, 0, lambda p: flip(p, -1)), "rollups_damaged", "serves", stays="rollups_damaged"),
+    case("rollups", "a pack all zeros, whose buckets change", of(PACKS, 0, zeros), "rollups_damaged", "stalls", r"cannot unpack rollups.*\.pack", stays="rollups_damaged"),
+    case("rollups", "a pack of a newer version", of(PACKS, 0, newer_pack), "rollups_newer", "serves", stays="rollups_newer"),
+    case("rollups", "two packs swapped", both(PACKS, swap), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
+    case("rollups", "a pack once more under a later number", of(PACKS, 0, duplicate("000000999999.pack")), "", "tidies"),
     case("rollups", "a pack cut", of(PACKS, 0, lambda p: cut(p, -5)), "rollups_damaged", "reports", r"set aside.*rollups\.duckdb\.damaged"),
     case("rollups", "a newer layout", in_rollups("UPDATE rollup_store SET layout_version = 99"), "rollups_newer", "fails", r"written by a newer version \(layout 99.*rollups\.duckdb", stays="rollups_newer"),
     case("rollups", "an unknown layout", in_rollups("UPDATE rollup_store SET layout_version = -1"), "rollups_layout", "fails", "got layout -1", stays="rollups_layout"),
@@ -240,6 +245,7 @@ OPENINGS = {
     "reports": "opens, and says so",
     "serves": "opens",
     "fails": "opens; what needs it fails, by name",
+    "stalls": "opens; tiers cannot be brought up to date, by name",
     "refuses": "refuses, by name",
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.errors import Damage, NewerFormat
+from engine.maintenance.verify.packs import check_packs
 from engine.maintenance.verify.report import Report
 from engine.query.connection import ROLLUP_DATABASE, connect
 from engine.rollups import schema
@@ -40,6 +41,9 @@ class StoredTiers:
         self._held_rows = 0
         self.watermark = store.watermark()
         self.kept_from_ns = schema.kept_from(connection)
+
+    def every_part(self) -> list[Part]:
+        return [part for parts in self._parts.values() for part in parts]
 
     def extent(self, tier: Tier) -> tuple[int, int] | None:
         """Return the oldest and the newest bucket of a tier, None when it is empty."""
@@ -131,6 +135,9 @@ def open_tiers(path: str, report: Report, *, needed: bool) -> Iterator[StoredTie
                 yield None
                 return
             tiers = StoredTiers(connection, packs)
+            if not check_packs(packs, tiers.every_part(), report):
+                yield None
+                return
         except NewerFormat as error:
             report.add("rollups_newer", path, error.message)
             yield None
