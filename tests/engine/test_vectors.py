@@ -13,7 +13,8 @@ import duckdb
 import msgspec
 import pytest
 
-from engine.catalog.catalog import DEFINITIONS_VERSION, Catalog
+from engine.catalog.catalog import Catalog
+from engine.catalog.packing import PACKED_VERSION
 from engine.catalog.tagsetfiles import open_file
 from engine.disk.real import RealFileSystem
 from engine.errors import Damage, NewerFormat
@@ -43,7 +44,7 @@ FS = RealFileSystem()
 #: The versions that this program reads; each has a vector.
 VERSIONS = {
     "wal": WAL_VERSION,
-    "catalogue": DEFINITIONS_VERSION,
+    "catalogue": PACKED_VERSION,
     "tagsets": TAGSETS_VERSION,
     "manifest": MANIFEST_FORMAT,
     "segment": layout.FORMAT_VERSION,
@@ -58,6 +59,10 @@ def expected(name: str) -> Any:
 def file_of(name: str) -> Path:
     (path,) = (path for path in (HERE / name).iterdir() if path.name != "expected.json")
     return path
+
+
+def versions(name: str) -> list[str]:
+    return [f"{name}/{version}" for version in range(1, VERSIONS[name] + 1)]
 
 
 def same_rows(got: Any, want: Any) -> None:
@@ -138,23 +143,25 @@ def test_a_newer_log_is_refused_by_name(tmp_path: Path) -> None:
 # --- the catalogue
 
 
-def test_the_catalogue_by_its_page() -> None:
-    assert formats.read_catalogue(file_of("catalogue/1").read_bytes()) == expected("catalogue/1")
+@pytest.mark.parametrize("name", versions("catalogue"))
+def test_the_catalogue_by_its_page(name: str) -> None:
+    assert formats.read_catalogue(file_of(name).read_bytes()) == expected(name)
 
 
-def test_the_catalogue_by_the_product(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", versions("catalogue"))
+def test_the_catalogue_by_the_product(name: str, tmp_path: Path) -> None:
     path = tmp_path / "catalog.log"
-    path.write_bytes(file_of("catalogue/1").read_bytes())
+    path.write_bytes(file_of(name).read_bytes())
     catalog = Catalog(FS, str(path))
     catalog.load()
-    assert described_catalogue(catalog.native) == expected("catalogue/1")
+    assert described_catalogue(catalog.native) == expected(name)
 
 
 def test_a_newer_catalogue_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "catalog.log"
     body = file_of("catalogue/1").read_bytes()
     kind, sequence, start, stop = scan_frames(body)[0][0]
-    path.write_bytes(encode_frame(kind, sequence, [bytes([DEFINITIONS_VERSION + 1]) + body[start + 1 : stop]]))
+    path.write_bytes(encode_frame(kind, sequence, [bytes([PACKED_VERSION + 1]) + body[start + 1 : stop]]))
     with pytest.raises(NewerFormat, match=rf"written by a newer version \({path}"):
         Catalog(FS, str(path)).load()
 
@@ -186,10 +193,6 @@ def test_a_newer_tag_set_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 # --- the manifest
-
-
-def versions(name: str) -> list[str]:
-    return [f"{name}/{version}" for version in range(1, VERSIONS[name] + 1)]
 
 
 @pytest.mark.parametrize("name", versions("manifest"))
@@ -338,8 +341,9 @@ def test_every_bit_of_a_manifest_is_noticed(name: str) -> None:
             decode_manifest(body, "manifest")
 
 
-def test_every_bit_of_the_catalogue_is_noticed() -> None:
-    body = file_of("catalogue/1").read_bytes()
+@pytest.mark.parametrize("name", versions("catalogue"))
+def test_every_bit_of_the_catalogue_is_noticed(name: str) -> None:
+    body = file_of(name).read_bytes()
     assert scan_frames(body)[2] == "end"
     assert all(scan_frames(other)[2] != "end" for other in flipped(body))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ def read_catalogue(data: bytes) -> Catalogue:
     catalogue = empty_catalogue()
     for kind, _, payload in frames_of(data, 0):
         assert kind == 2
+        if payload[0] == 2:  # "Packed, version 2"
+            length, payload = int.from_bytes(payload[1:5], "little"), zlib.decompress(payload[5:])
+            assert len(payload) == length
         read_definitions(payload, catalogue)
     return catalogue
 

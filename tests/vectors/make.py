@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from engine.catalog.packing import PACKED_VERSION, pack_definitions
 from engine.disk.real import RealFileSystem
 from engine.model.rows import Rows, absent_matrix
 from engine.rollups.packs import Packs
@@ -159,6 +160,22 @@ def make_catalogue() -> tuple[Files, dict[str, Any]]:
     catalogue.field(1, b"free")
     catalogue.tagset(0, [(b"host", b"h9")])
     pieces = [catalogue.definitions((0, 0, 0), first), catalogue.definitions(first, catalogue.mark())]
+    body = b"".join(encode_frame(2, 1 + place, [piece]) for place, piece in enumerate(pieces))
+    return {"catalog.log": body}, described_catalogue(catalogue)
+
+
+def make_packed_catalogue() -> tuple[Files, dict[str, Any]]:
+    """Two frames, the first of them packed."""
+    catalogue = small_catalogue()
+    for number in range(40):
+        catalogue.tagset(0, [(b"host", f"a-long-name-{number}".encode()), (b"region", b"europe-west")])
+    first = catalogue.mark()
+    catalogue.tagset(0, [])
+    pieces = [
+        pack_definitions(catalogue.definitions((0, 0, 0), first)),
+        pack_definitions(catalogue.definitions(first, catalogue.mark())),
+    ]
+    assert pieces[0][0] == PACKED_VERSION
     body = b"".join(encode_frame(2, 1 + place, [piece]) for place, piece in enumerate(pieces))
     return {"catalog.log": body}, described_catalogue(catalogue)
 
@@ -332,6 +349,7 @@ def make_rollups() -> tuple[Files, dict[str, Any]]:
 VECTORS: dict[str, Callable[[], tuple[Files, dict[str, Any]]] | None] = {
     "wal/1": make_wal,
     "catalogue/1": make_catalogue,
+    "catalogue/2": make_packed_catalogue,
     "tagsets/1": make_tagsets,
     "manifest/1": None,
     "manifest/2": make_manifest,
