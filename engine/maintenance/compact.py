@@ -66,6 +66,9 @@ class Compactor:
         """Do the merges that are due; return how many segments took the place of others."""
         with self._running:
             done = 0
+            with self._sealer.exclusive():
+                # Those that no file and no part of the log can hold any more have left the manifest.
+                self._samples.delete(self._manifest.current.deletions)
             for table_id in sorted({meta.table_id for meta in self._samples.segments()}):
                 metas = self._samples.segments(table_id)
                 tasks = plan_compaction(metas, self._clock.now_ns(), keep_ns=self._keep_ns(table_id))

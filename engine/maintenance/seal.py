@@ -44,6 +44,8 @@ WORTH_SEALING = 0.1
 #: How long late rows wait for more before a large segment is written again for them: one of today, an older one.
 LATE_WAIT_NS = 4 * NS_PER_HOUR
 OLD_LATE_WAIT_NS = NS_PER_DAY
+#: ... but only while the log is shorter than this share of its limit.
+LATE_LOG_SHARE = 0.25
 #: How often finished windows are looked for.
 CHECK_NS = 5 * NS_PER_MINUTE
 #: As many tables, or rows, are sealed between two commits of the manifest: a commit writes all of it.
@@ -104,8 +106,8 @@ class Sealer:
             # Tiers catch up after samples have been sealed; only then may the log go.
             self._trimmed_ns = now_ns
             self.trim_log()
-        if self._waiting and self._wal.bytes_on_disk > int(self._settings.wal_limit):
-            # The log cannot be shortened while rows wait whose only durable copy it is.
+        if self._waiting and self._wal.bytes_on_disk > LATE_LOG_SHARE * int(self._settings.wal_limit):
+            # The log cannot be shortened while rows wait whose only durable copy it is, and a start has to replay it.
             return self.seal()
         if self._pressed():
             sealed = self.seal(finished_only=True, patient=True)

@@ -95,6 +95,22 @@ def test_rows_that_wait_in_memory_while_their_day_is_merged_come_back_after_a_cr
         assert summary(engine) == before
 
 
+def test_late_rows_do_not_wait_while_the_log_is_long(tmp_path: Path) -> None:
+    clock = ManualClock(NOW_NS)
+    limits = {"wal_segment": ByteSize.parse("1MiB"), "wal_limit": ByteSize.parse("1MiB")}
+    with engine_with_a_day_of_files(tmp_path / "data", clock, **limits) as engine:
+        engine.flush_rollups()
+        engine.submit_lines(f"cpu,host=h0 x=1000 {DAY_NS + 1}".encode()).result(30)
+        engine.sealer.seal(patient=True)
+        assert engine.sealer.waiting_rows == 1
+        times = range(NOW_NS - 150 * NS_PER_SECOND, NOW_NS, 1_000_000)
+        lines = [f"cpu,host=h{time % 97} x={time % 1009} {time}" for time in times]
+        engine.submit_lines("\n".join(lines).encode()).result(60)
+        # The background job may have been faster.
+        engine.sealer.run()
+        assert (engine.sealer.waiting_rows, engine.hot.held_rows()) == (0, 0)
+
+
 def test_nothing_is_merged_that_would_not_fit(tmp_path: Path) -> None:
     clock = ManualClock(NOW_NS)
     with engine_with_a_day_of_files(tmp_path / "data", clock) as engine:
