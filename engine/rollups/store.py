@@ -107,6 +107,7 @@ class RollupStore:
                 schema.create(self._connection)
             elif found == schema.MIGRATED_VERSION:
                 migrate.take_over(self._connection, self._shelf)
+                self._shelf.write()
             schema.check(self._connection)
             self._shelf.check_packs()
             self._shelf.clean()
