@@ -115,6 +115,13 @@ class Retention(Settings, frozen=True, kw_only=True):
     )
 
 
+class Rollups(Settings, frozen=True, kw_only=True):
+    """Which metrics, by globs of their names, have more than count, sum, min, max, first and last in the tiers."""
+
+    counters: tuple[str, ...] = ("*_total", "*_count", "*_bucket", "*_bytes_sent", "*_bytes_recv", "*_packets_*")
+    histograms: tuple[str, ...] = ("*response_time_ms", "*response_time", "*duration_ms", "*_latency", "*_latency_ms")
+
+
 class Query(Settings, frozen=True, kw_only=True):
     timeout: Annotated[Duration, within("100ms", "1h")] = _duration("30s")
     max_rows: Annotated[int, Meta(ge=1, le=10**9)] = 1_000_000
@@ -274,6 +281,7 @@ class Config(Settings, frozen=True, kw_only=True):
     ingest: Ingest = Ingest()
     storage: Storage = Storage()
     retention: Retention = Retention()
+    rollups: Rollups = Rollups()
     query: Query = Query()
     watch: Watch = Watch()
     rules: tuple[Rule, ...] = ()

@@ -41,6 +41,7 @@ from engine.maintenance.catalogue import LIMITS, WARN_SHARE, CatalogueKeeper
 from engine.maintenance.compact import Compactor
 from engine.maintenance.consistency import check_segments
 from engine.maintenance.delete import Deleted, Deleter
+from engine.maintenance.kept import KeptFields
 from engine.maintenance.rebuild import ROLLUP_FILE, mark_missing, set_aside_files
 from engine.maintenance.recover import Replay, check_log
 from engine.maintenance.retain import Retainer
@@ -52,12 +53,13 @@ from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
 from engine.query.exports import Exports, arrow_of_columns
 from engine.query.link import LocalLink, ProcessLink, QueryLink
 from engine.query.observe import Observer
-from engine.query.range import Buckets, RangeAnswer, RangeQuery, RangeReader, buckets_of_table
+from engine.query.range import RangeAnswer, RangeQuery, RangeReader
 from engine.query.samples import SampleStore
 from engine.query.sources import SqlLimits, SqlRequest
 from engine.query.turns import Turns
 from engine.rollups.dirty import DirtyBuckets
-from engine.rollups.store import Piece
+from engine.rollups.store import Piece, TierStats
+from engine.rollups.tiers import TIERS
 from engine.scaling.policy import Decision
 from engine.scaling.store import ScaleStore, decisions_columns
 from engine.segments.manifest import ManifestStore
@@ -73,6 +75,7 @@ RETAIN_SECONDS = 60.0
 CATALOGUE_SECONDS = 2.0
 COMPACT_SECONDS = 60.0
 PRUNE_SECONDS = 3_600.0
+TIER_FIGURES_SECONDS = 10.0
 #: Alerts and decisions that ended are remembered for this long.
 FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
 DELIVER_SECONDS = 0.5
@@ -118,6 +121,8 @@ class Engine:
         self._rollups_lock = threading.Lock()
         self._flushing = threading.Lock()
         self._rollups_checked = False
+        self._tiers_asked = -1e9
+        self._tier_figures: dict[str, tuple[int, int]] = {}
         started = self.clock.monotonic()
         self._fs.makedirs(self._root)
         self.guard = DiskGuard(self._fs, self._root, reserve_bytes=int(config.storage.disk_reserve), clock=self.clock)
@@ -188,7 +193,9 @@ class Engine:
         check_segments(fs, self._root, self.catalog, manifest, self._path("catalog.log"))
         self.hot = HotStore()
         self.samples = SampleStore(fs, self._root, self.hot, manifest.segments, manifest.deletions)
-        self.dirty = DirtyBuckets(self.samples.gather, self._flush_pieces)
+        self.dirty = DirtyBuckets(
+            self.samples.gather, self._flush_pieces, KeptFields(self.catalog, self.config.rollups)
+        )
         sealed = max((meta.sealed_through for meta in manifest.segments), default=0)
         floor = self.hot.applied_sequence = manifest.wal_floor
         checked = check_log(fs, self._path("wal"), self.catalog, after_sequence=floor)
@@ -489,10 +496,11 @@ class Engine:
     def _retain_rollups(self, cutoffs: Mapping[str, int]) -> int:
         return self.link.retain(cutoffs)
 
-    def _tier_rows(self, tier: str, start_ns: int, end_ns: int, series_ids: Int64Array) -> Buckets:
+    def _tier_rows(
+        self, tier: str, start_ns: int, end_ns: int, series_ids: Int64Array, names: Sequence[str]
+    ) -> pa.Table:
         self.flush_rollups()
-        table = self.link.rollup_rows(tier, start_ns, end_ns, series_ids)
-        return buckets_of_table([column.to_numpy() for column in table.columns])
+        return self.link.rollup_rows(tier, start_ns, end_ns, series_ids, names)
 
     # --- reading
 
@@ -624,6 +632,25 @@ class Engine:
 
     # --- about itself
 
+    def tier_stats(self) -> list[TierStats]:
+        """Return rows and packed bytes of each tier, from narrow to wide; what waits to be flushed is not in them."""
+        return self.link.rollup_stats()
+
+    def storage(self) -> dict[str, Any]:
+        """Return what takes how much of the disk."""
+        segments = self.samples.segments()
+        return {
+            "tiers": [{"tier": each.tier, "rows": each.rows, "bytes": each.bytes} for each in self.tier_stats()],
+            "rollup_pending_rows": self.dirty.pending_rows,
+            "segments": {
+                "files": len(segments),
+                "rows": sum(meta.rows for meta in segments),
+                "bytes": sum(meta.bytes for meta in segments),
+            },
+            "wal": {"bytes": self.wal.bytes_on_disk},
+            "free_bytes": self._fs.free_bytes(self._root),
+        }
+
     def readiness(self) -> dict[str, Any]:
         """Return whether writes and queries are served, how far recovery is, and what it found."""
         recovery = self.recovery
@@ -672,6 +699,11 @@ class Engine:
         watch("segments", "Sealed segments", lambda: len(self.samples.segments()))
         watch("segment_bytes", "Bytes of sealed segments", lambda: sum(meta.bytes for meta in self.samples.segments()))
         watch("ingest_queue_bytes", "Body bytes waiting to be committed", lambda: self.pipeline.held_bytes)
+        for tier in TIERS:
+            watch(
+                f"{tier.name}_rows", f"Rows (series, bucket) in {tier.name}", partial(self._tier_figure, tier.name, 0)
+            )
+            watch(f"{tier.name}_bytes", f"Packed bytes of {tier.name}", partial(self._tier_figure, tier.name, 1))
         watch("rollup_pending_rows", "Rows whose buckets wait to be recomputed", lambda: self.dirty.pending_rows)
         watch(
             "rollup_unreadable_buckets",
@@ -691,6 +723,17 @@ class Engine:
 
     def _limit_used(self, setting: str) -> float:
         return self.keeper.shares()[setting]
+
+    def _tier_figure(self, tier: str, place: int) -> float:
+        """Return rows (0) or bytes (1) of a tier, asked for at most once in some seconds."""
+        now = self.clock.monotonic()
+        if not 0 <= now - self._tiers_asked < TIER_FIGURES_SECONDS:
+            self._tiers_asked = now
+            try:
+                self._tier_figures = {each.tier: (each.rows, each.bytes) for each in self.tier_stats()}
+            except TidegaugeError as error:
+                LOG.warning("cannot tell the size of the tiers: %s", error)
+        return float(self._tier_figures.get(tier, (0, 0))[place])
 
     def _notifications(self, state: str) -> float:
         return self.outbox.counts()[state]

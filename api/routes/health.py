@@ -44,4 +44,8 @@ def health_routes(engine: Engine) -> list[BaseRouteHandler]:
     async def metrics() -> Response[bytes]:
         return Response(await asyncio.to_thread(engine.vitals.render), media_type=CONTENT_TYPE)
 
-    return [live, ready, health, metrics]
+    @get("/v1/storage", summary="What takes how much of the disk: rollup tiers, segments, log")
+    async def storage() -> dict[str, Any]:
+        return await asyncio.to_thread(engine.storage)
+
+    return [live, ready, health, metrics, storage]

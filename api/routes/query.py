@@ -97,6 +97,7 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
             "step_seconds": answer.step_ns / 1e9,
             "tier": answer.tier,
             "rows_read": answer.rows_read,
+            "relative_error": answer.relative_error,
             "fresh_to": answer.fresh_to_ns,
             "series_total": len(answer.series),
             "truncated": len(shown) < len(answer.series),

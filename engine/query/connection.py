@@ -15,6 +15,7 @@ import duckdb
 
 from engine.errors import Damage, NewerFormat, TidegaugeError, Unavailable
 from engine.query.relations import literal
+from engine.rollups.bins import GAMMA, INFINITE_BIN, LOG_GAMMA, OFFSET
 from engine.rollups.packs import Packs
 from engine.rollups.store import RollupStore
 
@@ -124,9 +125,24 @@ def _refusal(text: str, path: str) -> TidegaugeError:
     return Unavailable(f"cannot open rollup database: {text} ({path})")
 
 
+#: ``histogram_quantile(histogram, q)``, an aggregate over rows of a rollup relation (docs/formats/rollups.md).
+_QUANTILE_FUNCTIONS = (
+    f"CREATE MACRO tidegauge_bin_value(bin) AS CASE WHEN bin = 0 THEN 0.0::DOUBLE WHEN abs(bin) = {INFINITE_BIN}"
+    " THEN sign(bin) * 'inf'::DOUBLE"
+    f" ELSE sign(bin) * exp((abs(bin) - {OFFSET + 1}) * {LOG_GAMMA!r}::DOUBLE)"
+    f" * {2 * GAMMA / (GAMMA + 1)!r}::DOUBLE END",
+    "CREATE MACRO tidegauge_at_rank(bins, rank) AS tidegauge_bin_value(list_reduce(bins, lambda before, bin:"
+    " CASE WHEN before.value > rank THEN before ELSE {'key': bin.key, 'value': before.value + bin.value} END).key)",
+    "CREATE MACRO tidegauge_quantile(bins, q) AS"
+    " tidegauge_at_rank(bins, floor(q * (list_sum(list_transform(bins, lambda bin: bin.value)) - 1)))",
+    "CREATE MACRO histogram_quantile(histogram, q) AS"
+    " tidegauge_quantile(list_sort(flatten(list(map_entries(histogram)))), q)",
+)
+
+
 def lock(root: duckdb.DuckDBPyConnection) -> None:
     """Define the functions that statements see and forbid every change of configuration from now on."""
-    for macro in _UTC_FUNCTIONS:
+    for macro in (*_UTC_FUNCTIONS, *_QUANTILE_FUNCTIONS):
         root.execute(macro)
     root.execute("SET lock_configuration = true")
 

@@ -12,18 +12,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from engine.catalog.catalog import Catalog, Field
 from engine.catalog.matchers import Matcher
 from engine.clock import NS_PER_MINUTE, NS_PER_SECOND
 from engine.errors import BadRequest, QueryLimit
 from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
+from engine.query.quantiles import SHARES, bins_of_column, of_bins, of_samples
 from engine.query.samples import SampleStore
+from engine.rollups.bins import RELATIVE_ERROR
+from engine.rollups.long import HISTOGRAM, INCREASE, NAMES
 from engine.rollups.tiers import TIERS, Tier
 from native.rollup import BucketColumns, aggregate
 
-AGGREGATES = ("avg", "sum", "min", "max", "count", "first", "last", "increase", "rate")
-_RAW_ONLY = ("increase", "rate")
+AGGREGATES = ("avg", "sum", "min", "max", "count", "first", "last", "increase", "rate", *SHARES)
+_COUNTED = ("increase", "rate")
 MAX_POINTS_PER_SERIES = 100_000
 MAX_POINTS = 10_000_000
 #: Below this many raw rows, reading them costs less than asking the query process for a tier.
@@ -68,6 +72,8 @@ class RangeAnswer:
     series: list[SeriesPoints] = field(default_factory=list)
     rows_read: int = 0
     fresh_to_ns: int | None = None
+    #: No quantile is further from the exact one than this share of it; 0.0 for exact ones, None for other aggregates.
+    relative_error: float | None = None
 
 
 @dataclass(slots=True)
@@ -86,14 +92,16 @@ class Buckets:
     increases: Float64Array
 
 
-TierRows = Callable[[str, int, int, Int64Array], Buckets]
+TierRows = Callable[[str, int, int, Int64Array, Sequence[str]], pa.Table]
 
 
 class RangeReader:
     """Answers range queries of one engine; callable from any thread."""
 
     def __init__(self, catalog: Catalog, samples: SampleStore, tier_rows: TierRows) -> None:
-        """``tier_rows(tier, start_ns, end_ns, series_ids)`` gives a tier's rows, everything visible included."""
+        """``tier_rows(tier, start_ns, end_ns, series_ids, names)`` gives columns of a tier's rows, everything visible
+        included.
+        """
         self._catalog, self._samples, self._tier_rows = catalog, samples, tier_rows
 
     def answer(self, query: RangeQuery, *, raw_since_ns: Callable[[int], int]) -> RangeAnswer:
@@ -114,22 +122,70 @@ class RangeReader:
                     f"cannot answer query: {len(tagset_ids)} series make up to {points} points,"
                     f" the limit is {MAX_POINTS}; narrow the matchers, take a longer step or group with by="
                 )
-            tier = self._choose(query, one, tagset_ids, raw_since_ns(one.table_id))
-            buckets = self._raw(query, one, tagset_ids) if tier is None else self._tier(query, one, tagset_ids, tier)
-            if tier is not None:
+            since_ns = raw_since_ns(one.table_id)
+            tier = self._choose(query, one, tagset_ids, since_ns)
+            read = self._read_quantiles if query.aggregate in SHARES else self._read_buckets
+            if tier is not None and not read(answer, query, one, tagset_ids, tier):
+                if query.start_ns < since_ns:
+                    raise BadRequest(_not_kept(query, tier))
+                tier = None
+            if tier is None:
+                read(answer, query, one, tagset_ids, None)
+            else:
                 answer.tier = tier.name
-            answer.rows_read += int(buckets.counts.sum()) if tier is None else len(buckets.counts)
-            if len(buckets.last_times):
-                answer.fresh_to_ns = max(answer.fresh_to_ns or 0, int(buckets.last_times.max()))
-            answer.series.extend(self._lines(query, buckets))
         return answer
+
+    def _read_buckets(
+        self, answer: RangeAnswer, query: RangeQuery, one: Field, tagset_ids: Int32Array, tier: Tier | None
+    ) -> bool:
+        """Add the lines of one table to the answer; return False, and add nothing, when the tier does not know it."""
+        buckets = self._raw(query, one, tagset_ids) if tier is None else self._tier(query, one, tagset_ids, tier)
+        if tier is not None and query.aggregate in _COUNTED and np.isnan(buckets.increases).any():
+            return False
+        answer.rows_read += int(buckets.counts.sum()) if tier is None else len(buckets.counts)
+        if len(buckets.last_times):
+            answer.fresh_to_ns = max(answer.fresh_to_ns or 0, int(buckets.last_times.max()))
+        answer.series.extend(self._lines(query, buckets))
+        return True
+
+    def _read_quantiles(
+        self, answer: RangeAnswer, query: RangeQuery, one: Field, tagset_ids: Int32Array, tier: Tier | None
+    ) -> bool:
+        """The same for quantiles: exact from raw samples, from a tier by its histograms."""
+        share = SHARES[query.aggregate]
+        if tier is None:
+            rows = self._samples.collect(one.table_id, query.start_ns, query.end_ns, tagset_ids, (one.field_id,))
+            values = rows.values[0] if len(rows.values) else np.empty(0, np.float64)
+            present = ~np.isnan(values)
+            times, series_ids, values = rows.times[present], rows.tagset_ids[present], values[present]
+            labels, groups = self._grouped(query, series_ids.astype(np.int64) << FIELD_ID_BITS)
+            found = of_samples(groups, (times - query.start_ns) // query.step_ns, values, share)
+            newest, error = times, 0.0
+        else:
+            wanted = (tagset_ids.astype(np.int64) << FIELD_ID_BITS) | one.field_id
+            names = ("series_id", "time", "last_time", HISTOGRAM)
+            table = self._tier_rows(tier.name, query.start_ns, query.end_ns, wanted, names)
+            bins = bins_of_column(table.column(HISTOGRAM))
+            if bins is None:
+                return False
+            labels, groups = self._grouped(query, table.column("series_id").to_numpy())
+            steps = (table.column("time").to_numpy() - query.start_ns) // query.step_ns
+            found = of_bins(groups, steps, bins, share)
+            newest, error = table.column("last_time").to_numpy(), RELATIVE_ERROR
+        answer.relative_error = max(answer.relative_error or 0.0, error)
+        answer.rows_read += len(newest)
+        if len(newest):
+            answer.fresh_to_ns = max(answer.fresh_to_ns or 0, int(newest.max()))
+        starts = np.flatnonzero(np.r_[True, found.groups[1:] != found.groups[:-1]][: len(found.groups)])
+        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(found.groups)], strict=True):
+            times = query.start_ns + found.buckets[start:end] * query.step_ns
+            answer.series.append(SeriesPoints(labels[int(found.groups[start])], times, found.values[start:end]))
+        return True
 
     # --- sources
 
     def _choose(self, query: RangeQuery, one: Field, tagset_ids: Int32Array, raw_since_ns: int) -> Tier | None:
         """Return the coarsest tier that gives the same answer as raw samples, or None for raw samples."""
-        if query.aggregate in _RAW_ONLY:
-            return None
         newest = self._samples.newest_time_ns(one.table_id)
         usable = [
             tier
@@ -147,9 +203,10 @@ class RangeReader:
         return max(usable, key=lambda tier: tier.width_ns)
 
     def _raw(self, query: RangeQuery, one: Field, tagset_ids: Int32Array) -> Buckets:
-        start = query.start_ns - LOOKBACK_NS if query.aggregate in _RAW_ONLY else query.start_ns
+        counted = query.aggregate in _COUNTED
+        start = query.start_ns - LOOKBACK_NS if counted else query.start_ns
         rows = self._samples.collect(one.table_id, start, query.end_ns, tagset_ids, (one.field_id,))
-        return _of_columns(
+        buckets = _of_columns(
             aggregate(
                 rows.tagset_ids,
                 rows.times,
@@ -159,10 +216,18 @@ class RangeReader:
                 query.start_ns,
             )
         )
+        return _with_boundaries(buckets, query.start_ns) if counted else buckets
 
     def _tier(self, query: RangeQuery, one: Field, tagset_ids: Int32Array, tier: Tier) -> Buckets:
         series_ids = (tagset_ids.astype(np.int64) << FIELD_ID_BITS) | one.field_id
-        found = self._tier_rows(tier.name, query.start_ns, query.end_ns, series_ids)
+        counted = query.aggregate in _COUNTED
+        start = (query.start_ns - LOOKBACK_NS) // tier.width_ns * tier.width_ns if counted else query.start_ns
+        names = (*NAMES, INCREASE) if counted else NAMES
+        found = buckets_of_table(self._tier_rows(tier.name, start, query.end_ns, series_ids, names))
+        if counted:
+            # The step into the range counts from a sample as near as it does for raw samples.
+            near = (found.times >= query.start_ns) | (found.last_times >= query.start_ns - LOOKBACK_NS)
+            found = _with_boundaries(_take(found, near), query.start_ns)
         if tier.width_ns == query.step_ns:
             return found
         into = query.start_ns + (found.times - query.start_ns) // query.step_ns * query.step_ns
@@ -170,23 +235,24 @@ class RangeReader:
 
     # --- results
 
-    def _lines(self, query: RangeQuery, buckets: Buckets) -> list[SeriesPoints]:
-        if query.aggregate in _RAW_ONLY:
-            buckets = _with_boundaries(buckets, query.start_ns)
-        if not len(buckets.times):
-            return []
-        labels: list[dict[str, str]] = []
-        keys, inverse = np.unique(buckets.series_ids, return_inverse=True)
+    def _grouped(self, query: RangeQuery, series_ids: Int64Array) -> tuple[list[dict[str, str]], Int64Array]:
+        """Return the labels of each line, and for each row the number of its line."""
+        keys, inverse = np.unique(series_ids, return_inverse=True)
         tagsets = [self._catalog.labels(int(key) >> FIELD_ID_BITS) for key in keys]
         if query.by is None:
-            labels, group = tagsets, inverse
-        else:
-            numbers: dict[tuple[str, ...], int] = {}
-            wanted = [tuple(tags.get(label, "") for label in query.by) for tags in tagsets]
-            of_key = [numbers.setdefault(values, len(numbers)) for values in wanted]
-            labels = [dict(zip(query.by, values, strict=True)) for values in numbers]
-            group = np.array(of_key, np.int64)[inverse]
-            buckets = _merge(buckets, group.astype(np.int64), buckets.times)
+            return tagsets, inverse.astype(np.int64)
+        numbers: dict[tuple[str, ...], int] = {}
+        wanted = [tuple(tags.get(label, "") for label in query.by) for tags in tagsets]
+        of_key = np.array([numbers.setdefault(values, len(numbers)) for values in wanted], np.int64)
+        labels = [dict(zip(query.by, values, strict=True)) for values in numbers]
+        return labels, of_key[inverse]
+
+    def _lines(self, query: RangeQuery, buckets: Buckets) -> list[SeriesPoints]:
+        if not len(buckets.times):
+            return []
+        labels, group = self._grouped(query, buckets.series_ids)
+        if query.by is not None:
+            buckets = _merge(buckets, group, buckets.times)
             group = buckets.series_ids
         values = aggregate_values(buckets, query.aggregate, query.step_ns)
         lines = []
@@ -195,6 +261,14 @@ class RangeReader:
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             lines.append(SeriesPoints(labels[int(group[start])], buckets.times[start:end], values[start:end]))
         return lines
+
+
+def _not_kept(query: RangeQuery, tier: Tier) -> str:
+    what, setting = ("histograms", "histograms") if query.aggregate in SHARES else ("increases", "counters")
+    return (
+        f"cannot answer query: {tier.name} does not have the {what} of {query.metric!r} for all of the range, and raw"
+        f" samples are no longer kept; want a later start (rollups.{setting} says what is kept from now on)"
+    )
 
 
 def window_buckets(
@@ -316,9 +390,12 @@ def _merge(buckets: Buckets, groups: Int64Array, times: Int64Array) -> Buckets:
     )
 
 
-def buckets_of_table(columns: Sequence[npt.NDArray[np.generic]]) -> Buckets:
-    """Return bucket columns from a tier's arrays in the order of docs/formats/rollups.md, sorted by (series, time)."""
-    series_ids, times, counts, sums, mins, maxs, firsts, lasts, _first_times, last_times = columns
+def buckets_of_table(table: pa.Table) -> Buckets:
+    """Return bucket columns from a tier's rows, sorted by (series, time); increases are 0 where they are no column."""
+    series_ids, times, counts, sums, mins, maxs, firsts, lasts, _first_times, last_times = (
+        table.column(name).to_numpy() for name in NAMES
+    )
+    counted = INCREASE in table.column_names
     found = Buckets(
         series_ids.astype(np.int64),
         times.astype(np.int64),
@@ -329,7 +406,7 @@ def buckets_of_table(columns: Sequence[npt.NDArray[np.generic]]) -> Buckets:
         firsts.astype(np.float64),
         lasts.astype(np.float64),
         last_times.astype(np.int64),
-        np.zeros(len(times), np.float64),
+        table.column(INCREASE).to_numpy() if counted else np.zeros(len(times), np.float64),
     )
     order = np.lexsort((found.times, found.series_ids))
     return _take(found, order)

@@ -38,9 +38,10 @@ def bins_of(values: Float64Array) -> Int32Array:
 
 def values_of(bins: npt.NDArray[np.integer]) -> Float64Array:
     """Return float64[n]: what each bin stands for."""
-    exponent = np.abs(bins).astype(np.float64) - OFFSET
-    with np.errstate(over="ignore"):
-        magnitude = np.minimum(2.0 * np.exp(exponent * LOG_GAMMA) / (GAMMA + 1.0), np.finfo(np.float64).max)
+    # From the lower end of the bin, which is in range where the upper end is not.
+    exponent = np.abs(bins).astype(np.float64) - OFFSET - 1
+    with np.errstate(over="ignore", under="ignore"):
+        magnitude = np.exp(exponent * LOG_GAMMA) * (2.0 * GAMMA / (GAMMA + 1.0))
     magnitude = np.where(bins == 0, 0.0, np.where(np.abs(bins) == INFINITE_BIN, np.inf, magnitude))
     return np.where(bins < 0, -magnitude, magnitude)
 
