@@ -1,0 +1,404 @@
+"""The univariate detector's inner loop: judge a sample against what its series did before, then learn it.
+
+``docs/detectors.md`` explains what is computed and where the ideas come from; ``tests/oracles/univariate.py`` does the
+same, slowly.  Times are ns since 1970; windows count samples unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from native.kernels.compiling import changed, given, kernel, part
+from native.kernels.univariate_state import (
+    ALARM,
+    AVERAGE,
+    CENTRE,
+    COUNT,
+    COUNTER,
+    DAY,
+    DAYS,
+    FEATURES,
+    LIMIT,
+    LOUDNESS,
+    MEAN,
+    NEWEST,
+    ORIGIN,
+    PLACE,
+    PLACE_COUNT,
+    PLACE_SUM,
+    PLACES,
+    PREDICTORS,
+    PREVIOUS,
+    RISES,
+    SCALE,
+    SEASON,
+    SPREAD,
+    STEP,
+    STRANGE,
+    TOP,
+    UNSURE,
+    USUAL,
+    WAITING,
+    WAITING_PLACE,
+)
+
+DAY_NS = 86_400_000_000_000
+
+# Parameters: one set for all series, chosen over all the sets in docs/detectors.md.
+
+#: 0.5 is the score from which something is worth a person's look.
+ALARM_SCORE = 0.5
+PREDICTOR_GAINS = (1.0, 1 / 3, 1 / 10, 1 / 30, 1 / 100, 1 / 1000)
+SCALE_GAIN = 1 / 10000
+#: An error counts for at most so many scales where scales are learned, and moves its mean by at most so many.
+LARGEST_ERROR = 4.0
+LARGEST_MOVE = 3.0
+SMOOTHING = 0.4
+#: The smoothed strangeness that scores half of ALARM_SCORE.
+HALFWAY = 4.0
+WARM_UP = 20
+
+AVERAGE_GAINS = (1.0, 1 / 3, 1 / 15, 1 / 20, 1 / 200, 1 / 120, 1 / 20)
+#: 0: the feature is its own distance.
+CENTRE_GAINS = (1 / 1500, 1 / 1500, 1 / 150, 0.0, 1 / 1500, 1 / 1500, 1 / 1500)
+CENTRE_MOVE = 4.0
+SPREAD_GAIN = 1 / 5000
+LARGEST_SPREAD = 6.0
+STEP_GAIN = 1 / 2000
+#: Keeps the logarithm of a distance from minus infinity: this part of its mean is added.
+BASE = 0.05
+DAYS_REMEMBERED = 20.0
+FIRST_UNSURE = 0.25
+UNSURE_DAYS = 4.0
+LEAST_UNSURE = 0.02
+LEAST_STRENGTH = 0.95
+#: After an alarm, another one must be so many times as strong; that fades with this time constant.
+REPEAT = 4.5
+REPEAT_NS = DAY_NS
+STRENGTH_SCALE = 4.0
+
+PROFILE_DAYS = 21.0
+PROFILE_MOVE = 3.0
+
+#: A value that has risen so often and never fallen is a counter; one that falls to more than this part of it is not.
+#: (Only a series' beginning can make it a counter: a gap that somebody filled with a line rises for long, too.)
+COUNTER_RISES = 64
+COUNTER_RESET = 0.5
+FARTHEST = 1e30
+#: Differences smaller than this part of a value are rounding.
+ROUNDING = 1e-7
+
+
+@part
+def forget(numbers: Any, exact: Any, times: Any, visits: Any) -> None:
+    """Make the state of a series that nothing is known of."""
+    numbers[:] = 0.0
+    exact[:] = 0.0
+    times[:] = 0
+    times[PLACE] = -1
+    visits[:] = 0
+
+
+@part
+def judged_value(time: int, value: float, numbers: Any, exact: Any, times: Any, visits: Any) -> float:
+    """Return what is judged: the value, or for a counter what it gained a second; starts over when that changes."""
+    started = numbers[COUNT] > 0
+    previous = exact[PREVIOUS]
+    if started and value < previous:
+        if numbers[COUNTER] > 0 and value > COUNTER_RESET * previous:
+            forget(numbers, exact, times, visits)
+        if numbers[COUNTER] == 0:
+            numbers[RISES] = -1.0
+    elif started and value > previous and numbers[RISES] >= 0 and numbers[COUNTER] == 0:
+        numbers[RISES] += 1.0
+        if numbers[RISES] >= COUNTER_RISES:
+            newest = times[NEWEST]
+            forget(numbers, exact, times, visits)
+            numbers[COUNTER] = 1.0
+            times[NEWEST] = newest
+            exact[PREVIOUS] = previous
+    if numbers[COUNTER] == 0:
+        return value
+    gained = value - previous if value >= previous else value
+    return gained / max((time - times[NEWEST]) * 1e-9, 1e-3)
+
+
+@part
+def learn_waiting(numbers: Any, profile: Any, visits: Any) -> None:
+    """Let the profile learn the mean of the place that the series has left."""
+    place = int(numbers[WAITING_PLACE]) - 1
+    numbers[WAITING_PLACE] = 0.0
+    if visits[place] == 0:
+        profile[place] = numbers[WAITING]
+        visits[place] = 1
+        return
+    move = numbers[WAITING] - profile[place]
+    if numbers[SEASON] > 0:
+        most = PROFILE_MOVE * numbers[SCALE + PREDICTORS - 1]
+        move = min(max(move, -most), most)
+    profile[place] += max(1.0 / (visits[place] + 1.0), 1 / PROFILE_DAYS) * move
+    if visits[place] < 255:
+        visits[place] += 1
+
+
+@part
+def expected_here(time: int, x: float, numbers: Any, times: Any, profile: Any, visits: Any) -> float:
+    """Return the profile's value for this time of day, 0 without a profile, and give the sample to the profile.
+
+    The value lies on the line between the middles of two places.  What the series does today must not be compared with
+    itself: a place that has been left is learned only when the line does not touch it any more.
+    """
+    where = (time % DAY_NS) / (DAY_NS // PLACES) - 0.5  # a division: samples lie exactly on the borders of places
+    below = math.floor(where)
+    share = where - below
+    left = int(below) if below >= 0 else PLACES - 1
+    right = left + 1 if left + 1 < PLACES else 0
+    here = left if share < 0.5 else right
+    if times[PLACE] != here:
+        if numbers[WAITING_PLACE] > 0:
+            learn_waiting(numbers, profile, visits)
+        if times[PLACE] >= 0:
+            numbers[WAITING] = numbers[PLACE_SUM] / numbers[PLACE_COUNT]
+            numbers[WAITING_PLACE] = times[PLACE] + 1
+        times[PLACE] = here
+        numbers[PLACE_SUM] = 0.0
+        numbers[PLACE_COUNT] = 0.0
+    if numbers[WAITING_PLACE] > 0 and numbers[WAITING_PLACE] != left + 1:
+        learn_waiting(numbers, profile, visits)
+    numbers[PLACE_SUM] += x
+    numbers[PLACE_COUNT] += 1.0
+    if numbers[SEASON] == 0:
+        return 0.0
+    weight_left = 1.0 - share if visits[left] > 0 else 0.0
+    weight_right = share if visits[right] > 0 else 0.0
+    if weight_left + weight_right == 0:
+        # Never been here at this time of day: what came just before has to do.
+        if numbers[WAITING_PLACE] > 0:
+            return numbers[WAITING]
+        for back in range(PLACES):
+            before = (left - back + PLACES) % PLACES
+            if visits[before] > 0:
+                return profile[before]
+        return x
+    return (profile[left] * weight_left + profile[right] * weight_right) / (weight_left + weight_right)
+
+
+@part
+def strangeness(x: float, plain: float, count: float, numbers: Any) -> float:
+    """Return the smoothed root mean square of the errors of predictors from fast to slow, each in its own scale."""
+    squares = 0.0
+    rounding = ROUNDING * abs(x) + 1e-30
+    first = 1.0 / count
+    scale_gain = max(SCALE_GAIN, first)
+    for k in range(PREDICTORS):
+        error = plain - numbers[MEAN + k]
+        size = abs(error)
+        scale = numbers[SCALE + k]
+        if scale > rounding:
+            z = min(size / scale, 1e4)
+            squares += z * z
+            if count > WARM_UP:
+                size = min(size, LARGEST_ERROR * scale)
+                most = LARGEST_MOVE * scale
+                error = min(max(error, -most), most)
+        elif size > rounding:
+            squares += 9.0
+        numbers[SCALE + k] += scale_gain * (size - scale)
+        numbers[MEAN + k] += max(PREDICTOR_GAINS[k], first) * error
+    strange = numbers[STRANGE] + SMOOTHING * (math.sqrt(squares / PREDICTORS) - numbers[STRANGE])
+    numbers[STRANGE] = strange
+    return strange
+
+
+@part
+def end_day(day: int, numbers: Any, times: Any) -> None:
+    """Learn the largest distances of the day that ends, and from which distance an alarm is possible today."""
+    times[DAY] = day
+    days = numbers[DAYS]
+    for j in range(FEATURES):
+        top = math.log(numbers[TOP + j] + BASE * numbers[SPREAD + j] + 1e-30)
+        if days == 0:
+            numbers[USUAL + j] = top
+            numbers[UNSURE + j] = FIRST_UNSURE
+        else:
+            move = top - numbers[USUAL + j]
+            unsure = numbers[UNSURE + j]
+            counted = min(abs(move), 3.0 * unsure)
+            numbers[USUAL + j] += max(1 / DAYS_REMEMBERED, 1.0 / (days + 1.0)) * move
+            numbers[UNSURE + j] += max(1 / DAYS_REMEMBERED, 1.0 / (days + UNSURE_DAYS)) * (counted - unsure)
+        numbers[TOP + j] = 0.0
+        limit = numbers[USUAL + j] + LEAST_STRENGTH * max(numbers[UNSURE + j], LEAST_UNSURE)
+        numbers[LIMIT + j] = math.exp(min(limit, 80.0))
+    numbers[DAYS] = min(days + 1.0, 1e6)
+    if numbers[SEASON] == 0:
+        numbers[SEASON] = 1.0
+
+
+@part
+def features(x: float, plain: float, change: float, count: float, numbers: Any, distances: Any) -> bool:
+    """Measure what the value, its level, its changes and its distance from the profile do over longer times.
+
+    Writes each feature's distance from its centre; returns whether one is so far out that an alarm is possible.
+    """
+    first = 1.0 / count
+    spread_gain = max(SPREAD_GAIN, first)
+    usual_step = numbers[STEP]
+    activity = min(change, 2.0 * usual_step) / usual_step if usual_step > 0 else 0.0
+    capped = min(change, 3.0 * usual_step) if count > WARM_UP else change
+    numbers[STEP] += max(STEP_GAIN, first) * (capped - usual_step)
+    possible = False
+    for j in range(FEATURES):
+        if j < 3:
+            seen = x
+        elif j < 5:
+            seen = change
+        elif j == 5:
+            seen = activity
+        else:
+            seen = plain
+        average = numbers[AVERAGE + j]
+        average += max(AVERAGE_GAINS[j], first) * (seen - average)
+        numbers[AVERAGE + j] = average
+        spread = numbers[SPREAD + j]
+        distance = average
+        if CENTRE_GAINS[j] > 0:
+            if count == 1:
+                numbers[CENTRE + j] = average
+            off = average - numbers[CENTRE + j]
+            distance = abs(off)
+            most = CENTRE_MOVE * spread
+            numbers[CENTRE + j] += max(CENTRE_GAINS[j], first) * min(max(off, -most), most)
+        counted = min(distance, LARGEST_SPREAD * spread) if count > WARM_UP else distance
+        spread += spread_gain * (counted - spread)
+        numbers[SPREAD + j] = spread
+        if distance > numbers[TOP + j]:
+            numbers[TOP + j] = distance
+        distances[j] = distance
+        if distance + BASE * spread > numbers[LIMIT + j]:
+            possible = True
+    return possible
+
+
+@part
+def alarm(time: int, numbers: Any, times: Any, distances: Any) -> tuple[float, int]:
+    """Return how far beyond a day's largest distances this sample is, and its farthest feature; 0 for no alarm.
+
+    A day's largest distance has, as a logarithm, a place and a width.  An alarm must be the louder the louder the last
+    one was and the shorter ago.
+    """
+    total = 0.0
+    farthest = -1e9
+    cause = 0
+    for j in range(FEATURES):
+        above = math.log(distances[j] + BASE * numbers[SPREAD + j] + 1e-30) - numbers[USUAL + j]
+        z = min(max(above / max(numbers[UNSURE + j], LEAST_UNSURE), -20.0), 20.0)
+        total += math.exp(z)
+        if z > farthest:
+            farthest = z
+            cause = j
+    strength = math.log(total / FEATURES)
+    bar = numbers[LOUDNESS] * REPEAT * math.exp(-(time - times[ALARM]) / REPEAT_NS)
+    if strength < LEAST_STRENGTH or strength < bar:
+        return 0.0, 0
+    numbers[LOUDNESS] = strength
+    times[ALARM] = time
+    return strength, cause
+
+
+@kernel(
+    given(types.int64),
+    given(types.int64),
+    given(types.float64),
+    changed(types.float32, 2),
+    changed(types.float64, 2),
+    changed(types.int64, 2),
+    changed(types.float32, 2),
+    changed(types.uint8, 2),
+    changed(types.float64),
+    changed(types.float64, 2),
+)
+def advance(
+    rows: Any,
+    at: Any,
+    values: Any,
+    numbers_of: Any,
+    exact_of: Any,
+    times_of: Any,
+    profile_of: Any,
+    visits_of: Any,
+    scores: Any,
+    reasons: Any,
+) -> None:
+    """Judge samples in order, each against the row of the state that it belongs to, and learn it after that.
+
+    A tick gives one sample of each of many series, a batch many samples of one.  ``scores`` float64[n] is in [0, 1];
+    ``reasons`` float64[n, 4] is cause (0: no alarm), what was seen, and what was expected at least and at most.  A
+    value that is not finite is a missing one: it scores 0 and is not learned.  A time before the newest one
+    counts as the newest.
+    """
+    distances = np.empty(FEATURES, np.float64)
+    for i in range(len(rows)):
+        reasons[i, 0] = 0.0
+        scores[i] = 0.0
+        value = values[i]
+        if not math.isfinite(value):
+            continue
+        row = rows[i]
+        numbers, exact, times = numbers_of[row], exact_of[row], times_of[row]
+        profile, visits = profile_of[row], visits_of[row]
+        time = at[i]
+        if numbers[COUNT] == 0:
+            forget(numbers, exact, times, visits)
+            exact[PREVIOUS] = value
+            times[NEWEST] = time
+        time = max(time, times[NEWEST])
+        previous = exact[PREVIOUS]
+        judged = judged_value(time, value, numbers, exact, times, visits)
+        if numbers[COUNT] == 0:
+            exact[ORIGIN] = judged if numbers[COUNTER] == 0 else 0.0
+            times[DAY] = time // DAY_NS
+        exact[PREVIOUS] = value
+        times[NEWEST] = time
+        x = min(max(judged - exact[ORIGIN], -FARTHEST), FARTHEST)
+        count = min(numbers[COUNT] + 1.0, 1e7)
+        numbers[COUNT] = count
+
+        expected = expected_here(time, x, numbers, times, profile, visits)
+        plain = x - expected
+        if numbers[SEASON] == 1:
+            # From here on the averages are of what the profile leaves over.
+            numbers[MEAN : MEAN + PREDICTORS] = plain
+            numbers[AVERAGE + 6] = plain
+            numbers[CENTRE + 6] = plain
+            numbers[SEASON] = 2.0
+            numbers[COUNT] = min(count, 50.0)
+        strange = strangeness(x, plain, count, numbers)
+        scores[i] = ALARM_SCORE * strange / (strange + HALFWAY)
+
+        day = time // DAY_NS
+        if day != times[DAY]:
+            end_day(day, numbers, times)
+        change = abs(x) if numbers[COUNTER] > 0 else min(abs(value - previous), FARTHEST)
+        if not features(x, plain, change, count, numbers, distances) or numbers[DAYS] == 0:
+            continue
+        strength, cause = alarm(time, numbers, times, distances)
+        if strength == 0:
+            continue
+        scores[i] = ALARM_SCORE + (1.0 - ALARM_SCORE) * (1.0 - math.exp((LEAST_STRENGTH - strength) / STRENGTH_SCALE))
+        usual = math.exp(min(numbers[USUAL + cause], 80.0))
+        middle = numbers[CENTRE + cause]
+        seen = numbers[AVERAGE + cause]
+        if cause == 6:
+            middle += exact[ORIGIN] + expected
+            seen += exact[ORIGIN] + expected
+        elif cause < 3:
+            middle += exact[ORIGIN]
+            seen += exact[ORIGIN]
+        reasons[i, 0] = cause + 1.0
+        reasons[i, 1] = seen
+        reasons[i, 2] = middle - usual
+        reasons[i, 3] = middle + usual
