@@ -1,7 +1,7 @@
 """Random histories of the storage against a model: writes, deletions, seals, merges, failures, crashes, restarts.
 
-Hypothesis makes the list of operations and shortens one that fails; it prints the seed to repeat it.  The model is a
-list of batches in order of arrival.  What the contract allows:
+Hypothesis makes the lists of operations (40 unless ``TIDEGAUGE_HISTORIES`` says otherwise), shortens one that fails and
+prints what repeats it.  The model is a list of batches in order of arrival.  What the contract allows:
 
 - a batch that was acknowledged is there, whole, and later batches win over earlier ones field by field;
 - a batch that was refused or under way when the power failed is there as a whole, at its place, or not at all, and
@@ -11,6 +11,7 @@ list of batches in order of arrival.  What the contract allows:
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -288,7 +289,7 @@ OPERATIONS = st.one_of(
 
 @given(operations=st.lists(OPERATIONS, min_size=3, max_size=16))
 @settings(
-    max_examples=40,
+    max_examples=int(os.environ.get("TIDEGAUGE_HISTORIES", "40")),
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
