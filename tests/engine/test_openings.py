@@ -66,7 +66,10 @@ def cut(pattern: str, index: int = 0, keep: float = 0.9) -> Callable[[Path], Non
 def lose(pattern: str) -> Callable[[Path], None]:
     def damage(data: Path) -> None:
         for file in sorted(data.glob(pattern)):
-            file.unlink()
+            if file.is_dir():
+                shutil.rmtree(file)
+            else:
+                file.unlink()
 
     return damage
 
@@ -109,7 +112,8 @@ OPENS: list[tuple[str, Callable[[Path], None], set[tuple[str, int]], str | None]
     ("half a manifest", put("manifest-00000000000000ff.json.tmp"), ALL, "did not finish"),
     ("half a segment", put("segments/t/x.parquet.tmp"), ALL, "did not finish"),
     ("a stranger's file", put("segments/t/stranger.parquet"), ALL, "not named like a segment"),
-    ("rollups lost", lose("rollups.duckdb*"), ALL, None),
+    ("rollups lost", lose("rollups*"), ALL, None),
+    ("rollup database lost", lose("rollups.duckdb*"), ALL, "tiers were recomputed"),
     ("control state lost", lose("control.sqlite*"), ALL, None),
 ]
 REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
