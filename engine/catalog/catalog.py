@@ -26,7 +26,7 @@ from engine.disk.filesystem import FileSystem, storage_error
 from engine.errors import Damage, NewerFormat
 from engine.model.rows import series_id_of
 from native.catalogue import Catalogue
-from native.frames import encode_frame, scan_frames
+from native.frames import FRAME_HEADER_BYTES, encode_frame, scan_frames
 from native.tagcolumns import keys_between, members_of, members_with, tags_of, values_of
 
 #: This many tag sets in memory are moved into a file: about 12 MB.
@@ -80,6 +80,15 @@ def _decoded(offsets: npt.NDArray[np.int32], data: bytes) -> list[str]:
     """Return texts as :mod:`native.tagcolumns` gives them."""
     ends = offsets.tolist()
     return [data[start:end].decode() for start, end in itertools.pairwise(ends)]
+
+
+def _ends_in_zeros(data: bytes, offset: int) -> bool:
+    """Return whether the frame at ``offset`` is the last and ends in zeros: its size reached the disk before its bytes.
+
+    Should it be damage after all, the definitions that are cut off are missed when segments are compared with them.
+    """
+    end = offset + FRAME_HEADER_BYTES + int.from_bytes(data[offset : offset + 4], "little")
+    return not any(data[end - 1 :])
 
 
 class Catalog:
@@ -153,7 +162,7 @@ class Catalog:
             except ValueError as error:
                 raise Damage(f"cannot read catalogue: {error}", path=path, offset=start) from None
             self._next_frame = sequence + 1
-        if status == "torn":
+        if status == "torn" or (status == "bad_checksum" and _ends_in_zeros(data, end)):
             fs.truncate(path, end)
         elif status != "end":
             raise Damage(f"cannot read catalogue: {status.replace('_', ' ')}", path=path, offset=end)
