@@ -16,6 +16,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from api.cli.statements import is_finished, split_statements
 from engine.errors import TidegaugeError
+from engine.query.functions import FUNCTIONS, OPERATORS, SIGNATURES, TABLE_FUNCTIONS
 
 if TYPE_CHECKING:
     from api.client import SqlTable
@@ -27,6 +28,7 @@ _KEYWORDS = (
     *("COUNT", "SUM", "AVG", "MIN", "MAX", "DESCRIBE", "SHOW", "TABLES", "EXPLAIN"),
 )
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FUNCTIONS = (*SIGNATURES, *sorted((FUNCTIONS - OPERATORS) | TABLE_FUNCTIONS))
 _LEAVE = frozenset({"exit", "quit", "\\q", ".exit", ".quit"})
 _HELP = "End a statement with ; to run it.  Tab completes names, the arrow keys recall history, \\q leaves."
 
@@ -46,7 +48,7 @@ class SqlNames:
     def candidates(self, word: str, text: str) -> list[str]:
         """Return what may stand for ``word``, typed so far, in the statement ``text``.
 
-        Columns of the relations it mentions first, then relations, then keywords in the case of the word.
+        Columns of the relations it mentions first, then relations, then keywords and functions in the case of the word.
         """
         relations = self._all_relations()
         mentioned = {found.lower() for found in _WORD.findall(text)}
@@ -54,8 +56,10 @@ class SqlNames:
             column for relation in relations if relation.lower() in mentioned for column in self._columns_of(relation)
         ]
         keywords = [name.lower() if word.islower() else name for name in _KEYWORDS]
+        functions = [name.upper() if word.isupper() else name for name in _FUNCTIONS]
         start = word.lower()
-        return [name for name in dict.fromkeys([*columns, *relations, *keywords]) if name.lower().startswith(start)]
+        offered = dict.fromkeys([*columns, *relations, *keywords, *functions])
+        return [name for name in offered if name.lower().startswith(start)]
 
     def _all_relations(self) -> list[str]:
         if self._relations is None:
@@ -85,7 +89,7 @@ class _SqlCompleter(Completer):
         word = document.get_word_before_cursor(pattern=_WORD)
         if word or complete_event.completion_requested:
             for name in self._names.candidates(word, document.text):
-                yield Completion(name, start_position=-len(word))
+                yield Completion(name, start_position=-len(word), display_meta=SIGNATURES.get(name.lower()))
 
 
 def run_prompt(

@@ -14,8 +14,8 @@ import threading
 import duckdb
 
 from engine.errors import Damage, NewerFormat, TidegaugeError, Unavailable
+from engine.query.macros import create_macros
 from engine.query.relations import literal
-from engine.rollups.bins import GAMMA, INFINITE_BIN, LOG_GAMMA, OFFSET
 from engine.rollups.packs import Packs
 from engine.rollups.store import RollupStore
 
@@ -23,15 +23,6 @@ from engine.rollups.store import RollupStore
 STORAGE_VERSION = "v1.5.0"
 #: The name under which the rollup database is attached; everything else lives in the unnamed database in memory.
 ROLLUP_DATABASE = "rollups"
-
-# The column time has no time zone and is UTC; so are the clock's functions, or the two could not be compared.
-_UTC_FUNCTIONS = (
-    "CREATE MACRO now() AS CAST(system.main.now() AS TIMESTAMP)",
-    "CREATE MACRO get_current_timestamp() AS CAST(system.main.get_current_timestamp() AS TIMESTAMP)",
-    "CREATE MACRO transaction_timestamp() AS CAST(system.main.transaction_timestamp() AS TIMESTAMP)",
-    "CREATE MACRO to_timestamp(seconds) AS CAST(system.main.to_timestamp(seconds) AS TIMESTAMP)",
-)
-
 
 LOG = logging.getLogger("tidegauge.rollups")
 
@@ -125,25 +116,9 @@ def _refusal(text: str, path: str) -> TidegaugeError:
     return Unavailable(f"cannot open rollup database: {text} ({path})")
 
 
-#: ``histogram_quantile(histogram, q)``, an aggregate over rows of a rollup relation (docs/formats/rollups.md).
-_QUANTILE_FUNCTIONS = (
-    f"CREATE MACRO tidegauge_bin_value(bin) AS CASE WHEN bin = 0 THEN 0.0::DOUBLE WHEN abs(bin) = {INFINITE_BIN}"
-    " THEN sign(bin) * 'inf'::DOUBLE"
-    f" ELSE sign(bin) * exp((abs(bin) - {OFFSET + 1}) * {LOG_GAMMA!r}::DOUBLE)"
-    f" * {2 * GAMMA / (GAMMA + 1)!r}::DOUBLE END",
-    "CREATE MACRO tidegauge_at_rank(bins, rank) AS tidegauge_bin_value(list_reduce(bins, lambda before, bin:"
-    " CASE WHEN before.value > rank THEN before ELSE {'key': bin.key, 'value': before.value + bin.value} END).key)",
-    "CREATE MACRO tidegauge_quantile(bins, q) AS"
-    " tidegauge_at_rank(bins, floor(q * (list_sum(list_transform(bins, lambda bin: bin.value)) - 1)))",
-    "CREATE MACRO histogram_quantile(histogram, q) AS"
-    " tidegauge_quantile(list_sort(flatten(list(map_entries(histogram)))), q)",
-)
-
-
 def lock(root: duckdb.DuckDBPyConnection) -> None:
     """Define the functions that statements see and forbid every change of configuration from now on."""
-    for macro in (*_UTC_FUNCTIONS, *_QUANTILE_FUNCTIONS):
-        root.execute(macro)
+    create_macros(root)
     root.execute("SET lock_configuration = true")
 
 

@@ -38,6 +38,9 @@ WINDOW_FUNCTIONS = _names(
     "row_number",
 )
 
+#: Macros of ours over samples (:mod:`engine.query.macros`).
+SERIES = _names("delta earliest increase interpolate latest locf rate")
+
 NUMERIC = _names(
     "abs acos acosh asin asinh atan atan2 atanh bit_count cbrt ceil ceiling cos cosh cot degrees even exp",
     "factorial floor gamma gcd greatest greatest_common_divisor isfinite isinf isnan lcm least",
@@ -109,10 +112,21 @@ JSON = _names(
 )
 
 FUNCTIONS = (
-    OPERATORS | AGGREGATES | WINDOW_FUNCTIONS | NUMERIC | RANDOM | CONDITIONAL | TIME | NOW | TEXT | NESTED | JSON
+    OPERATORS
+    | AGGREGATES
+    | WINDOW_FUNCTIONS
+    | SERIES
+    | NUMERIC
+    | RANDOM
+    | CONDITIONAL
+    | TIME
+    | NOW
+    | TEXT
+    | NESTED
+    | JSON
 )
 
-TABLE_FUNCTIONS = _names("generate_series json_each json_tree range unnest")
+TABLE_FUNCTIONS = _names("generate_series json_each json_tree range time_bucket_gapfill unnest")
 
 #: A series written out in the statement may have this many rows; one computed from data is held by the other limits.
 MAX_GENERATED_ROWS = 10_000_000
@@ -138,3 +152,17 @@ CLOCKS = _names(
     "current_date current_localtimestamp current_timestamp get_current_timestamp localtimestamp now today",
     "transaction_timestamp",
 )
+
+#: How the functions of ours that analysts call are written, for completion and help.
+SIGNATURES = {
+    "delta": "delta(value, time)",
+    "earliest": "earliest(value, time)",
+    "histogram_quantile": "histogram_quantile(histogram, q)",
+    "increase": "increase(value, time)",
+    "interpolate": "interpolate(value, time[, series])",
+    "latest": "latest(value, time)",
+    "locf": "locf(value, time[, series])",
+    "lttb": "lttb(time, value, points)",
+    "rate": "rate(value, time)",
+    "time_bucket_gapfill": "time_bucket_gapfill(width, start, end)",
+}

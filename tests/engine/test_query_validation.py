@@ -10,7 +10,8 @@ import duckdb
 import pytest
 
 from engine.errors import BadQuery
-from engine.query.functions import FUNCTIONS, OPERATORS, PUSHABLE, TABLE_FUNCTIONS
+from engine.query.functions import FUNCTIONS, OPERATORS, PUSHABLE, SIGNATURES, TABLE_FUNCTIONS
+from engine.query.macros import create_macros
 from engine.query.relations import FIXED_RELATIONS, Relation
 from engine.query.syntax import Serialise, explain_error, fold
 from engine.query.validation import Statement, check_text, parse
@@ -139,6 +140,8 @@ ATTACKS = [
     ("SELECT * FROM generate_series(0, 1000000000000, 10)", "makes"),
     ("SELECT range(200000000)", "makes 200000000 rows"),
     ("SELECT * FROM range(0, -20000000, -1)", "makes 20000000 rows"),
+    ("SELECT * FROM time_bucket_gapfill(INTERVAL 1 DAY, getenv('A'), now())", "function 'getenv'"),
+    ("SELECT time_bucket_gapfill(INTERVAL 1 DAY, now(), now())", "use it in FROM"),
     ("SELECT * FROM rollups.main.range(1)", "schema or database"),
     ("SELECT * FROM secret.range(1)", "schema or database"),
     # scalar functions
@@ -152,6 +155,8 @@ ATTACKS = [
     ("SELECT getvariable('x')", "function 'getvariable'"),
     ("SELECT nextval('s')", "function 'nextval'"),
     ("SELECT setseed(0.5)", "function 'setseed'"),
+    ("SELECT tidegauge_rise([])", "function 'tidegauge_rise'"),
+    ("SELECT increase(getenv('A'), time) FROM cpu", "function 'getenv'"),
     ("SELECT write_log('x')", "function 'write_log'"),
     ("SELECT sleep_ms(1000000)", "function 'sleep_ms'"),
     ("SELECT pg_sleep(1000)", "function 'pg_sleep'"),
@@ -233,6 +238,12 @@ LEGITIMATE = [
     "SELECT labels['host'] AS host, last(value ORDER BY time) FROM samples WHERE metric = 'cpu_usage_user' GROUP BY 1",
     "SELECT * FROM samples WHERE metric LIKE 'cpu_%' AND labels['host'] IN ('a', 'b') AND value IS NOT NULL",
     "SELECT *, value - lag(value) OVER (PARTITION BY series_id ORDER BY time) AS increase FROM samples",
+    "SELECT host, increase(usage_user, time), rate(usage_user, time), delta(usage_user, time) FROM cpu GROUP BY host",
+    "SELECT host, latest(usage_user, time), earliest(usage_user, time) FROM cpu GROUP BY host",
+    "SELECT bucket, locf(busy, bucket), interpolate(busy, bucket) FROM time_bucket_gapfill(INTERVAL 5 MINUTES,"
+    " now() - INTERVAL 1 HOUR, now()) LEFT JOIN (SELECT time_bucket(INTERVAL 5 MINUTES, time) AS bucket,"
+    " avg(usage_user) AS busy FROM cpu GROUP BY 1) USING (bucket)",
+    "SELECT metric, locf(value, time, series_id), interpolate(value, time, (series_id, metric)) FROM samples",
     "SELECT host, usage_user FROM cpu QUALIFY row_number() OVER (PARTITION BY host ORDER BY time DESC) = 1",
     "SELECT avg(usage_user) OVER w FROM cpu WINDOW w AS (PARTITION BY host ORDER BY time ROWS 5 PRECEDING)",
     "SELECT sum(x) OVER (ORDER BY x RANGE BETWEEN 1 PRECEDING AND CURRENT ROW) FROM (SELECT 1 x)",
@@ -390,8 +401,9 @@ def test_examples_of_the_document_may_run(check) -> None:
         assert check(statement).kind == "rows"
 
 
-def test_every_function_of_the_list_is_one_of_duckdb_or_its_grammar() -> None:
+def test_every_function_of_the_list_is_one_of_duckdb_or_its_grammar_or_a_macro() -> None:
     with duckdb.connect() as connection:
+        create_macros(connection)
         known = {
             fold(name) for (name,) in connection.execute("SELECT function_name FROM duckdb_functions()").fetchall()
         }
@@ -402,6 +414,7 @@ def test_every_function_of_the_list_is_one_of_duckdb_or_its_grammar() -> None:
     assert FUNCTIONS - known <= grammar
     assert known >= TABLE_FUNCTIONS
     assert PUSHABLE <= FUNCTIONS
+    assert SIGNATURES.keys() <= FUNCTIONS | TABLE_FUNCTIONS
 
 
 def test_no_function_that_reaches_out_of_the_statement_is_on_a_list() -> None:
