@@ -59,6 +59,7 @@ SUITES = (
         "remote_write",
     ),
     Suite("ingest-latency", "acknowledgements at half of the peak, open-loop", "macro_latency"),
+    Suite("backfill", "a year of history imported beside live writers", "macro_backfill"),
     Suite("storage", "bytes on disk after a graceful stop", "macro_storage", "storage"),
     Suite("storage-pooled", "bytes on disk of node-exporter scrapes", "macro_pooled", "storage_pooled"),
     Suite("rollup", "how fast tiers catch up after a bulk load", "macro_storage", "rollup"),

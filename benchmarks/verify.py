@@ -15,26 +15,32 @@ AGGREGATES = ("count", "sum", "min", "max")
 SUM_TOLERANCE = 1e-9
 
 
-def aggregates_sql(measurement: Measurement, fields: int) -> str:
-    """Return the SELECT that gives every aggregate of the first ``fields`` fields for each host."""
+def aggregates_sql(measurement: Measurement, fields: int, before_ns: int | None = None) -> str:
+    """Return the SELECT that gives every aggregate of the first ``fields`` fields for each host.
+
+    ``before_ns``: only of what is older.
+    """
+    where = "" if before_ns is None else f" WHERE time < make_timestamp_ns({before_ns})"
     columns = [
         f"{function}({field}) AS {function}_{index}"
         for index, field in enumerate(measurement.field_names[:fields])
         for function in AGGREGATES
     ]
-    return f"SELECT hostname, {', '.join(columns)} FROM {measurement.name} GROUP BY hostname"
+    return f"SELECT hostname, {', '.join(columns)} FROM {measurement.name}{where} GROUP BY hostname"
 
 
-def stored_differences(sql: SqlClient, generator: DevopsGenerator, *, one_field: bool = False) -> dict[str, str]:
+def stored_differences(
+    sql: SqlClient, generator: DevopsGenerator, *, one_field: bool = False, before_ns: int | None = None
+) -> dict[str, str]:
     """Return measurement -> how the stored aggregates differ from the generated ones, empty when they do
-    not.
+    not.  ``before_ns``: only what is older is compared.
     """
     expected = generator.aggregates()
     measurements = generator.shape.measurements[:1] if one_field else generator.shape.measurements
     out = {}
     for measurement in measurements:
         fields = 1 if one_field else len(measurement.fields)
-        table = sql.arrow(aggregates_sql(measurement, fields))
+        table = sql.arrow(aggregates_sql(measurement, fields, before_ns))
         out[measurement.name] = _difference(table, expected[measurement.name], fields)
     return out
 
