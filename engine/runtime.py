@@ -194,7 +194,10 @@ class Engine:
         self.hot = HotStore()
         self.samples = SampleStore(fs, self._root, self.hot, manifest.segments, manifest.deletions)
         self.dirty = DirtyBuckets(
-            self.samples.gather, self._flush_pieces, KeptFields(self.catalog, self.config.rollups)
+            self.samples.gather,
+            self._flush_pieces,
+            KeptFields(self.catalog, self.config.rollups),
+            self.samples.expected_rows,
         )
         sealed = max((meta.sealed_through for meta in manifest.segments), default=0)
         floor = self.hot.applied_sequence = manifest.wal_floor

@@ -38,17 +38,26 @@ FlushPieces = Callable[[Sequence[Piece], int], None]
 #: ``chosen(table_id, field_ids)``: which of a table's fields are counters, and which have histograms.
 Chosen = Callable[[int, tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
-#: Buckets are recomputed a window at a time, so that one flush never reads more raw rows than a window holds.
+#: ``expected(table_id, start_ns, end_ns)``: about how many raw rows there are.
+Expected = Callable[[int, int, int], int]
+
+#: Buckets are recomputed a window at a time, so that one flush never reads more raw rows than a window holds ...
 WINDOW_NS = 2 * NS_PER_HOUR
+#: ... or neighbouring windows together, as long as they hold no more than this: sparse history then takes few steps.
+ROWS_AT_A_TIME = 500_000
 #: ... and as many (tag set, minute) pairs, unless a single minute has more.
 PAIRS_AT_A_TIME = 131_072
-#: Marks are condensed to unique buckets when more rows than this are waiting.
+#: Marks are condensed to unique buckets when more rows than this are waiting, and again when they have doubled.
 CONDENSE_ROWS = 1_000_000
 #: In the background what is older than the last quarter-hour is flushed, some time after it is over ...
 QUIET_NS = 15 * NS_PER_MINUTE
 GRACE_NS = 30 * NS_PER_SECOND
 #: ... or everything, once as many rows wait.
 MANY_ROWS = 250_000
+
+
+def _not_known(table_id: int, start_ns: int, end_ns: int) -> int:
+    return ROWS_AT_A_TIME
 
 
 def _no_choice(table_id: int, field_ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -63,6 +72,8 @@ class _Marks:
     times: list[Int64Array] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
     rows: int = 0
+    #: Rows left when the marks were condensed last.
+    unique: int = 0
 
     def add(self, tagset_ids: Int32Array, times: Int64Array, sequence: int) -> None:
         self.tagset_ids.append(tagset_ids)
@@ -83,8 +94,10 @@ class _Marks:
 class DirtyBuckets:
     """The marks of one engine and the flush that clears them."""
 
-    def __init__(self, collect: Collect, flush: FlushPieces, chosen: Chosen = _no_choice) -> None:
-        self._collect, self._flush, self._chosen = collect, flush, chosen
+    def __init__(
+        self, collect: Collect, flush: FlushPieces, chosen: Chosen = _no_choice, expected: Expected = _not_known
+    ) -> None:
+        self._collect, self._flush, self._chosen, self._expected = collect, flush, chosen, expected
         self._marks: dict[int, _Marks] = {}
         self._sequence = 0
         self._lock = threading.Lock()
@@ -98,9 +111,10 @@ class DirtyBuckets:
         with self._lock:
             marks = self._marks.setdefault(table_id, _Marks())
             marks.add(tagset_ids, times, sequence)
-            if marks.rows > CONDENSE_ROWS:
+            if marks.rows > max(CONDENSE_ROWS, 2 * marks.unique):
                 condensed = _Marks()
                 condensed.add(*marks.condensed(), min(marks.sequences))
+                condensed.unique = condensed.rows
                 self._marks[table_id] = condensed
             self._sequence = max(self._sequence, sequence)
 
@@ -179,7 +193,7 @@ class DirtyBuckets:
         waiting: list[Piece] = []
         cells = 0
         for table_id, pairs in dirty:
-            for part in _windows(pairs):
+            for part in self._windows(table_id, pairs):
                 try:
                     rows = self.recompute(table_id, part.tagset_ids, part.buckets)
                 except Damage as error:
@@ -195,6 +209,26 @@ class DirtyBuckets:
                     waiting, cells = [], 0
         self._flush(waiting, sequence)
         return written
+
+    def _windows(self, table_id: int, pairs: Pairs) -> Iterator[Pairs]:
+        """Yield the pairs in steps that read no more raw rows than fit: a window, several, or a part of one."""
+        windows = pairs.buckets // WINDOW_NS
+        order = np.argsort(windows, kind="stable")
+        numbers, starts = np.unique(windows[order], return_index=True)
+        ends = [*starts[1:].tolist(), len(order)]
+        first = 0
+        for last, end in enumerate(ends):
+            following = last + 1
+            if following < len(ends):
+                near = numbers[following] == numbers[last] + 1
+                few = ends[following] - int(starts[first]) <= PAIRS_AT_A_TIME
+                span = int(numbers[first]) * WINDOW_NS, (int(numbers[following]) + 1) * WINDOW_NS
+                if near and few and self._expected(table_id, *span) < ROWS_AT_A_TIME:
+                    continue
+            # In their old order, by tag set and bucket.
+            chosen = np.sort(order[int(starts[first]) : end])
+            yield from _parts(Pairs(pairs.tagset_ids[chosen], pairs.buckets[chosen]))
+            first = following
 
     def recompute(self, table_id: int, tagset_ids: Int32Array, buckets: Int64Array) -> TierRows:
         """Return the 1m rows of these (tag set, bucket) pairs, which are sorted and of one table."""
@@ -243,15 +277,13 @@ def _histogram(rows: Rows, values: np.ndarray, tagset_ids: Int32Array, times: In
     )
 
 
-def _windows(pairs: Pairs) -> Iterator[Pairs]:
-    """Yield the pairs window by window, and a window in parts where it has too many."""
-    windows = pairs.buckets // WINDOW_NS
-    for window in np.unique(windows).tolist():
-        inside = pairs.where(windows == window)
-        if len(inside) <= PAIRS_AT_A_TIME:
-            yield inside
-            continue
-        minutes, counts = np.unique(inside.buckets, return_counts=True)
-        for number in np.unique(np.cumsum(counts) // PAIRS_AT_A_TIME).tolist():
-            chosen = minutes[np.cumsum(counts) // PAIRS_AT_A_TIME == number]
-            yield inside.where((inside.buckets >= chosen[0]) & (inside.buckets <= chosen[-1]))
+def _parts(pairs: Pairs) -> Iterator[Pairs]:
+    """Yield the pairs, minute by minute in parts where there are too many."""
+    if len(pairs) <= PAIRS_AT_A_TIME:
+        yield pairs
+        return
+    minutes, counts = np.unique(pairs.buckets, return_counts=True)
+    numbers = np.cumsum(counts) // PAIRS_AT_A_TIME
+    for number in np.unique(numbers).tolist():
+        chosen = minutes[numbers == number]
+        yield pairs.where((pairs.buckets >= chosen[0]) & (pairs.buckets <= chosen[-1]))

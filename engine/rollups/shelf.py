@@ -155,7 +155,12 @@ class Shelf:
 
         ``width_ns``: how wide the buckets of the pairs are, the tier's own or those of a wider one.
         """
-        candidates = [part for part in self.parts(tier.name, table_id) if part.may_hold(pairs, width_ns)]
+        if not len(pairs):
+            return
+        # Most parts are of other times, which two comparisons tell without looking at the pairs one by one.
+        low_ns, high_ns = int(pairs.buckets.min()), int(pairs.buckets.max()) + width_ns
+        near = (p for p in self.parts(tier.name, table_id) if p.last_ns >= low_ns and p.first_ns < high_ns)
+        candidates = [part for part in near if part.may_hold(pairs, width_ns)]
         for part in candidates:
             rows = self._changes.rows.get(part.number)
             if rows is None:
