@@ -17,31 +17,28 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from engine.config_base import (
+    MASK,
+    Aggregate,
+    Category,
+    Keep,
+    Level,
+    Name,
+    Operator,
+    Scope,
+    Settings,
+    Severity,
+    SignalKind,
+    Span,
+    Wait,
+)
+from engine.config_channels import Channel as Channel
 from engine.config_toml import Problem
 from engine.config_units import ByteSize, Duration, within
 from engine.errors import BadConfig
 
 _duration = Duration.parse
 _size = ByteSize.parse
-
-_SECRET = Meta(extra={"secret": True})
-MASK = "***"
-
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
-Category = Literal["system", "performance", "security", "integration", "business", "custom"]
-Severity = Literal["critical", "warning", "info"]
-Operator = Literal[">", "<", ">=", "<="]
-Aggregate = Literal["last", "avg", "max", "min", "sum", "increase", "rate"]
-Scope = Literal["read", "write", "ack", "admin"]
-SignalKind = Literal["cpu", "memory", "response_time", "queue", "error_rate"]
-Level = Annotated[float, Meta(ge=0.0)]
-Span = Annotated[Duration, within("1s", "1d")]
-Wait = Annotated[Duration, within("0s", "7d")]
-Keep = Annotated[Duration, within("1h", None, forever=True)]
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every component's settings: frozen, keyword-only; unknown keys are refused."""
 
 
 class Token(Settings, frozen=True, kw_only=True):
@@ -163,7 +160,7 @@ class Rule(Settings, frozen=True, kw_only=True):
     threshold: float
     category: Category = "custom"
     severity: Severity = "warning"
-    match: dict[str, str] = {}
+    match: dict[str, str] = msgspec.field(default_factory=dict)
     clear: float | None = None
     for_: Wait = msgspec.field(default=_duration("0s"), name="for")
     keep_firing: Wait = _duration("0s")
@@ -183,23 +180,6 @@ class Rule(Settings, frozen=True, kw_only=True):
     @property
     def clear_level(self) -> float:
         return self.threshold if self.clear is None else self.clear
-
-
-class Channel(Settings, frozen=True, kw_only=True):
-    """Where notifications go.  ``secret`` signs the body: HMAC-SHA256 in the header X-Tidegauge-Signature."""
-
-    name: Name
-    url: str
-    type: Literal["webhook"] = "webhook"
-    headers: Annotated[dict[str, str], _SECRET] = {}
-    secret: Annotated[str | None, _SECRET] = None
-    timeout: Annotated[Duration, within("100ms", "1m")] = _duration("5s")
-
-    def __repr__(self) -> str:
-        headers = dict.fromkeys(self.headers, MASK)
-        secret = None if self.secret is None else MASK
-        shown = f"name={self.name!r}, url={self.url!r}, type={self.type!r}, timeout={self.timeout!r}"
-        return f"Channel({shown}, headers={headers!r}, secret={secret!r})"
 
 
 # Of each kind: metric, scale-up level, scale-down level, aggregate, divisor, factor.

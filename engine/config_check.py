@@ -6,6 +6,7 @@ A check that rests on a setting which is itself wrong is left out: one mistake g
 from __future__ import annotations
 
 import string
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ import msgspec
 from msgspec import inspect
 
 from engine.config import Config, Rule, ScaleTarget
+from engine.config_base import MASK
+from engine.config_channels import ADDRESS, NEEDED, POSSIBLE, Channel
 from engine.config_toml import Path, Problem, dotted, key_lines, parse_toml
 from engine.config_tree import TreeChecker, shown
 from engine.config_units import ByteSize, Duration
@@ -62,6 +65,17 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What stands in a message instead of a value: of a secret, and of nothing."""
+
+    text: str
+
+
+_HIDDEN = _Words(MASK)
+_NOTHING = _Words("nothing")
+
+
 class _Consistency:
     def __init__(self, config: Config, checker: TreeChecker, tree: dict[str, Any]) -> None:
         self._config = config
@@ -79,7 +93,7 @@ class _Consistency:
         for place, rule in self._entries(("rules",), self._config.rules):
             self._rule(place, rule)
         for place, channel in self._entries(("channels",), self._config.channels):
-            self._url((*place, "url"), channel.url)
+            self._channel(place, channel)
         for place, target in self._entries(("scale",), self._config.scale):
             self._target(place, target)
         self._url(("agent", "to"), self._config.agent.to)
@@ -93,7 +107,7 @@ class _Consistency:
     def _report(self, path: Path, found: object, allowed: str, *, involved: tuple[Path, ...] = ()) -> None:
         if not self._checker.bad.isdisjoint((path, *involved)):
             return
-        text = found.text if isinstance(found, Duration | ByteSize) else shown(found)
+        text = found.text if isinstance(found, Duration | ByteSize | _Words) else shown(found)
         self._checker.report(path, text, allowed, f"got {text}, want {allowed}")
 
     def _server(self) -> None:
@@ -176,22 +190,56 @@ class _Consistency:
                 if name not in known:
                     allowed = "the name of one of the channels: " + ", ".join(map(str, known))
                     self._report((*place, "channels", index), name, allowed if known else "an entry in [[channels]]")
+        self._template((*place, "summary"), rule.summary)
+
+    def _template(self, path: Path, template: str, *, found: _Words | None = None) -> None:
         try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(rule.summary) if name is not None]
+            fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
         except ValueError:
             fields = [""]
         if not all(name.isidentifier() for name in fields):
             allowed = "a text with {value} and {label} placeholders; {{ and }} for braces"
-            self._report((*place, "summary"), rule.summary, allowed)
+            self._report(path, found or template, allowed)
 
-    def _url(self, path: Path, url: str) -> None:
+    def _channel(self, place: Path, channel: Channel) -> None:
+        """What the channel's type needs, and nothing of another type."""
+        in_file = self._tree["channels"][place[1]]
+        kind = f'type = "{channel.type}"'
+        for name in NEEDED[channel.type]:
+            if name not in in_file or in_file[name] == []:
+                self._report((*place, name), _NOTHING, f"one for {kind}", involved=((*place, "type"),))
+        for name in in_file:
+            if name in Channel.__struct_encode_fields__ and name not in POSSIBLE[channel.type]:
+                allowed = f"no {name} for {kind}"
+                self._report((*place, name), _HIDDEN, allowed, involved=((*place, "type"),))
+        if channel.url is not None:
+            self._url((*place, "url"), channel.url, secret=True)
+        if channel.server is not None and split_address(channel.server) is None:
+            self._report((*place, "server"), channel.server, 'HOST:PORT such as "smtp.example.org:587"')
+        if channel.type == "email":
+            paths = [((*place, "to", index), address) for index, address in enumerate(channel.to)]
+            for path, address in [((*place, "from"), channel.from_), *paths]:
+                if address is not None and not ADDRESS.fullmatch(address):
+                    self._report(path, address, 'an address such as "ops@example.org"')
+        if (channel.user is None) != (channel.password is None):
+            given, missing = ("user", "password") if channel.password is None else ("password", "user")
+            self._report((*place, given), _HIDDEN, f"{missing} beside it, or neither", involved=((*place, missing),))
+        elif channel.user is not None and channel.security == "none":
+            allowed = '"starttls" or "tls": a password does not travel in clear'
+            self._report((*place, "security"), channel.security, allowed)
+        self._template((*place, "subject"), channel.subject)
+        self._template((*place, "text"), channel.text or "")
+        for name, template in channel.payload.items():
+            self._template((*place, "payload", name), template, found=_HIDDEN)
+
+    def _url(self, path: Path, url: str, *, secret: bool = False) -> None:
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             usable = False
         if not usable:
-            self._report(path, url, 'an address such as "https://example.org/path"')
+            self._report(path, _HIDDEN if secret else url, 'an address such as "https://example.org/path"')
 
     def _target(self, place: Path, target: ScaleTarget) -> None:
         if target.min > target.max:

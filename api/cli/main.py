@@ -31,6 +31,7 @@ COMMANDS = {
     "sql": "run SQL against a server or a data directory",
     "import": "load files: line protocol, CSV, Parquet, Arrow",
     "check": "validate a configuration file",
+    "notify": "send a test notification to a channel",
     "verify": "check everything that is stored in a data directory",
     "bench": "run the benchmark suites",
 }

@@ -11,12 +11,13 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from engine.catalog.control import ControlDatabase
 from engine.clock import NS_PER_SECOND
 from engine.config import Channel
-from engine.delivery.webhook import Attempt, WebhookSender
+from engine.delivery.attempt import Attempt, Sender
+from engine.delivery.senders import sender_of
 from engine.errors import BadRequest, NotFound
 
 WAITING = "waiting"
@@ -36,13 +37,6 @@ _STORED = (
     "id, delivery, channel, alert_id, event, created_ns, attempts, next_attempt_ns, last_attempt_ns, "
     "last_status, last_error, delivered_ns, dead_ns"
 )
-
-
-class Sender(Protocol):
-    """What can carry a notification to one channel."""
-
-    def send(self, delivery: str, body: bytes, now_ns: int) -> Attempt:
-        """Try once; a failure is an answer, not an exception."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +97,7 @@ class Outbox:
         *,
         share: Callable[[], float] = random.random,
         retries: Retries = Retries(),
-        sender: Callable[[Channel], Sender] = WebhookSender,
+        sender: Callable[[Channel], Sender] = sender_of,
     ) -> None:
         self._control = control
         self._share = share

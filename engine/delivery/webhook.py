@@ -1,4 +1,4 @@
-"""One attempt to POST a notification to a webhook, signed, without following redirects.
+"""One attempt to POST a notification over HTTP, signed where it can be, without following redirects.
 
 Nothing that this module says or raises contains the path of the URL, a header's value or the secret: a path
 is often as good as a password, and errors end up in logs.
@@ -10,13 +10,14 @@ import hashlib
 import hmac
 import http.client
 import re
-import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from engine.clock import NS_PER_SECOND
 from engine.config import Channel
+from engine.delivery.attempt import Attempt as Attempt
+from engine.delivery.attempt import failure_text
 from engine.errors import BadConfig
 
 DELIVERY_HEADER = "X-Tidegauge-Delivery"
@@ -29,19 +30,6 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _URL = re.compile(r"[\x21-\x7e]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What came of one attempt.  ``error``: a clause for people, None when delivered.
-
-    ``status``: of the receiver's answer, None without one.  ``retry_after_ns``: how long it asks to wait.
-    """
-
-    delivered: bool
-    status: int | None = None
-    error: str | None = None
-    retry_after_ns: int | None = None
-
-
 def signature(secret: str, timestamp: str, body: bytes) -> str:
     """Return the value of X-Tidegauge-Signature: HMAC-SHA256 of ``timestamp.body`` under ``secret``."""
     digest = hmac.new(secret.encode(), timestamp.encode("ascii") + b"." + body, hashlib.sha256)
@@ -51,24 +39,32 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 class WebhookSender:
     """Sends to the URL of ``channel``; raises BadConfig where no request can be made of its settings.
 
-    ``tls``: what to trust, by default the certificate authorities of the machine.  One thread at a time.
+    ``form``: makes the request's body of the notification's JSON; by default that is the body.  ``tls``: what
+    to trust, by default the certificate authorities of the machine.  One thread at a time.
     """
 
-    def __init__(self, channel: Channel, *, tls: ssl.SSLContext | None = None) -> None:
-        self._channel = channel
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        form: Callable[[bytes], bytes] = lambda body: body,
+        content_type: str = "application/json",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._channel, self._form, self._content_type = channel, form, content_type
+        whole_url = channel.url or ""
         try:
-            url = urlsplit(channel.url)
+            url = urlsplit(whole_url)
             port = url.port
         except ValueError:
             raise self._refusal("the URL cannot be read") from None
-        if url.scheme not in ("http", "https") or not url.hostname or not _URL.fullmatch(channel.url):
+        if url.scheme not in ("http", "https") or not url.hostname or not _URL.fullmatch(whole_url):
             raise self._refusal("the URL needs http:// or https://, a host, and ASCII characters without spaces")
         if url.username is not None or url.password is not None:
             raise self._refusal("the URL holds a user name or a password, want an authorization header instead")
         self._host, self._port = url.hostname, port
         self._path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        shown_host = f"[{self._host}]" if ":" in self._host else self._host
-        self._shown = f"{url.scheme}://{shown_host}" + ("" if port is None else f":{port}")
+        self._shown = channel.shown_url
         self._tls = (tls or ssl.create_default_context()) if url.scheme == "https" else None
         for name, value in channel.headers.items():
             if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
@@ -90,11 +86,12 @@ class WebhookSender:
         """
         connection = self._connection()
         try:
-            connection.request("POST", self._path, body, self._headers(delivery, body, now_ns))
+            sent = self._form(body)
+            connection.request("POST", self._path, sent, self._headers(delivery, sent, now_ns))
             answer = connection.getresponse()
             return _attempt(answer.status, answer.getheader("Retry-After"))
         except (OSError, http.client.HTTPException) as error:
-            return Attempt(False, error=f"{self._failure(error)} ({self._shown})")
+            return Attempt(False, error=f"{_failure(error, self._channel)} ({self._shown})")
         finally:
             connection.close()
 
@@ -108,7 +105,7 @@ class WebhookSender:
         timestamp = str(now_ns // NS_PER_SECOND)
         headers = {
             **self._channel.headers,
-            "Content-Type": "application/json",
+            "Content-Type": self._content_type,
             "User-Agent": "Tidegauge",
             "Connection": "close",
             DELIVERY_HEADER: delivery,
@@ -118,21 +115,13 @@ class WebhookSender:
             headers[SIGNATURE_HEADER] = signature(self._channel.secret, timestamp, body)
         return headers
 
-    def _failure(self, error: Exception) -> str:
-        """Return what went wrong in our own words; the library's may quote what was sent or received."""
-        if isinstance(error, TimeoutError):
-            return f"no answer within {self._channel.timeout.text}"
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return f"the certificate is not trusted: {error.verify_message}"
-        if isinstance(error, ssl.SSLError):
-            return f"no TLS connection: {error.reason or 'the handshake failed'}"
-        if isinstance(error, socket.gaierror):
-            return f"the name of the host is not known: {error.strerror}"
-        if isinstance(error, http.client.RemoteDisconnected):
-            return "the connection was closed without an answer"
-        if isinstance(error, OSError):
-            return f"no connection: {error.strerror or type(error).__name__}"
-        return f"the answer is not HTTP: {type(error).__name__}"
+
+def _failure(error: Exception, channel: Channel) -> str:
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "the connection was closed without an answer"
+    if isinstance(error, OSError):
+        return failure_text(error, channel.timeout)
+    return f"the answer is not HTTP: {type(error).__name__}"
 
 
 def _attempt(status: int, retry_after: str | None) -> Attempt:

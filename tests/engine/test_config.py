@@ -38,6 +38,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLE = (DOCS / "tidegauge.example.toml").read_text()
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 RULE = '[[rules]]\nname = "r"\nmetric = "cpu_usage_percent"\nop = ">"\nthreshold = 90\n'
+MAIL = '[[channels]]\nname = "a"\ntype = "email"\nserver = "localhost:25"\nfrom = "a@x"\nto = ["b@x"]\n'
 TARGET = '[[scale]]\ntarget = "shop"\nmatch = {service = "shop"}\n'
 
 
@@ -159,7 +160,10 @@ def collect(tree: Any, path: tuple[str, ...]) -> list[Any]:
 
 
 # Values of the example that show a use instead of the default, which is to leave the setting out.
-ILLUSTRATIONS = {"server.tokens", "rules.channels", "rules.cooldown", "rules.clear", "scale.signals"}
+ILLUSTRATIONS = {
+    *("server.tokens", "rules.channels", "rules.cooldown", "rules.clear", "scale.signals"),
+    "channels.to",
+}
 
 
 @pytest.mark.parametrize(("path", "default"), ALL_SETTINGS, ids=[".".join(path) for path, _ in ALL_SETTINGS])
@@ -179,12 +183,8 @@ def test_example_file_is_valid_with_everything_switched_on() -> None:
     config, problems = parse_config(with_everything_switched_on(), path="example")
     assert problems == []
     assert config is not None
-    assert [len(part) for part in (config.rules, config.channels, config.scale, config.server.tokens)] == [
-        1,
-        1,
-        1,
-        1,
-    ]
+    parts = (config.rules, config.channels, config.scale, config.server.tokens)
+    assert [len(part) for part in parts] == [1, 4, 1, 1]
     assert config.scale[0].signals == ScaleTarget(target="any", match={}).signals
     assert (config.server.tls_key, config.agent.token_file) == (
         "/etc/tidegauge/key.pem",
@@ -284,13 +284,21 @@ def test_signal_takes_from_its_kind_only_what_belongs_to_the_kind() -> None:
 
 
 def test_repr_masks_secrets() -> None:
-    channel = Channel(name="c", url="https://example.org", secret="s3cret", headers={"Authorization": "Bearer t0p"})
+    channel = Channel(
+        name="c",
+        url="https://example.org/s3cret?key=s3cret",
+        secret="s3cret",
+        password="s3cret",
+        payload={"key": "s3cret"},
+        headers={"Authorization": "Bearer t0p"},
+    )
     token = Token(name="t", sha256=SHA256, scopes=("read",))
     text = repr(Config(channels=(channel,), server=Server(tokens=(token,))))
     assert "s3cret" not in text
     assert "t0p" not in text
     assert SHA256 not in text
     assert "Authorization" in text
+    assert "https://example.org" in text
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -376,6 +384,28 @@ TABLE = [
     ),
     ('[[channels]]\nname = "a"\nurl = "http://x"\nheaders = {a = 77}', 4, "channels[1].headers", "got ***"),
     ('[[channels]]\nname = "a"\nurl = "http://x"\ntype = "pigeon"', 4, "channels[1].type", '"webhook"'),
+    ('[[channels]]\nname = "a"', 1, "channels[1].url", 'got nothing, want one for type = "webhook"'),
+    ('[[channels]]\nname = "a"\nurl = "s3cret/path"', 3, "channels[1].url", "got ***"),
+    (
+        '[[channels]]\nname = "a"\ntype = "slack"\nurl = "http://x"\nsecret = "s3cret"',
+        5,
+        "channels[1].secret",
+        'got ***, want no secret for type = "slack"',
+    ),
+    (MAIL.replace("localhost:25", "localhost"), 4, "channels[1].server", "want HOST:PORT"),
+    (MAIL.replace('["b@x"]', "[]"), 6, "channels[1].to", 'want one for type = "email"'),
+    (MAIL.replace('"b@x"', '"b@x\\nBcc: c@x"'), 6, "channels[1].to[1]", "ops@example.org"),
+    (MAIL.replace('"a@x"', '"Ann <a@x>"'), 5, "channels[1].from", "ops@example.org"),
+    (MAIL + 'user = "ann"', 7, "channels[1].user", "want password beside it"),
+    (MAIL + 'password = "s3cret"', 7, "channels[1].password", "got ***, want user beside it"),
+    (MAIL + 'user = "a"\npassword = "b"\nsecurity = "none"', 9, "channels[1].security", "does not travel in clear"),
+    (MAIL + 'subject = "{summary"', 7, "channels[1].subject", "placeholders"),
+    (
+        '[[channels]]\nname = "a"\ntype = "sms"\nurl = "http://x"\nto = ["+1"]\npayload = {key = "s3cret{"}',
+        6,
+        "channels[1].payload.key",
+        "got ***, want a text with",
+    ),
     (TARGET + "min = 30", 4, "scale[1].min", "at most max, which is 20"),
     (TARGET + "tolerance = 1", 4, "scale[1].tolerance", "below 1"),
     (TARGET + "signals = []", 4, "scale[1].signals", "at least 1"),

@@ -1,0 +1,77 @@
+"""Where notifications go: one Struct for all kinds of channels, and which settings each kind has."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine.config_base import MASK, SECRET, Name, Settings
+from engine.config_units import Duration, within
+
+ChannelType = Literal["webhook", "slack", "email", "sms"]
+ADDRESS = re.compile(r"[!-+\--;=?A-~]+@[!-+\--;=?A-~]+")
+
+_SHARED = ("name", "type", "timeout")
+#: The settings of each kind: those it needs, and those it may have beside the shared ones.
+NEEDED: dict[ChannelType, tuple[str, ...]] = {
+    "webhook": ("url",),
+    "slack": ("url",),
+    "email": ("server", "from", "to"),
+    "sms": ("url", "to"),
+}
+POSSIBLE: dict[ChannelType, tuple[str, ...]] = {
+    "webhook": (*_SHARED, "url", "headers", "secret"),
+    "slack": (*_SHARED, "url", "text"),
+    "email": (*_SHARED, "server", "from", "to", "security", "user", "password", "subject", "text"),
+    "sms": (*_SHARED, "url", "headers", "to", "payload", "encoding", "text"),
+}
+
+
+class Channel(Settings, frozen=True, kw_only=True):
+    """Where notifications go; which settings belong to which type: :data:`NEEDED`, :data:`POSSIBLE`.
+
+    ``secret`` signs a webhook's body: HMAC-SHA256 in the header X-Tidegauge-Signature.  ``subject``,
+    ``text`` and the values of ``payload`` are templates (engine/delivery/message.py).
+    """
+
+    name: Name
+    type: ChannelType = "webhook"
+    # Whoever knows the URL of a Slack channel may write there.
+    url: Annotated[str | None, SECRET] = None
+    headers: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
+    secret: Annotated[str | None, SECRET] = None
+    timeout: Annotated[Duration, within("100ms", "1m")] = Duration.parse("5s")
+    server: str | None = None
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    user: str | None = None
+    password: Annotated[str | None, SECRET] = None
+    from_: str | None = msgspec.field(default=None, name="from")
+    to: tuple[str, ...] = ()
+    subject: str = "{event}: {summary}"
+    text: str | None = None
+    payload: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=lambda: {"to": "{to}", "text": "{text}"})
+    encoding: Literal["json", "form"] = "json"
+
+    @property
+    def shown_url(self) -> str | None:
+        """The URL without its path, which is often as good as a password; None where it has none or no host."""
+        try:
+            parts = urlsplit(self.url or "")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            return None
+        if not host:
+            return None
+        shown_host = f"[{host}]" if ":" in host else host
+        return f"{parts.scheme}://{shown_host}" + ("" if port is None else f":{port}")
+
+    def __repr__(self) -> str:
+        plain = ("name", "type", "timeout", "server", "security", "user", "from_", "to", "subject", "text", "encoding")
+        shown = [f"{name}={getattr(self, name)!r}" for name in plain]
+        shown.append(f"url={self.shown_url!r}")
+        shown += [f"{name}={dict.fromkeys(getattr(self, name), MASK)!r}" for name in ("headers", "payload")]
+        shown += [f"{name}={None if getattr(self, name) is None else MASK!r}" for name in ("secret", "password")]
+        return f"Channel({', '.join(shown)})"
