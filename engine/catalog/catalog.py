@@ -338,6 +338,32 @@ class Catalog:
             del tags[METRIC_TAG]
         return tags
 
+    def labels_of(self, table_id: int, tagset_ids: npt.NDArray[np.int32]) -> list[dict[str, str]]:
+        """Return `labels` of many tag sets of one table."""
+        offsets, keys, values, key_texts, value_texts = tags_of(self.native, tagset_ids)
+        names, texts = _decoded(*key_texts), _decoded(*value_texts)
+        pairs = [(names[key], texts[value]) for key, value in zip(keys.tolist(), values.tolist(), strict=True)]
+        bounds = offsets.tolist()
+        labels = [dict(pairs[start:end]) for start, end in itertools.pairwise(bounds)]
+        if METRIC_TAG in names and self.is_pooled(table_id):
+            for each in labels:
+                each.pop(METRIC_TAG, None)
+        return labels
+
+    def label_column(self, tagset_ids: npt.NDArray[np.int32], label: str) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """Return (codes, texts): the value of a label for each tag set, empty where it has none.
+
+        ``codes``: int64[n], places in the texts, which are distinct.
+        """
+        found, offsets, data = values_of(self.native, label.encode(), tagset_ids)
+        texts = _decoded(offsets, data)
+        codes = found.astype(np.int64)
+        if (codes < 0).any():
+            if "" not in texts:
+                texts.append("")
+            codes[codes < 0] = texts.index("")
+        return codes, texts
+
     def tagset_ids(self, table_id: int, matchers: Sequence[Matcher] = (), *, since: int = 0) -> npt.NDArray[np.int32]:
         """Return the table's tag sets numbered ``since`` or higher that satisfy all matchers, ascending."""
         native, until = self.native, self.native.tagset_count

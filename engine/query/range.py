@@ -19,12 +19,14 @@ from engine.catalog.matchers import Matcher
 from engine.clock import NS_PER_MINUTE, NS_PER_SECOND
 from engine.errors import BadRequest, QueryLimit
 from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
+from engine.query.grouping import lines_of
 from engine.query.quantiles import SHARES, bins_of_column, of_bins, of_samples
 from engine.query.samples import SampleStore
 from engine.rollups.bins import RELATIVE_ERROR
 from engine.rollups.long import HISTOGRAM, INCREASE, NAMES
 from engine.rollups.tiers import TIERS, Tier
 from native.rollup import BucketColumns, aggregate
+from native.sorting import sort_order
 
 AGGREGATES = ("avg", "sum", "min", "max", "count", "first", "last", "increase", "rate", *SHARES)
 _COUNTED = ("increase", "rate")
@@ -145,7 +147,7 @@ class RangeReader:
         answer.rows_read += int(buckets.counts.sum()) if tier is None else len(buckets.counts)
         if len(buckets.last_times):
             answer.fresh_to_ns = max(answer.fresh_to_ns or 0, int(buckets.last_times.max()))
-        answer.series.extend(self._lines(query, buckets))
+        answer.series.extend(self._lines(query, one.table_id, buckets))
         return True
 
     def _read_quantiles(
@@ -158,7 +160,8 @@ class RangeReader:
             values = rows.values[0] if len(rows.values) else np.empty(0, np.float64)
             present = ~np.isnan(values)
             times, series_ids, values = rows.times[present], rows.tagset_ids[present], values[present]
-            labels, groups = self._grouped(query, series_ids.astype(np.int64) << FIELD_ID_BITS)
+            wide = series_ids.astype(np.int64) << FIELD_ID_BITS
+            labels, groups = lines_of(self._catalog, one.table_id, wide, query.by)
             found = of_samples(groups, (times - query.start_ns) // query.step_ns, values, share)
             newest, error = times, 0.0
         else:
@@ -168,7 +171,7 @@ class RangeReader:
             bins = bins_of_column(table.column(HISTOGRAM))
             if bins is None:
                 return False
-            labels, groups = self._grouped(query, table.column("series_id").to_numpy())
+            labels, groups = lines_of(self._catalog, one.table_id, table.column("series_id").to_numpy(), query.by)
             steps = (table.column("time").to_numpy() - query.start_ns) // query.step_ns
             found = of_bins(groups, steps, bins, share)
             newest, error = table.column("last_time").to_numpy(), RELATIVE_ERROR
@@ -235,22 +238,10 @@ class RangeReader:
 
     # --- results
 
-    def _grouped(self, query: RangeQuery, series_ids: Int64Array) -> tuple[list[dict[str, str]], Int64Array]:
-        """Return the labels of each line, and for each row the number of its line."""
-        keys, inverse = np.unique(series_ids, return_inverse=True)
-        tagsets = [self._catalog.labels(int(key) >> FIELD_ID_BITS) for key in keys]
-        if query.by is None:
-            return tagsets, inverse.astype(np.int64)
-        numbers: dict[tuple[str, ...], int] = {}
-        wanted = [tuple(tags.get(label, "") for label in query.by) for tags in tagsets]
-        of_key = np.array([numbers.setdefault(values, len(numbers)) for values in wanted], np.int64)
-        labels = [dict(zip(query.by, values, strict=True)) for values in numbers]
-        return labels, of_key[inverse]
-
-    def _lines(self, query: RangeQuery, buckets: Buckets) -> list[SeriesPoints]:
+    def _lines(self, query: RangeQuery, table_id: int, buckets: Buckets) -> list[SeriesPoints]:
         if not len(buckets.times):
             return []
-        labels, group = self._grouped(query, buckets.series_ids)
+        labels, group = lines_of(self._catalog, table_id, buckets.series_ids, query.by)
         if query.by is not None:
             buckets = _merge(buckets, group, buckets.times)
             group = buckets.series_ids
@@ -371,9 +362,12 @@ def _merge(buckets: Buckets, groups: Int64Array, times: Int64Array) -> Buckets:
     """Merge bucket rows with equal (group, time); sums are added in the order given."""
     if not len(times):
         return buckets
-    order = np.lexsort((times, groups))
-    ordered = _take(buckets, order)
-    groups, times = groups[order], times[order]
+    ordered = buckets
+    later = (groups[1:] > groups[:-1]) | ((groups[1:] == groups[:-1]) & (times[1:] >= times[:-1]))
+    if not later.all():
+        # Only numbers of lines come in another order, and there are fewer of those than rows.
+        order = sort_order(groups.astype(np.int32), np.ascontiguousarray(times))
+        ordered, groups, times = _take(buckets, order), groups[order], times[order]
     starts = np.flatnonzero(np.r_[True, (groups[1:] != groups[:-1]) | (times[1:] != times[:-1])])
     ends = np.r_[starts[1:], len(times)] - 1
     return Buckets(

@@ -45,7 +45,8 @@ Expected = Callable[[int, int, int], int]
 WINDOW_NS = 2 * NS_PER_HOUR
 #: ... or neighbouring windows together, as long as they hold no more than this: sparse history then takes few steps.
 ROWS_AT_A_TIME = 500_000
-#: ... and as many (tag set, minute) pairs, unless a single minute has more.
+#: ... and as many (tag set, minute) pairs, by ranges of tag sets: each wider bucket is then touched once, and a single
+#: minute of very many series is bounded too.
 PAIRS_AT_A_TIME = 131_072
 #: Marks are condensed to unique buckets when more rows than this are waiting, and again when they have doubled.
 CONDENSE_ROWS = 1_000_000
@@ -227,7 +228,7 @@ class DirtyBuckets:
                     continue
             # In their old order, by tag set and bucket.
             chosen = np.sort(order[int(starts[first]) : end])
-            yield from _parts(Pairs(pairs.tagset_ids[chosen], pairs.buckets[chosen]))
+            yield from Pairs(pairs.tagset_ids[chosen], pairs.buckets[chosen]).chunks(PAIRS_AT_A_TIME)
             first = following
 
     def recompute(self, table_id: int, tagset_ids: Int32Array, buckets: Int64Array) -> TierRows:
@@ -275,15 +276,3 @@ def _histogram(rows: Rows, values: np.ndarray, tagset_ids: Int32Array, times: In
     return Bins.counted(
         places.astype(np.int64), bins_of(values[present]), np.ones(int(present.sum()), np.int64), len(times)
     )
-
-
-def _parts(pairs: Pairs) -> Iterator[Pairs]:
-    """Yield the pairs, minute by minute in parts where there are too many."""
-    if len(pairs) <= PAIRS_AT_A_TIME:
-        yield pairs
-        return
-    minutes, counts = np.unique(pairs.buckets, return_counts=True)
-    numbers = np.cumsum(counts) // PAIRS_AT_A_TIME
-    for number in np.unique(numbers).tolist():
-        chosen = minutes[numbers == number]
-        yield pairs.where((pairs.buckets >= chosen[0]) & (pairs.buckets <= chosen[-1]))
