@@ -5,7 +5,7 @@ Missing values are NaN; times are int64 nanoseconds.  Nothing here has a paramet
 
 from __future__ import annotations
 
-from engine.detection.batch import score_series
+from engine.detection.batch import score_matrix, score_series
 from engine.detection.causes import rank_causes
 
-__all__ = ["rank_causes", "score_series"]
+__all__ = ["rank_causes", "score_matrix", "score_series"]

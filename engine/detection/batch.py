@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.detection.multivariate import MultivariateDetector
 from engine.detection.univariate import UnivariateDetector
 from engine.errors import BadRequest
 from engine.model.rows import Float64Array, Int64Array
@@ -24,6 +25,33 @@ def score_series(timestamps: npt.ArrayLike, values: npt.ArrayLike) -> Float64Arr
         raise BadRequest(f"cannot score a series: got {len(times)} timestamps and {len(column)} values")
     detector = UnivariateDetector(1)
     return detector.advance(np.zeros(len(times), np.int64), times, column).scores
+
+
+def score_matrix(
+    values: npt.ArrayLike, train_rows: int, timestamps: npt.ArrayLike | None = None
+) -> tuple[Float64Array, Float64Array]:
+    """Return how strange each row is, float64[n] in [0, 1], and what each column adds, float64[n, k].
+
+    ``values`` [n, k]: a row a time, a column a metric, NaN where one is missing.  Rows before ``train_rows`` (at least
+    10) are known to be normal; the scores of later rows depend on them and on rows up to their own.  ``timestamps``
+    int64[n] (ns) help to know the hour; without them the daily repetition of the normal rows is looked for.  Raises
+    BadRequest for arrays of other kinds or shapes.
+    """
+    rows = _numbers(values, 2)
+    times = None if timestamps is None else _times(timestamps)
+    if times is not None and len(times) != len(rows):
+        raise BadRequest(f"cannot score rows: got {len(times)} timestamps and {len(rows)} rows")
+    if not rows.shape[1]:
+        raise BadRequest("cannot score rows: they have no columns")
+    if not 0 <= train_rows <= len(rows):
+        raise BadRequest(f"cannot score rows: got train_rows {train_rows} of {len(rows)} rows")
+    normal, later = (None, None) if times is None else (times[:train_rows], times[train_rows:])
+    detector, fitted = MultivariateDetector.fit_and_judge(rows[:train_rows], normal)
+    judged = detector.advance(later, rows[train_rows:])
+    return (
+        np.concatenate([fitted.scores, judged.scores]),
+        np.concatenate([fitted.contributions, judged.contributions]),
+    )
 
 
 def _times(timestamps: npt.ArrayLike) -> Int64Array:

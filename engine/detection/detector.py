@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, Self
 
-from engine.model.rows import Float64Array, Int64Array
+from engine.model.rows import Float64Array
 
 #: From here on a score is worth a person's look.
 ALARM_SCORE = 0.5
@@ -13,17 +13,16 @@ ALARM_SCORE = 0.5
 class Detector(Protocol):
     """Judges samples of what it watches, in [0, 1]; higher is stranger, always.
 
-    The score of a sample depends on samples learned before and on itself, never on a later one.  Missing, infinite
-    and absurd values are answered, not raised.  No randomness: the same samples give the same scores.
+    ``samples`` are the detector's own: subjects int64[n], times int64[n] (ns) and values float64[n] of the univariate
+    one, times int64[n] and rows float64[n, k] of the multivariate one.  The score of a sample depends on samples
+    learned before and on itself, never on a later one.  Missing, infinite and absurd values are answered, not raised.
+    Nothing is random: the same samples give the same scores.
     """
 
-    def score(self, subjects: Int64Array, times: Int64Array, values: Float64Array) -> Float64Array:
-        """Return a score for each sample, given what has been learned; learns nothing.
+    def score(self, *samples: Any) -> Float64Array:
+        """Return a score for each sample, given what has been learned; learns nothing."""
 
-        ``subjects`` int64[n] says what each sample is of; ``times`` int64[n] is ns since 1970.
-        """
-
-    def learn(self, subjects: Int64Array, times: Int64Array, values: Float64Array) -> None:
+    def learn(self, *samples: Any) -> None:
         """Learn the samples, in this order."""
 
     def clone(self) -> Self:
