@@ -32,6 +32,7 @@ COMMANDS = {
     "import": "load files: line protocol, CSV, Parquet, Arrow",
     "check": "validate a configuration file",
     "notify": "send a test notification to a channel",
+    "lab": "run the server's detectors on files",
     "verify": "check everything that is stored in a data directory",
     "bench": "run the benchmark suites",
 }

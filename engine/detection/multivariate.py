@@ -122,7 +122,7 @@ class MultivariateDetector:
     # --- measures
 
     def _measure(
-        self, rows: Float64Array, times: Int64Array | None, remembered: Float64Array | None = None
+        self, rows: Float64Array, times: Int64Array | None, remembered: Int64Array | None = None
     ) -> tuple[Float64Array, Float64Array]:
         """Return the four smoothed measures, float64[n, 4], and the contributions; learns the rows.
 
@@ -165,7 +165,8 @@ class MultivariateDetector:
         # Back from the score to the strangeness behind it; an alarm is as strange as can be.
         most = 0.5 * MOST_STRANGE / (MOST_STRANGE + 4.0)
         held = np.minimum(scores, most)
-        return (4.0 * held / (0.5 - held)).mean(axis=1)
+        restless: Float64Array = (4.0 * held / (0.5 - held)).mean(axis=1)
+        return restless
 
     def _combine(self, measures: Float64Array) -> Float64Array:
         combined: Float64Array = np.log1p(measures / self._model["units"]) @ WEIGHTS

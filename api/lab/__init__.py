@@ -1,0 +1,1 @@
+"""``tidegauge lab``: the calls of ``tidegauge.lab`` on Parquet and CSV files."""

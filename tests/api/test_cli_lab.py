@@ -1,0 +1,80 @@
+"""``tidegauge lab``: what it writes is what ``tidegauge.lab`` answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from api.cli.main import main
+from tidegauge import lab
+
+ROWS = 600
+TIMES = 1_700_000_000 + 300 * np.arange(ROWS, dtype=np.int64)
+RANDOM = np.random.default_rng(4)
+VALUES = {"cpu": 40 + RANDOM.normal(size=ROWS), "memory": 5 + RANDOM.normal(size=ROWS) / 10}
+
+
+def table() -> pl.DataFrame:
+    return pl.DataFrame({"ts": TIMES, "host": ["a"] * ROWS, **VALUES})
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("in.parquet", "out.csv"), ("in.csv", "out.parquet")])
+def test_each_column_is_scored(tmp_path: Path, given: str, wanted: str) -> None:
+    file, output = tmp_path / given, tmp_path / wanted
+    table().write_parquet(file) if given.endswith("parquet") else table().write_csv(file)
+    assert main(["lab", "score", str(file), "--unit", "s", "--output", str(output)]) == 0
+    found = pl.read_csv(output) if wanted.endswith("csv") else pl.read_parquet(output)
+    assert found.columns == ["file", "series", "time", "value", "score"]
+    for name, values in VALUES.items():
+        scores = found.filter(pl.col("series") == name)["score"].to_numpy()
+        np.testing.assert_allclose(scores, lab.score_series(TIMES * 1_000_000_000, values), rtol=1e-9)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_columns_are_scored_together(tmp_path: Path) -> None:
+    file, output = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    table().drop("ts").write_parquet(file)
+    assert main(["lab", "score", str(file), "--train-rows", "300", "--output", str(output)]) == 0
+    found = pl.read_parquet(output)
+    score, contribution = lab.score_matrix(np.column_stack(list(VALUES.values())), 300)
+    assert found.columns == ["file", "row", "score", "contribution_cpu", "contribution_memory"]
+    np.testing.assert_array_equal(found["score"].to_numpy(), score)
+    np.testing.assert_array_equal(found["contribution_memory"].to_numpy(), contribution[:, 1])
+
+
+def test_text_times_and_empty_cells(tmp_path: Path) -> None:
+    file, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    file.write_text("when,v\n2026-01-01T00:00:00Z,1\n2026-01-01T00:05:00Z,\n2026-01-01T00:10:00Z,2.5\n")
+    assert main(["lab", "score", str(file), "--time", "when", "--output", str(output)]) == 0
+    assert pl.read_csv(output)["score"].to_list()[:2] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "code", "sentence"),
+    [
+        ("v\n1\n", [], 1, "no column of times"),
+        ("ts,host\n1,a\n", [], 1, "no column of numbers"),
+        ("ts,v\n1,2\n", ["--time", "when"], 1, "no column 'when'; it has ts, v"),
+        ("ts,v\nsoon,2\n", [], 1, "no time in row 1"),
+        ("ts,v\n1,2\n", ["--train-rows", "0"], 2, "want 1 or more"),
+        ("ts,v\n1,2\n", ["--train-rows", "5"], 1, "train_rows 5 of 1 rows"),
+    ],
+)
+def test_mistakes_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, options: list[str], code: int, sentence: str
+) -> None:
+    file = tmp_path / "in.csv"
+    file.write_text(content)
+    assert main(["lab", "score", str(file), *options, "--output", str(tmp_path / "out.csv")]) == code
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_other_kinds_of_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "score", "x.xlsx", "--output", str(tmp_path / "out.csv")]) == 1
+    assert "ends in .parquet or .csv" in capsys.readouterr().err
+    assert main(["lab", "score", str(tmp_path / "none.csv"), "--output", str(tmp_path / "out.csv")]) == 1
+    assert "cannot read" in capsys.readouterr().err
