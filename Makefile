@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: env native test lint types check crash bench debug clean
+.PHONY: env native test lint types check questions crash bench debug clean
 
 env:            ## environment with the development tools, native modules built in place
 	python3 -m venv .venv
@@ -25,6 +25,9 @@ types:
 	$(BIN)mypy
 
 check: lint types test
+
+questions:      ## the twenty questions of docs/sql-questions.md against known data
+	$(BIN)pytest -v tests/api/test_sql_questions.py
 
 crash:          ## the long kill -9 campaign: TIDEGAUGE_KILLS=500 by default
 	TIDEGAUGE_KILLS=$${TIDEGAUGE_KILLS:-500} $(BIN)pytest -m crash -q --timeout 7200
