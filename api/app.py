@@ -21,6 +21,7 @@ from api.exposition import TEXT_PATH
 from api.prometheus import REMOTE_WRITE_PATH, PrometheusHandlers
 from api.routes.health import health_routes
 from api.routes.query import query_routes
+from api.routes.silences import silence_routes
 from api.routes.watch import WatchHandlers, watch_routes
 from api.write import LINE_PATHS, Handler, WriteHandlers
 from engine.config import Config
@@ -73,7 +74,12 @@ class Application:
         self.body_paths = frozenset(path for method, path in self._raw if method == "POST")
         self._prefixed: tuple[tuple[str, Handler], ...] = (("/v1/scale/", watch.scale),)
         self._routes = Litestar(
-            route_handlers=[*health_routes(engine), *query_routes(engine), *watch_routes(engine)],
+            route_handlers=[
+                *health_routes(engine),
+                *query_routes(engine),
+                *watch_routes(engine),
+                *silence_routes(engine),
+            ],
             exception_handlers={HTTPException: _http_error, Exception: _engine_error},
             openapi_config=OpenAPIConfig(
                 title="Tidegauge",

@@ -57,6 +57,8 @@ def needed_scope(method: str, path: str) -> str:
         return "ack"
     if method in ("GET", "HEAD") or path == "/v1/sql":
         return "read"
+    if path == "/v1/silences" or path.startswith("/v1/silences/"):
+        return "ack"
     return "admin"
 
 

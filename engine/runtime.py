@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from engine.alerting.alerts import alert_events_columns, alerts_columns
+from engine.alerting.silences import SilenceStore
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.catalog import Catalog
@@ -317,6 +318,7 @@ class Engine:
         self.control = ControlDatabase(self._path("control.sqlite"))
         channels = {channel.name: channel for channel in config.channels}
         self.alerts = AlertStore(self.control, channels=tuple(channels))
+        self.silences = SilenceStore(self.control)
         self.rule_watch = RuleWatch(config.effective_rules, self.alerts, stale_after_ns=int(config.watch.stale_after))
         self.watcher = Watcher(
             rules=self.rule_watch,
@@ -631,6 +633,7 @@ class Engine:
     def _prune(self) -> None:
         before_ns = self.clock.now_ns() - FINDINGS_KEPT_NS
         self.vitals.retained.labels("alerts").inc(self.alerts.prune(before_ns))
+        self.vitals.retained.labels("silences").inc(self.silences.prune(before_ns))
         self.vitals.retained.labels("decisions").inc(self.decisions.prune(before_ns))
 
     # --- about itself

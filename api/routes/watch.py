@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from api.arguments import parse_duration_ns
 from api.asgi import Receive, Scope, Send, respond, respond_error
 from engine.alerting.alerts import Alert, alert_json, time_text
+from engine.alerting.silences import ACTIVE, Silence
 from engine.catalog.matchers import parse_matchers
 from engine.errors import BadRequest, TidegaugeError, Unavailable
 from engine.runtime import Engine
@@ -33,14 +35,15 @@ class AckBody(msgspec.Struct, forbid_unknown_fields=True):
     expires_in: str | None = None
 
 
-def shown_alert(alert: Alert, now_ns: int) -> dict[str, Any]:
-    """Return an alert as the API shows it: what notifications say, and who has it in hand."""
+def shown_alert(alert: Alert, silences: Sequence[Silence], now_ns: int) -> dict[str, Any]:
+    """Return an alert as the API shows it: what notifications say, who has it in hand, and what silences it."""
     return alert_json(alert) | {
         "acknowledged": alert.acknowledged(now_ns),
         "acknowledged_by": alert.acknowledged_by,
         "acknowledged_note": alert.acknowledged_note,
         "acknowledged_until": time_text(alert.acknowledged_until_ns),
         "notified_at": time_text(alert.notified_ns),
+        "silenced_by": [silence.id for silence in silences if silence.covers(alert)],
     }
 
 
@@ -101,8 +104,12 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
             before_id=before,
             limit=limit,
         )
+        return {"alerts": await asyncio.to_thread(shown, found)}
+
+    def shown(alerts: Sequence[Alert]) -> list[dict[str, Any]]:
         now_ns = engine.clock.now_ns()
-        return {"alerts": [shown_alert(alert, now_ns) for alert in found]}
+        silences = engine.silences.find(now_ns, states=(ACTIVE,))
+        return [shown_alert(alert, silences, now_ns) for alert in alerts]
 
     @get("/v1/alerts/{alert_id:int}", summary="One alert with its history")
     async def get_alert(alert_id: FromPath[int]) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
         history = [dict(zip(names, row, strict=True)) for row in zip(*events.values(), strict=True)]
         for event in history:
             event["time"] = time_text(event["time"])
-        return shown_alert(engine.alerts.get(alert_id), engine.clock.now_ns()) | {"history": history}
+        return shown([engine.alerts.get(alert_id)])[0] | {"history": history}
 
     @post("/v1/alerts/{alert_id:int}/ack", status_code=200, summary="Take an alert in hand")
     async def ack_alert(alert_id: FromPath[int], data: JSONBody[AckBody]) -> dict[str, Any]:
@@ -126,7 +133,7 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
         now_ns = engine.clock.now_ns()
         expires_ns = None if data.expires_in is None else now_ns + parse_duration_ns(data.expires_in)
         engine.alerts.ack(alert_id, by=data.by, note=data.note, expires_ns=expires_ns, now_ns=now_ns)
-        return shown_alert(engine.alerts.get(alert_id), now_ns)
+        return shown([engine.alerts.get(alert_id)])[0]
 
     @get("/v1/rules", summary="The rules and how many series each has pending and firing")
     async def get_rules() -> dict[str, Any]:

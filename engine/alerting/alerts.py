@@ -23,7 +23,7 @@ NOTIFICATION_VERSION = 1
 STORED = (
     "id, fingerprint, tagset_id, rule, severity, category, labels, channels, state, value, threshold, "
     "summary, stale, started_ns, cause_time_ns, fired_ns, notified_ns, cleared_ns, resolved_ns, "
-    "acknowledged_ns, acknowledged_by, acknowledged_note, acknowledged_until_ns"
+    "acknowledged_ns, acknowledged_by, acknowledged_note, acknowledged_until_ns, owed"
 )
 
 
@@ -35,7 +35,7 @@ class Alert:
     breaching sample.  ``cause_time_ns``: time of the sample that brought the present state.  ``fired_ns``,
     ``notified_ns``, ``resolved_ns``: when the server decided so; None when it has not.  ``stale``: firing,
     but the series has had no data for too long.  ``acknowledged_*``: the last acknowledgement, also when
-    expired.
+    expired.  ``owed``: what a silence has held back of it, "firing" or "resolved".
     """
 
     id: int
@@ -61,6 +61,7 @@ class Alert:
     acknowledged_by: str | None = None
     acknowledged_note: str | None = None
     acknowledged_until_ns: int | None = None
+    owed: str | None = None
 
     @property
     def is_open(self) -> bool:

@@ -36,6 +36,7 @@ from engine.alerting.evaluator import (
     RESOLVED as BECAME_RESOLVED,
 )
 from engine.alerting.rules import fingerprint, render_summary
+from engine.alerting.silences import Silence, active_silences
 from engine.config import Rule
 from engine.model.times import time_text
 
@@ -53,6 +54,7 @@ class Journal:
         self._connection = connection
         self._instance = instance
         self._now_ns = now_ns
+        self._silences: list[Silence] | None = None
         self.events: list[AlertEvent] = []
 
     def select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
@@ -92,8 +94,6 @@ class Journal:
         if kind == FIRED:
             news["state"] = FIRING
             news["fired_ns"] = self._now_ns
-            if transitions.notify[row]:
-                news["notified_ns"] = self._now_ns
         if alert is None:
             news["started_ns"] = int(transitions.since_ns[row])
             alert = self._insert(rule, key, tagset_id, labels, channels, news)
@@ -120,7 +120,6 @@ class Journal:
             self.tell(self.update(alert, value=value, cleared_ns=None), "held")
         elif kind == NOTIFY_NOW:
             if alert.state == FIRING and alert.notified_ns is None:
-                alert = self.update(alert, notified_ns=self._now_ns)
                 self.notify(alert, "notified", FIRING, "the cooldown is over and the alert still fires")
         elif kind == BECAME_RESOLVED:
             self.end(self.update(alert, value=value, cause_time_ns=time_ns))
@@ -169,7 +168,8 @@ class Journal:
             return self.tell(self.update(alert, state=CANCELLED, resolved_ns=self._now_ns), "cancelled", detail)
         alert = self.update(alert, state=RESOLVED, resolved_ns=self._now_ns, cleared_ns=None)
         if alert.notified_ns is None:
-            silent = "not notified: nor was the firing"
+            held_back = "it was silenced" if alert.owed else "nor was the firing"
+            silent = f"not notified: {held_back}"
             return self.tell(alert, "resolved", f"{detail}; {silent}" if detail else silent)
         return self.notify(alert, "resolved", RESOLVED, detail)
 
@@ -186,8 +186,19 @@ class Journal:
     def notify(self, alert: Alert, event: str, tells: str, detail: str = "") -> AlertEvent:
         """Append to the history and put one notification for each of the alert's channels into the outbox.
 
-        ``tells``: what the receivers are told, "firing" or "resolved".
+        ``tells``: what the receivers are told, "firing" or "resolved".  While a silence covers the alert, the
+        notification is owed instead.
         """
+        silence = self._silence_of(alert)
+        if silence is not None:
+            because = f"not notified: silence {silence.id} by {silence.author} until {time_text(silence.end_ns)}"
+            held_back = self.update(alert, owed=tells)
+            return self.tell(held_back, event, f"{detail}; {because}" if detail else because)
+        news: dict[str, Any] = {"owed": None} if alert.owed is not None else {}
+        if tells == FIRING and alert.notified_ns is None:
+            news["notified_ns"] = self._now_ns
+        if news:
+            alert = self.update(alert, **news)
         names = ", ".join(alert.channels)
         to_whom = f"notifies {names}" if names else "notifies nobody: no channel is configured"
         told = self.tell(alert, event, f"{detail}; {to_whom}" if detail else to_whom)
@@ -201,6 +212,17 @@ class Journal:
                 (delivery, channel, alert.id, tells, body, self._now_ns, self._now_ns),
             )
         return told
+
+    def _silence_of(self, alert: Alert) -> Silence | None:
+        if self._silences is None:
+            self._silences = active_silences(self._connection, self._now_ns)
+        return next((silence for silence in self._silences if silence.covers(alert)), None)
+
+    def pay(self, alert: Alert) -> AlertEvent | None:
+        """Send what is owed of ``alert`` unless a silence covers it still."""
+        if alert.owed is None or self._silence_of(alert) is not None:
+            return None
+        return self.notify(alert, "unsilenced", alert.owed, "the silence is over")
 
     def _delivery(self, event_id: int, channel: str) -> str:
         """Return a key of this notification alone, among all servers and after going back to a backup."""

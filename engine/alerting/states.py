@@ -88,6 +88,11 @@ class RuleState:
             stale=self.stale & ~row,
         )
 
+    def unquieted(self, tagset_id: int) -> RuleState:
+        """Return the state in which this series is in no cooldown."""
+        quiet_until_ns = np.where(self.tagset_ids == tagset_id, np.int64(0), self.quiet_until_ns)
+        return replace(self, quiet_until_ns=quiet_until_ns)
+
     def where(self, kept: BoolArray) -> RuleState:
         """Return the rows that ``kept``, bool[n], marks."""
         return RuleState(*(getattr(self, name)[kept] for name in _DTYPES))

@@ -99,7 +99,7 @@ class AlertStore:
                 values=math.nan if alert.value is None else alert.value,
                 cleared_ns=alert.cleared_ns or 0,
                 quiet_until_ns=quiet_until_ns.get(alert.fingerprint, 0),
-                notified=alert.notified_ns is not None,
+                notified=alert.notified_ns is not None or alert.owed is not None,
                 stale=alert.stale,
             )
         self._orphan(orphans, now_ns)
@@ -173,6 +173,20 @@ class AlertStore:
                     journal.notify(alert, "unacknowledged", FIRING, detail)
                 else:
                     journal.tell(alert, "unacknowledged", detail)
+        return journal.events
+
+    def end_silences(self, tells: str, now_ns: int) -> list[AlertEvent]:
+        """Send what silences that are over have held back: once, and only of what still fires or was told of.
+
+        ``tells``: "firing" or "resolved", the notifications to be sent now.
+        """
+        where = "WHERE owed = ? AND state = ? ORDER BY id"
+        if not self._select(f"{where} LIMIT 1", (tells, tells)):
+            return []
+        with self._control.transaction() as connection:
+            journal = Journal(connection, self._control.instance, now_ns)
+            for alert in journal.select(where, (tells, tells)):
+                journal.pay(alert)
         return journal.events
 
     def close(self, alert_id: int, *, by: str, note: str = "", now_ns: int) -> AlertEvent:
@@ -268,7 +282,7 @@ class AlertStore:
         with self._control.transaction() as connection:
             return connection.execute(
                 "DELETE FROM alerts WHERE state IN ('resolved', 'cancelled') AND resolved_ns < ? "
-                "AND NOT EXISTS (SELECT 1 FROM notifications WHERE alert_id = alerts.id "
+                "AND owed IS NOT 'resolved' AND NOT EXISTS (SELECT 1 FROM notifications WHERE alert_id = alerts.id "
                 "AND delivered_ns IS NULL AND dead_ns IS NULL)",
                 (before_ns,),
             ).rowcount

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.alerting import alerts
 from engine.alerting.alerts import AlertEvent
 from engine.alerting.evaluator import evaluate
 from engine.alerting.rules import RuleInput
@@ -77,12 +78,23 @@ class RuleWatch:
                 )
                 for rule in self.rules
             ]
-            events = self._store.record(changes, labels_of, now_ns)
+            # An end that is owed goes before the next firing of the same series.
+            events = self._store.end_silences(alerts.RESOLVED, now_ns)
+            events += self._store.record(changes, labels_of, now_ns)
             for rule, transitions in changes:
                 self._states[rule.name] = transitions.next_state
+            self._forget_silent_ends(events)
             self._series = {name: int(np.count_nonzero(~np.isnan(given.values))) for name, given in inputs.items()}
             self._judged_ns = now_ns
-        return events + self._store.expire_acks(now_ns)
+        events += self._store.expire_acks(now_ns)
+        return events + self._store.end_silences(alerts.FIRING, now_ns)
+
+    def _forget_silent_ends(self, events: Sequence[AlertEvent]) -> None:
+        """Begin no cooldown after an alert of which a silence has told nobody: the next one is news."""
+        for event in events:
+            alert = event.alert
+            if event.event == "resolved" and alert.notified_ns is None and alert.owed is not None:
+                self._states[alert.rule] = self._states[alert.rule].unquieted(alert.tagset_id)
 
     def close(self, alert_id: int, *, by: str, note: str = "", now_ns: int) -> AlertEvent:
         """End an open alert by hand; while its series still breaks the rule it opens anew, in cooldown.

@@ -1,6 +1,6 @@
 """The control database: what must change in transactions, in one SQLite file (``control.sqlite``).
 
-Alerts with their history, the notifications still to be delivered, scaling decisions.  It holds no samples.
+Alerts with their history, silences, the notifications still to be delivered, scaling decisions.  It holds no samples.
 The file is opened in WAL mode with ``synchronous=FULL``: when :meth:`ControlDatabase.transaction` returns,
 its changes are on disk.  One connection writes, under a lock; another one reads, so that readers do not wait
 for a sync.
@@ -110,6 +110,21 @@ MIGRATIONS: tuple[Migration, ...] = (
             inputs TEXT NOT NULL
         )""",
         "CREATE INDEX decisions_of ON decisions (target, id)",
+    ),
+    (
+        """CREATE TABLE silences (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            matchers TEXT NOT NULL,
+            start_ns INTEGER NOT NULL,
+            end_ns INTEGER NOT NULL,
+            author TEXT NOT NULL,
+            note TEXT NOT NULL,
+            created_ns INTEGER NOT NULL
+        )""",
+        "CREATE INDEX silences_end ON silences (end_ns)",
+        # What a silence has held back: "firing" or "resolved".
+        "ALTER TABLE alerts ADD COLUMN owed TEXT",
+        "CREATE INDEX alerts_owed ON alerts (id) WHERE owed IS NOT NULL",
     ),
 )
 
