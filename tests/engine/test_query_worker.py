@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -323,11 +324,18 @@ def test_rollups_are_flushed_while_bombs_run(world: World, tmp_path: Path, calls
 
 def test_a_worker_that_cannot_open_its_database_says_why(world: World, tmp_path: Path) -> None:
     path = tmp_path / "rollups.duckdb"
-    path.write_bytes(b"no database" * 1_000)
+    link = new_link(path, world)
+    try:
+        assert link.watermark() == 0
+    finally:
+        link.close()
+    # One that cannot be read would be set aside and made anew; a newer one is nobody's to touch.
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("UPDATE rollup_store SET layout_version = 99")
     link = new_link(path, world)
     try:
         for _ in range(2):
-            with pytest.raises(Damage) as caught:
+            with pytest.raises(Damage, match="written by a newer version") as caught:
                 link.watermark()
             assert caught.value.path == str(path)
         path.unlink()

@@ -167,7 +167,7 @@ def test_a_disk_without_a_byte_left_stops_writes_and_nothing_else(small_disk: Pa
                 until("taken", sender.send)
             until("right again", lambda: program.request("GET", "/v1/sql?q=SELECT%20*%20FROM%20rollup_1h")[0] == 200)
             sender.check()
-        assert program.get("/v1/alerts?state=all")["alerts"]
+        until("alerted", lambda: program.get("/v1/alerts?state=all")["alerts"])
         assert program.stop() == 0
     with Program(data, CONFIG % "0B") as program:
         program.wait_recovered()
