@@ -44,6 +44,7 @@ from native.linegrammar cimport (
 )
 from native.lineprotocol cimport Field, LineDecoder, Refusal
 from native.linestate cimport keep_row, known_table, no_memory, number, reach_column, reach_table, remember_key
+from native.rawkeys cimport raw_keys_find
 from native.tagset_key cimport MAX_NAME_BYTES
 
 
@@ -213,7 +214,7 @@ cdef inline int read_any_line(LineDecoder decoder, const char *line, const char 
     if skip_spaces(key_end, end) == end:
         refuse(&fault, NO_FIELDS, end, end)
         return refuse_line(decoder, line, end, &fault)
-    remembered = label_map_find(&decoder.keys, at, key_end - at)
+    remembered = raw_keys_find(&decoder.keys, at, key_end - at)
     if remembered >= 0:
         table_id = decoder.series[remembered].table_id
         tagset_id = decoder.series[remembered].tagset_id

@@ -7,7 +7,7 @@ ends the attempt, and the line is read again from its start by anyline.pxd.
 
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
 
-from native.labels cimport LabelEntry, label_map_find
+from native.labels cimport LabelEntry
 from native.linecolumns cimport (
     NO_COLUMN,
     Column,
@@ -20,6 +20,7 @@ from native.linecolumns cimport (
 from native.linegrammar cimport find_unescaped, read_plain_value, same_bytes, same_head, scale_time, take_digits
 from native.lineprotocol cimport NO_SERIES, LineDecoder
 from native.linestate cimport keep_row
+from native.rawkeys cimport is_raw_key, raw_key_length, raw_keys_find
 
 
 cdef enum:
@@ -33,7 +34,7 @@ cdef inline uint32_t find_series(LineDecoder decoder, const char *line, const ch
     cdef int64_t series
     if key_end == end or key_end[0] != b" ":
         return NO_SERIES
-    series = label_map_find(&decoder.keys, line, key_end - line)
+    series = raw_keys_find(&decoder.keys, line, key_end - line)
     return <uint32_t>series if series >= 0 else <uint32_t>NO_SERIES
 
 
@@ -95,24 +96,22 @@ cdef inline const char *read_known_line(LineDecoder decoder, const char *at, con
     cdef TableRows *table
     cdef Column *column
     cdef double value
+    cdef size_t length = 0
     cdef int64_t time
 
     if decoder.last_series != NO_SERIES:
         series = decoder.series[decoder.last_series].next
     if series != NO_SERIES:
-        key = &decoder.keys.entries[series]
-        if (
-            <size_t>(end - at) <= key.length
-            or at[key.length] != b" "
-            or not same_bytes(at, key.data, key.length)
-        ):
+        key = &decoder.keys.map.entries[series]
+        length = raw_key_length(key)
+        if <size_t>(end - at) <= length or at[length] != b" " or not is_raw_key(&decoder.keys, key, at):
             series = NO_SERIES
     if series == NO_SERIES:
         series = find_series(decoder, at, end)
         if series == NO_SERIES:
             return NULL
-        key = &decoder.keys.entries[series]
-    at += key.length + 1
+        length = raw_key_length(&decoder.keys.map.entries[series])
+    at += length + 1
     table = decoder.tables[decoder.series[series].table_id]
     row = table.rows
     if row == table.row_capacity and not table_rows_grow(table):

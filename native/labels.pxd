@@ -97,21 +97,21 @@ cdef inline int64_t label_map_find(const LabelMap *labels, const char *data, siz
     return label_map_find_hashed(labels, data, length, label_map_hash(labels, data, length))
 
 
-cdef inline void _label_map_place(LabelMap *labels, uint32_t hashed, uint32_t identifier) noexcept nogil:
+cdef inline void label_map_place(LabelMap *labels, uint32_t hashed, uint32_t identifier) noexcept nogil:
     cdef uint64_t at = hashed & labels.slot_mask
     while labels.slots[at] != 0:
         at = (at + 1) & labels.slot_mask
     labels.slots[at] = (<uint64_t>hashed << 32) | (<uint64_t>identifier + 1)
 
 
-cdef inline void _label_map_place_all(LabelMap *labels) noexcept nogil:
+cdef inline void label_map_place_all(LabelMap *labels) noexcept nogil:
     cdef uint32_t identifier
     memset(labels.slots, 0, (labels.slot_mask + 1) * sizeof(uint64_t))
     for identifier in range(labels.count):
-        _label_map_place(labels, labels.entries[identifier].hashed, identifier)
+        label_map_place(labels, labels.entries[identifier].hashed, identifier)
 
 
-cdef inline bint _label_map_make_room(LabelMap *labels, size_t length) noexcept nogil:
+cdef inline bint label_map_make_room(LabelMap *labels, size_t length) noexcept nogil:
     """Grow entries, slots and arena so that one more key of `length` bytes fits; False when memory is refused."""
     cdef uint32_t capacity
     cdef uint64_t slots
@@ -134,7 +134,7 @@ cdef inline bint _label_map_make_room(LabelMap *labels, size_t length) noexcept 
         old_slots = labels.slots
         labels.slots = <uint64_t *>memory
         labels.slot_mask = slots - 1
-        _label_map_place_all(labels)
+        label_map_place_all(labels)
         free(old_slots)
     if labels.chunk == NULL or labels.chunk.capacity - labels.chunk_used < length:
         chunk_bytes = FIRST_CHUNK_BYTES
@@ -162,7 +162,7 @@ cdef inline int64_t label_map_intern_hashed(
         return found
     if labels.count >= <uint32_t>MAX_LABELS or length > <size_t>MAX_LABELS:
         return LABEL_FULL
-    if not _label_map_make_room(labels, length):
+    if not label_map_make_room(labels, length):
         return LABEL_NO_MEMORY
     copy = <char *>(labels.chunk + 1) + labels.chunk_used
     memcpy(copy, data, length)
@@ -171,7 +171,7 @@ cdef inline int64_t label_map_intern_hashed(
     entry.data = copy
     entry.length = <uint32_t>length
     entry.hashed = hashed
-    _label_map_place(labels, hashed, labels.count)
+    label_map_place(labels, hashed, labels.count)
     labels.count += 1
     return labels.count - 1
 
@@ -185,7 +185,7 @@ cdef inline void label_map_truncate(LabelMap *labels, uint32_t count) noexcept n
     """Forget every identifier from `count` on; the bytes of their keys stay allocated."""
     if count < labels.count:
         labels.count = count
-        _label_map_place_all(labels)
+        label_map_place_all(labels)
 
 
 cdef class LabelTable:

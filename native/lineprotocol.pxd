@@ -16,6 +16,7 @@ from native.catalogue cimport Catalogue
 from native.labels cimport LabelMap
 from native.linecolumns cimport TableRows
 from native.linegrammar cimport PROBLEMS_END, Fault, Problem, Tag, Text, TimeRules
+from native.rawkeys cimport RawKeys
 
 
 cdef enum:
@@ -55,7 +56,7 @@ cdef class LineDecoder:
     cdef uint32_t max_tagsets, max_tables, max_fields
     cdef size_t max_refusals
     # Kept from call to call: raw series keys, and for each table its columns.
-    cdef LabelMap keys
+    cdef RawKeys keys
     cdef Series *series  # by the identifier of the key
     cdef uint32_t series_capacity
     cdef uint32_t last_series

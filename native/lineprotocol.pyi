@@ -25,8 +25,17 @@ class DecodedLines:
 
 class LineDecoder:
     def __init__(
-        self, catalogue: Catalogue, *, max_tagsets: int, max_tables: int, max_fields: int, max_refusals: int
+        self,
+        catalogue: Catalogue,
+        *,
+        max_tagsets: int,
+        max_tables: int,
+        max_fields: int,
+        max_refusals: int,
+        max_key_text: int = ...,
     ) -> None: ...
+    @property
+    def key_bytes(self) -> int: ...
     def decode(
         self,
         body: Buffer,

@@ -9,7 +9,7 @@ docs/line-protocol.md describes what is accepted, refused and counted.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdlib cimport free
 from libc.string cimport memchr, memcpy, memset
 
@@ -28,6 +28,7 @@ from native.linecolumns cimport (
     table_rows_release_buffers,
     table_rows_restart,
 )
+from native.rawkeys cimport KEY_TEXT_BYTES, raw_keys_bytes, raw_keys_free, raw_keys_init
 
 from native.refusals import CAUSES as CAUSES
 from native.refusals import LINE_BYTES, PROBLEMS, sentence, time_text
@@ -103,16 +104,17 @@ cdef class LineDecoder:
 
     ``max_tagsets``, ``max_tables`` and ``max_fields`` (per table) bound what the catalogue may come to hold through
     this decoder; what would go beyond is refused.  ``max_refusals`` bounds how many refusals are described; all are
-    counted.  One thread at a time decodes into a catalogue; a second caller waits until the first is done.
+    counted.  ``max_key_text`` bounds the text of series keys that is kept; beyond it fingerprints stand for them, and
+    decoding gives the same.  One thread at a time decodes into a catalogue; a second caller waits until the first is done.
     """
 
     def __cinit__(
         self, Catalogue catalogue not None, *, int64_t max_tagsets, int64_t max_tables, int64_t max_fields,
-        int64_t max_refusals
+        int64_t max_refusals, int64_t max_key_text=KEY_TEXT_BYTES
     ):
-        cdef uint64_t seed = int.from_bytes(os.urandom(8), "little")
-        label_map_init(&self.keys, seed)
-        label_map_init(&self.fresh_fields, seed + 1)
+        cdef bytes random = os.urandom(24)
+        raw_keys_init(&self.keys, PyBytes_AS_STRING(random), <size_t>max(max_key_text, 0))
+        label_map_init(&self.fresh_fields, self.keys.map.seed + 1)
         self.last_series = NO_SERIES
         self.catalogue = catalogue
         for name, value, most in (
@@ -120,6 +122,7 @@ cdef class LineDecoder:
             ("max_tables", max_tables, 0x7FFFFFFF),
             ("max_fields", max_fields, MAX_TABLE_FIELDS),
             ("max_refusals", max_refusals, 0x7FFFFFFF),
+            ("max_key_text", max_key_text, 0x7FFFFFFFFFFFFFFF),
         ):
             if not 0 <= value <= most:
                 raise ValueError(f"cannot make a line decoder: got {name} {value}, want 0 to {most}")
@@ -136,8 +139,13 @@ cdef class LineDecoder:
         free(self.tables)
         free(self.used)
         free(self.series)
-        label_map_free(&self.keys)
+        raw_keys_free(&self.keys)
         label_map_free(&self.fresh_fields)
+
+    @property
+    def key_bytes(self):
+        """Bytes allocated for series keys."""
+        return raw_keys_bytes(&self.keys)
 
     def decode(
         self, body, *, int64_t precision_ns, int64_t default_time_ns, int64_t min_time_ns, int64_t max_time_ns

@@ -8,9 +8,9 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
 
-from native.labels cimport label_map_free, label_map_intern
 from native.linecolumns cimport TableRows, table_rows_add_column, table_rows_find_column, table_rows_new
 from native.lineprotocol cimport NO_SERIES, Field, LineDecoder, Series
+from native.rawkeys cimport raw_keys_free, raw_keys_intern
 
 
 cdef enum:
@@ -54,7 +54,7 @@ cdef inline int reach_table(LineDecoder decoder, uint32_t table_id) except -1 no
         memset(decoder.tables + decoder.table_capacity, 0, (capacity - decoder.table_capacity) * sizeof(void *))
         decoder.table_capacity = capacity
     if decoder.tables[table_id] == NULL:
-        decoder.tables[table_id] = table_rows_new(decoder.keys.seed + 2 + table_id)
+        decoder.tables[table_id] = table_rows_new(decoder.keys.map.seed + 2 + table_id)
         if decoder.tables[table_id] == NULL:
             no_memory()
     return 0
@@ -81,17 +81,17 @@ cdef inline int64_t remember_key(
     cdef int64_t series
     if key_end - key > LONGEST_REMEMBERED_KEY:
         return NO_SERIES
-    if decoder.keys.count > decoder.catalogue.tagsets_in_use() * 5 // 4 + SPARE_KEYS:
-        label_map_free(&decoder.keys)
+    if decoder.keys.map.count > decoder.catalogue.tagsets_in_use() * 5 // 4 + SPARE_KEYS:
+        raw_keys_free(&decoder.keys)
         decoder.last_series = NO_SERIES
-    if decoder.keys.count == decoder.series_capacity:
+    if decoder.keys.map.count == decoder.series_capacity:
         capacity = 64 if decoder.series_capacity == 0 else decoder.series_capacity * 2
         memory = realloc(decoder.series, capacity * sizeof(Series))
         if memory == NULL:
             no_memory()
         decoder.series = <Series *>memory
         decoder.series_capacity = capacity
-    series = number(label_map_intern(&decoder.keys, key, key_end - key))
+    series = number(raw_keys_intern(&decoder.keys, key, key_end - key))
     decoder.series[series].table_id = table_id
     decoder.series[series].tagset_id = tagset_id
     decoder.series[series].next = NO_SERIES

@@ -9,8 +9,9 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from libcpp.vector cimport vector
 
 from native.catalogue cimport Catalogue
-from native.labels cimport LabelEntry, LabelMap
+from native.labels cimport LabelEntry
 from native.linegrammar cimport Tag
+from native.rawkeys cimport RawKeys
 
 
 cdef enum:
@@ -48,7 +49,7 @@ cdef class PooledRows:
     cdef Catalogue catalogue
     cdef uint32_t table_id, max_tagsets
     cdef size_t max_refusals, max_key_bytes
-    cdef LabelMap keys
+    cdef RawKeys keys
     cdef vector[int32_t] tagset_of_key  # by the identifier of the raw key
     cdef vector[uint32_t] next_key  # the key that followed it last time
     cdef uint32_t last_key  # of the series before, or NO_KEY

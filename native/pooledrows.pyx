@@ -1,6 +1,6 @@
 """What remote write and text exposition decode to: rows of one pooled table (the native interface is pooledrows.pxd)."""
 
-from libc.stdint cimport uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.string cimport memcpy, memset
 from libcpp.algorithm cimport sort
 
@@ -9,14 +9,15 @@ import os
 import numpy as np
 
 from native.catalogue cimport TABLE_EXHAUSTED, TAGSET_FREE, TAGSETS_EXHAUSTED, TagsetVerdict
-from native.labels cimport (
-    label_map_bytes,
-    label_map_find,
-    label_map_free,
-    label_map_init,
-    label_map_intern,
-)
 from native.linegrammar cimport canonical_key, tag_before
+from native.rawkeys cimport (
+    KEY_TEXT_BYTES,
+    raw_keys_bytes,
+    raw_keys_find,
+    raw_keys_free,
+    raw_keys_init,
+    raw_keys_intern,
+)
 from native.tagset_key cimport MAX_NAME_BYTES, MAX_TAGSET_BYTES, compare_bytes, is_utf8
 
 from native.refusals import FOUND_CHARACTERS, time_text
@@ -85,16 +86,21 @@ cdef class PooledRows:
     """What both decoders share.  One thread at a time decodes into a catalogue; others wait.
 
     ``max_tagsets`` bounds what the catalogue may come to hold, ``max_refusals`` how many refusals are described, and
-    ``max_key_bytes`` the memory of raw keys.
+    ``max_key_bytes`` the memory of raw keys, of which ``max_key_text`` is text (native/rawkeys.pxd).
     """
 
-    def __cinit__(self, Catalogue catalogue not None, *, int64_t max_tagsets, int64_t max_refusals, int64_t max_key_bytes):
-        label_map_init(&self.keys, <uint64_t>int.from_bytes(os.urandom(8), "little"))
+    def __cinit__(
+        self, Catalogue catalogue not None, *, int64_t max_tagsets, int64_t max_refusals, int64_t max_key_bytes,
+        int64_t max_key_text=KEY_TEXT_BYTES
+    ):
+        cdef bytes random = os.urandom(24)
+        raw_keys_init(&self.keys, PyBytes_AS_STRING(random), <size_t>max(max_key_text, 0))
         self.catalogue = catalogue
         for name, value in (
-            ("max_tagsets", max_tagsets), ("max_refusals", max_refusals), ("max_key_bytes", max_key_bytes)
+            ("max_tagsets", max_tagsets), ("max_refusals", max_refusals), ("max_key_bytes", max_key_bytes),
+            ("max_key_text", max_key_text),
         ):
-            if value < 0 or (value > 0x7FFFFFFF and name != "max_key_bytes"):
+            if value < 0 or (value > 0x7FFFFFFF and name not in ("max_key_bytes", "max_key_text")):
                 raise ValueError(f"cannot make a decoder: got {name} {value}, want 0 to 2147483647")
         self.last_key = NO_KEY
         self.max_tagsets = <uint32_t>max_tagsets
@@ -102,15 +108,15 @@ cdef class PooledRows:
         self.max_key_bytes = <size_t>max_key_bytes
 
     def __dealloc__(self):
-        label_map_free(&self.keys)
+        raw_keys_free(&self.keys)
 
     @property
     def key_bytes(self):
         """Bytes allocated for raw keys."""
-        return label_map_bytes(&self.keys)
+        return raw_keys_bytes(&self.keys)
 
     cdef int64_t known_tagset(self, const char *key, size_t length) noexcept nogil:
-        cdef int64_t known = label_map_find(&self.keys, key, length)
+        cdef int64_t known = raw_keys_find(&self.keys, key, length)
         if known < 0:
             self.last_key = NO_KEY
             return -1
@@ -126,7 +132,7 @@ cdef class PooledRows:
         expected = self.next_key[self.last_key]
         if expected == <uint32_t>NO_KEY:
             return NULL
-        return &self.keys.entries[expected]
+        return &self.keys.map.entries[expected]
 
     cdef int64_t expected_tagset(self) noexcept nogil:
         self.last_key = self.next_key[self.last_key]
@@ -182,12 +188,12 @@ cdef class PooledRows:
                 with gil:
                     raise MemoryError("cannot decode samples: got no memory")
         if length <= <size_t>LONGEST_REMEMBERED_KEY:
-            if label_map_bytes(&self.keys) > self.max_key_bytes:
-                label_map_free(&self.keys)
+            if raw_keys_bytes(&self.keys) > self.max_key_bytes:
+                raw_keys_free(&self.keys)
                 self.tagset_of_key.clear()
                 self.next_key.clear()
                 self.last_key = NO_KEY
-            if label_map_intern(&self.keys, key, length) == <int64_t>self.tagset_of_key.size():
+            if raw_keys_intern(&self.keys, key, length) == <int64_t>self.tagset_of_key.size():
                 self.tagset_of_key.push_back(<int32_t>tagset_id)
                 self.next_key.push_back(<uint32_t>NO_KEY)
         return tagset_id

@@ -24,7 +24,7 @@ from libcpp.vector cimport vector
 from native.absent cimport ABSENT_BITS
 from native.cursor cimport Cursor, cursor_over, left, overran, position, take
 from native.labels cimport LabelEntry
-from native.linegrammar cimport Tag, Text, same_bytes
+from native.linegrammar cimport Tag, Text
 from native.pooledrows cimport (
     POOLED_BAD_REFERENCE,
     POOLED_FINE,
@@ -36,6 +36,7 @@ from native.pooledrows cimport (
     PooledProblem,
     PooledRows,
 )
+from native.rawkeys cimport is_raw_key, raw_key_length
 
 
 cdef enum:
@@ -198,13 +199,13 @@ cdef class RemoteWriteDecoder(PooledRows):
         cdef const LabelEntry *expected = self.expected_key()
         cdef bint as_expected = (
             expected != NULL
-            and expected.length < left(cursor)
-            and cursor.at[expected.length] != (1 << 3 | BYTES)
-            and same_bytes(<const char *>cursor.at, expected.data, expected.length)
+            and raw_key_length(expected) < left(cursor)
+            and cursor.at[raw_key_length(expected)] != (1 << 3 | BYTES)
+            and is_raw_key(&self.keys, expected, <const char *>cursor.at)
         )
         if as_expected:
             labels = cursor.at
-            cursor.at += expected.length
+            cursor.at += raw_key_length(expected)
             labels_end = cursor.at
         while left(cursor):
             began = cursor.at
@@ -240,7 +241,7 @@ cdef class RemoteWriteDecoder(PooledRows):
             self.gather_labels(cursor)
             labels = <const uint8_t *>self.gathered.data()
             labels_end = labels + self.gathered.size()
-        if as_expected and labels_end - labels == <Py_ssize_t>expected.length and side_by_side:
+        if as_expected and labels_end - labels == <Py_ssize_t>raw_key_length(expected) and side_by_side:
             return self.close_series(first, <int32_t>self.expected_tagset())
         tagset_id = self.known_tagset(<const char *>labels, labels_end - labels)
         if tagset_id < 0:

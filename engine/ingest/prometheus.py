@@ -14,7 +14,7 @@ from native.promtext import PromTextDecoder
 from native.remotewrite import RemoteWriteDecoder
 
 #: Memory for labels as they were sent, from which tag sets are found again without parsing.  What no longer fits is
-#: parsed again; 128 MiB are about 400,000 series.
+#: parsed again; 128 MiB are about two million series.
 MAX_KEY_BYTES = 128 << 20
 
 

@@ -21,15 +21,23 @@ class Decoder:
     def __init__(self, **limits: int) -> None:
         self.catalogue = Catalogue()
         self.table_id = self.catalogue.table(b"prometheus")
-        self.native = PromTextDecoder(
-            self.catalogue, **{"max_tagsets": 1000, "max_refusals": 10, "max_key_bytes": 1 << 20, **limits}
-        )
+        limits = {"max_tagsets": 1000, "max_refusals": 10, "max_key_bytes": 1 << 20, **limits}
+        self.native = PromTextDecoder(self.catalogue, **limits)
+        # Knows every longer raw key by its fingerprint alone.
+        lean_catalogue = Catalogue()
+        lean_catalogue.table(b"prometheus")
+        self.lean = PromTextDecoder(lean_catalogue, **limits, max_key_text=0)
 
     def raw(self, body: bytes, **options: Any) -> Any:
         options = {
             "default_time_ns": NOW, "min_time_ns": -ENOUGH_NS, "max_time_ns": ENOUGH_NS, **options
         }  # fmt: skip
-        return self.native.decode(body, table_id=self.table_id, **options)
+        found = self.native.decode(body, table_id=self.table_id, **options)
+        lean = self.lean.decode(body, table_id=self.table_id, **options)
+        for name in ("tagset_ids", "times", "values"):
+            assert getattr(lean, name).tobytes() == getattr(found, name).tobytes()
+        assert (lean.refusals, lean.dropped) == (found.refusals, found.dropped)
+        return found
 
     def __call__(self, body: bytes, **options: Any) -> tuple[list[Sample], dict[str, int], int]:
         found = self.raw(body, **options)

@@ -25,14 +25,21 @@ class Decoder:
     def __init__(self, **limits: int) -> None:
         self.catalogue = Catalogue()
         self.table_id = self.catalogue.table(b"prometheus")
-        self.native = RemoteWriteDecoder(
-            self.catalogue, **{"max_tagsets": 1000, "max_refusals": 10, "max_key_bytes": 1 << 20, **limits}
-        )
+        limits = {"max_tagsets": 1000, "max_refusals": 10, "max_key_bytes": 1 << 20, **limits}
+        self.native = RemoteWriteDecoder(self.catalogue, **limits)
+        # Knows every longer raw key by its fingerprint alone.
+        lean_catalogue = Catalogue()
+        lean_catalogue.table(b"prometheus")
+        self.lean = RemoteWriteDecoder(lean_catalogue, **limits, max_key_text=0)
 
     def raw(self, body: bytes, min_time_ns: int = -ENOUGH_NS, max_time_ns: int = ENOUGH_NS, version: int = 1) -> Any:
-        return self.native.decode(
-            body, table_id=self.table_id, min_time_ns=min_time_ns, max_time_ns=max_time_ns, version=version
-        )
+        times = {"min_time_ns": min_time_ns, "max_time_ns": max_time_ns}
+        found = self.native.decode(body, table_id=self.table_id, **times, version=version)
+        lean = self.lean.decode(body, table_id=self.table_id, **times, version=version)
+        for name in ("tagset_ids", "times", "values"):
+            assert getattr(lean, name).tobytes() == getattr(found, name).tobytes()
+        assert (lean.refusals, lean.dropped) == (found.refusals, found.dropped)
+        return found
 
     def __call__(
         self, body: bytes, min_time_ns: int = -ENOUGH_NS, max_time_ns: int = ENOUGH_NS, version: int = 1

@@ -278,6 +278,9 @@ class Twins:
         }
         self.catalogue = catalogue.Catalogue()
         self.decoder = lineprotocol.LineDecoder(self.catalogue, **limits)
+        # Knows every longer series key by its fingerprint alone.
+        self.lean_catalogue = catalogue.Catalogue()
+        self.lean_decoder = lineprotocol.LineDecoder(self.lean_catalogue, **limits, max_key_text=0)
         self.slow_catalogue = Catalogue()
         self.slow_decoder = LineDecoder(self.slow_catalogue, **limits)
 
@@ -297,6 +300,9 @@ class Twins:
             "max_time_ns": max_time_ns,
         }
         fast = self.decoder.decode(body, **times)
+        lean = self.lean_decoder.decode(body, **times)
+        assert rows_of(lean) == rows_of(fast)
+        assert lean.refusals == fast.refusals
         slow = self.slow_decoder.decode(body, **times)
         assert fast.lines == slow.lines
         assert fast.refused_by_cause == slow.refused_by_cause
