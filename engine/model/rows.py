@@ -67,20 +67,25 @@ class Rows:
 
     def take(self, selector: npt.NDArray[np.bool_] | slice) -> Rows:
         """Return the selected rows; a slice gives views, a mask gives copies."""
-        values = self.values[:, selector]
-        if not isinstance(selector, slice):
-            # Indexing with a mask may give columns that are not contiguous, which the native loops refuse.
-            values = np.ascontiguousarray(values)
-        return Rows(self.tagset_ids[selector], self.times[selector], self.field_ids, values)
+        if isinstance(selector, slice):
+            return Rows(self.tagset_ids[selector], self.times[selector], self.field_ids, self.values[:, selector])
+        index = np.flatnonzero(selector)
+        # Not ``values[:, index]``: that lays out column after column, which the native loops refuse and is slower.
+        values = self.values.take(index, axis=1)
+        return Rows(self.tagset_ids[index], self.times[index], self.field_ids, values)
 
     def between(self, start_ns: int, end_ns: int) -> Rows:
         """Return the rows with ``start_ns <= time < end_ns``; the same object when that is all of them."""
         if not len(self):
             return self
         mask = (self.times >= start_ns) & (self.times < end_ns)
-        if mask.all():
+        count = int(np.count_nonzero(mask))
+        if count == len(self):
             return self
-        return self.take(mask)
+        first = int(mask.argmax())
+        # Rows mostly come in order of time; then those of a range lie together and need not be copied.
+        together = count > 0 and bool(mask[first : first + count].all())
+        return self.take(slice(first, first + count) if together else mask)
 
     @staticmethod
     def empty(field_ids: tuple[int, ...] = ()) -> Rows:

@@ -23,7 +23,7 @@ from engine.errors import Damage
 from engine.model.rows import FOREVER_NS, Int32Array, Int64Array, Rows, sort_merge
 from engine.rollups.bins import Bins, bins_of
 from engine.rollups.pairs import Pairs
-from engine.rollups.rows import TierRows
+from engine.rollups.rows import TierRows, concat
 from engine.rollups.store import Piece
 from native.rollup import select_buckets, touched_buckets
 from native.sorting import is_strictly_sorted, sort_order
@@ -47,7 +47,11 @@ WINDOW_NS = 2 * NS_PER_HOUR
 ROWS_AT_A_TIME = 500_000
 #: ... and as many (tag set, minute) pairs, by ranges of tag sets: each wider bucket is then touched once, and a single
 #: minute of very many series is bounded too.
-PAIRS_AT_A_TIME = 131_072
+PAIRS_AT_A_TIME = 65_536
+#: The raw rows of as many pairs are read at a time, unless a single minute has more, by these windows: memory that is
+#: used again is far cheaper than fresh pages.
+PAIRS_READ_AT_A_TIME = 16_384
+READ_NS = (2 * NS_PER_HOUR, NS_PER_HOUR, NS_PER_HOUR // 2, NS_PER_HOUR // 4, NS_PER_HOUR // 12, NS_PER_MINUTE)
 #: Marks are condensed to unique buckets when more rows than this are waiting, and again when they have doubled.
 CONDENSE_ROWS = 1_000_000
 #: In the background what is older than the last quarter-hour is flushed, some time after it is over ...
@@ -195,21 +199,31 @@ class DirtyBuckets:
         cells = 0
         for table_id, pairs in dirty:
             for part in self._windows(table_id, pairs):
-                try:
-                    rows = self.recompute(table_id, part.tagset_ids, part.buckets)
-                except Damage as error:
-                    # What is stored of them is the best there is, and the other buckets must not wait for them.
-                    LOG.error("%d rollup buckets stay as they are: %s", len(part), error.message)
-                    self.unreadable_buckets += len(part)
-                    continue
-                written += rows.series_rows()
-                waiting.append(Piece(table_id, rows, part))
-                cells += len(part) * max(1, len(rows.field_ids))
+                for piece in self._pieces(table_id, part):
+                    written += piece.rows.series_rows()
+                    waiting.append(piece)
+                    cells += len(piece.pairs) * max(1, len(piece.rows.field_ids))
                 if cells >= PAIRS_AT_A_TIME * 8:
                     self._flush(waiting, 0)
                     waiting, cells = [], 0
         self._flush(waiting, sequence)
         return written
+
+    def _pieces(self, table_id: int, pairs: Pairs) -> list[Piece]:
+        """Return what the pairs are to be replaced by: one piece, or one for each part of them that can be read."""
+        pieces = []
+        whole = True
+        for part in windows_of(pairs, PAIRS_READ_AT_A_TIME):
+            try:
+                pieces.append(Piece(table_id, self.recompute(table_id, part.tagset_ids, part.buckets), part))
+            except Damage as error:
+                # What is stored of them is the best there is, and the other buckets must not wait for them.
+                LOG.error("%d rollup buckets stay as they are: %s", len(part), error.message)
+                self.unreadable_buckets += len(part)
+                whole = False
+        if whole and len(pieces) > 1:
+            return [Piece(table_id, concat([piece.rows for piece in pieces]).sorted(), pairs)]
+        return pieces
 
     def _windows(self, table_id: int, pairs: Pairs) -> Iterator[Pairs]:
         """Yield the pairs in steps that read no more raw rows than fit: a window, several, or a part of one."""
@@ -276,3 +290,17 @@ def _histogram(rows: Rows, values: np.ndarray, tagset_ids: Int32Array, times: In
     return Bins.counted(
         places.astype(np.int64), bins_of(values[present]), np.ones(int(present.sum()), np.int64), len(times)
     )
+
+
+def windows_of(pairs: Pairs, most: int, widths: Sequence[int] = READ_NS) -> Iterator[Pairs]:
+    """Yield the pairs in order of time, window by window: narrower ones where one has more than ``most``."""
+    if len(pairs) <= most:
+        yield pairs
+        return
+    windows = pairs.buckets // widths[0]
+    for window in np.unique(windows).tolist():
+        inside = pairs.where(windows == window)
+        if len(inside) <= most or len(widths) == 1:
+            yield inside
+        else:
+            yield from windows_of(inside, most, widths[1:])

@@ -90,9 +90,13 @@ class TierRows:
             if chosen.all():
                 return self
             chosen = np.flatnonzero(chosen)
-        lines: dict[str, Any] = {
-            name: getattr(self, name)[:, chosen] for name in (*SHARED_NAMES, *VALUE_NAMES, "increases")
-        }
+        names = (*SHARED_NAMES, *VALUE_NAMES, "increases")
+        lines: dict[str, Any]
+        if isinstance(chosen, slice):
+            lines = {name: getattr(self, name)[:, chosen] for name in names}
+        else:
+            # Not ``[:, chosen]``, which would lay out row after row.
+            lines = {name: getattr(self, name).take(chosen, axis=1) for name in names}
         histograms: dict[int, Bins] = {}
         if self.histograms:
             index = np.arange(len(self))[chosen]

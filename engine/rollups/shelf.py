@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.errors import Damage
-from engine.model.rows import Int32Array
+from engine.model.rows import Int32Array, Int64Array
 from engine.rollups import schema
 from engine.rollups.packs import MAGIC, Packs
 from engine.rollups.pairs import Pairs
@@ -71,6 +71,16 @@ class Part:
         return bool(inside.any())
 
 
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """Sorted rows, and the numbers of the parts that they have become."""
+
+    tier: str
+    table_id: int
+    parts: frozenset[int]
+    rows: TierRows
+
+
 @dataclass(slots=True)
 class _Changes:
     """What the transaction under way has changed."""
@@ -79,8 +89,8 @@ class _Changes:
     waiting_bytes: int = 0
     written: bool = False
     dropped: list[int] = field(default_factory=list)
-    #: Rows of parts added in this transaction, so that the tier above need not unpack them.
-    rows: dict[int, TierRows] = field(default_factory=dict)
+    #: Rows just added, so that the tier above need neither unpack nor sort them.
+    fresh: list[_Fresh] = field(default_factory=list)
 
 
 class LostPack(Damage):
@@ -151,7 +161,7 @@ class Shelf:
     # --- reading
 
     def matching(self, tier: Tier, table_id: int, pairs: Pairs, width_ns: int) -> Iterator[tuple[Part, TierRows, Any]]:
-        """Yield (part, its rows, which of them lie in one of the pairs) for each part with such a row.
+        """Yield (part, its rows, which of them lie in one of the pairs) for each part with such a row but fresh ones.
 
         ``width_ns``: how wide the buckets of the pairs are, the tier's own or those of a wider one.
         """
@@ -160,23 +170,27 @@ class Shelf:
         # Most parts are of other times, which two comparisons tell without looking at the pairs one by one.
         low_ns, high_ns = int(pairs.buckets.min()), int(pairs.buckets.max()) + width_ns
         near = (p for p in self.parts(tier.name, table_id) if p.last_ns >= low_ns and p.first_ns < high_ns)
-        candidates = [part for part in near if part.may_hold(pairs, width_ns)]
+        fresh = frozenset[int]().union(*(each.parts for each in self._changes.fresh))
+        candidates = [part for part in near if part.number not in fresh and part.may_hold(pairs, width_ns)]
         for part in candidates:
-            rows = self._changes.rows.get(part.number)
-            if rows is None:
-                keys = self._read(part, with_fields=False)
-                mask = select_buckets(keys.tagset_ids, keys.times, width_ns, pairs.tagset_ids, pairs.buckets)
-                if not mask.any():
-                    continue
-                rows = self._read(part, with_fields=True)
-            else:
-                mask = select_buckets(rows.tagset_ids, rows.times, width_ns, pairs.tagset_ids, pairs.buckets)
+            keys = self._read(part, with_fields=False)
+            mask = select_buckets(keys.tagset_ids, keys.times, width_ns, pairs.tagset_ids, pairs.buckets)
             if mask.any():
-                yield part, rows, mask
+                yield part, self._read(part, with_fields=True), mask
+
+    def inside(self, tier: Tier, table_id: int, pairs: Pairs, width_ns: int) -> Iterator[TierRows]:
+        """Yield the rows that lie in one of the pairs, source by source, each sorted."""
+        for _, rows, mask in self.matching(tier, table_id, pairs, width_ns):
+            yield rows.take(mask)
+        for each in self._changes.fresh:
+            if (each.tier, each.table_id) == (tier.name, table_id):
+                rows = each.rows
+                mask = select_buckets(rows.tagset_ids, rows.times, width_ns, pairs.tagset_ids, pairs.buckets)
+                if mask.any():
+                    yield rows.take(mask)
 
     def read(self, part: Part) -> TierRows:
-        rows = self._changes.rows.get(part.number)
-        return self._read(part, with_fields=True) if rows is None else rows
+        return self._read(part, with_fields=True)
 
     def _read(self, part: Part, *, with_fields: bool) -> TierRows:
         waiting = self._changes.waiting.get(part.number)
@@ -192,14 +206,37 @@ class Shelf:
 
     def add(self, tier: Tier, table_id: int, rows: TierRows) -> int:
         """Pack sorted rows into parts; return how many (series, bucket) they hold."""
-        size = max(256, min(PART_ROWS, PART_CELLS // max(1, len(rows.field_ids))))
-        added = 0
-        for start in range(0, len(rows), size):
-            chunk = rows.take(slice(start, start + size)).contiguous() if len(rows) > size else rows
-            added += self._add(tier, table_id, chunk)
-        return added
+        parts = self._add_all(tier, table_id, rows, None)
+        return sum(part.series_rows for part in parts)
 
-    def _add(self, tier: Tier, table_id: int, rows: TierRows) -> int:
+    def add_fresh(self, tier: Tier, table_id: int, rows: TierRows) -> int:
+        """Do the same with complete rows of new or replaced buckets, and keep them for the tier above until settled.
+
+        Those of the newest bucket, which is likely to be replaced soon, become parts of their own.
+        """
+        if not len(rows):
+            return 0
+        newest = rows.times == rows.times.max()
+        if newest.all():
+            parts = self._add_all(tier, table_id, rows, None)
+        else:
+            parts = self._add_all(tier, table_id, rows, np.flatnonzero(~newest))
+            parts += self._add_all(tier, table_id, rows, np.flatnonzero(newest))
+        numbers = frozenset(part.number for part in parts)
+        self._changes.fresh.append(_Fresh(tier.name, table_id, numbers, rows))
+        return sum(part.series_rows for part in parts)
+
+    def _add_all(self, tier: Tier, table_id: int, rows: TierRows, chosen: Int64Array | None) -> list[Part]:
+        """Pack the rows at the places ``chosen``, or all, a part at a time, so that little memory is used again."""
+        size = max(256, min(PART_ROWS, PART_CELLS // max(1, len(rows.field_ids))))
+        count = len(rows) if chosen is None else len(chosen)
+        parts = []
+        for start in range(0, count, size):
+            places = slice(start, start + size) if chosen is None else chosen[start : start + size]
+            parts.append(self._add(tier, table_id, rows.take(places)))
+        return parts
+
+    def _add(self, tier: Tier, table_id: int, rows: TierRows) -> Part:
         index = self._loaded().setdefault((tier.name, table_id), {})
         packed = pack(rows, tier.width_ns)
         size = len(packed.head) + sum(len(data) for data in packed.fields.values())
@@ -223,19 +260,19 @@ class Shelf:
         index[part.number] = part
         self._changes.waiting[part.number] = (part, packed)
         self._changes.waiting_bytes += size
-        self._changes.rows[part.number] = rows
         if self._changes.waiting_bytes > WAITING_BYTES:
             self.write()
-        return packed.series_rows
+        return part
 
     def drop(self, part: Part) -> None:
         del self._loaded()[part.tier, part.table_id][part.number]
-        self._changes.rows.pop(part.number, None)
+        # What is left of it is still to be read from its parts.
+        self._changes.fresh = [each for each in self._changes.fresh if part.number not in each.parts]
         self._changes.dropped.append(part.number)
 
     def settle(self) -> None:
         """Forget the rows that were kept for the tiers above."""
-        self._changes.rows.clear()
+        self._changes.fresh.clear()
 
     def write(self) -> None:
         """Write the packs and hand the changes to DuckDB, within the transaction."""

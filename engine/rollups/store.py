@@ -306,25 +306,14 @@ class RollupStore:
                 if len(kept):
                     # Added apart, so that one late row does not make everything around it one large part.
                     self._shelf.add(tier, part.table_id, kept.contiguous())
-        report.inserted[tier.name] += self._add(tier, table_id, rows)
-
-    def _add(self, tier: Tier, table_id: int, rows: TierRows) -> int:
-        """Add rows; those of the newest bucket, which is likely to be replaced soon, as a part of their own."""
-        if not len(rows):
-            return 0
-        newest = rows.times == rows.times.max()
-        if newest.all():
-            return self._shelf.add(tier, table_id, rows)
-        added = self._shelf.add(tier, table_id, rows.take(~newest).contiguous())
-        return added + self._shelf.add(tier, table_id, rows.take(newest).contiguous())
+        report.inserted[tier.name] += self._shelf.add_fresh(tier, table_id, rows)
 
     def _recompute(self, tier: Tier, table_id: int, pairs: Pairs, fields: int, report: FlushReport) -> None:
         """Replace the buckets of ``pairs`` by what the tier below now gives."""
         source = _source_of(tier)
         ratio = tier.width_ns // source.width_ns
         for chunk in pairs.chunks(max(1, self._cells_at_a_time // (fields * ratio))):
-            found = self._shelf.matching(source, table_id, chunk, tier.width_ns)
-            rows = concat([rows.take(mask) for _, rows, mask in found]).sorted()
+            rows = concat(self._shelf.inside(source, table_id, chunk, tier.width_ns)).sorted()
             self._replace(tier, table_id, chunk, rows.merged(tier.width_ns) if len(rows) else rows, report)
 
     def _touched(self, tier: Tier, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> Pairs:
