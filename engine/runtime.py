@@ -56,7 +56,8 @@ from engine.query.link import LocalLink, ProcessLink, QueryLink
 from engine.query.observe import Observer
 from engine.query.range import RangeAnswer, RangeQuery, RangeReader
 from engine.query.samples import SampleStore
-from engine.query.sources import SqlLimits, SqlRequest
+from engine.query.scopes import MAX_SAMPLED_TABLES
+from engine.query.sources import Needed, SqlLimits, SqlRequest
 from engine.query.turns import Turns
 from engine.rollups.dirty import DirtyBuckets
 from engine.rollups.store import Piece, TierStats
@@ -525,6 +526,7 @@ class Engine:
             needed = self.link.needed(statement, list(parameters))
             if needed.tables or needed.rollups:
                 self.recovery.require_finished("run SQL")
+            fresh_to_ns = self._fresh_to(needed)
             if needed.rollups:
                 self.flush_rollups()
             findings = {name: self._finding(name) for name in needed.findings}
@@ -543,17 +545,30 @@ class Engine:
                         ),
                     )
                 )
-            files = sum(len(table.parquet) + len(table.arrow) for table in tables)
             with pa.ipc.open_stream(answer.stream) as reader:
                 table = reader.read_all()
         metadata = {
             "rows": answer.rows,
             "elapsed_seconds": round(answer.elapsed_seconds, 6),
             "tables": [table.name for table in needed.tables],
-            "tiers": list(needed.rollups),
-            "files": files,
+            "tier": ", ".join([*(["raw"] if needed.tables else []), *needed.rollups]) or None,
+            "files": answer.files,
+            "rows_read": answer.rows_read,
+            "fresh_to": fresh_to_ns,
         }
         return SqlResult(table, metadata)
+
+    def _fresh_to(self, needed: Needed) -> int | None:
+        """Return the time (ns) of the newest sample of the tables that a statement reads, None without one.
+
+        None as well for more tables than is worth looking at.
+        """
+        numbers = {table.table_id for table in needed.tables}
+        numbers |= set(range(self.catalog.native.table_count) if needed.rollup_tables is None else needed.rollup_tables)
+        if len(numbers) > MAX_SAMPLED_TABLES:
+            return None
+        newest = max((self.samples.newest_time_ns(number) for number in numbers), default=NEVER_NS)
+        return newest if newest > NEVER_NS else None
 
     def _finding(self, name: str) -> bytes:
         """Return one of the engine's own relations as an Arrow IPC stream."""

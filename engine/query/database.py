@@ -169,6 +169,7 @@ class Database:
             statement = self._parse(cursor, request.sql)
             if statement.kind == "show_tables":
                 stream, rows = _stream(self._show_tables().to_reader(), limits, watch)
+                rows_read = files = 0
             else:
                 scopes = self._resolver(cursor, request.parameters).scopes(statement)
                 views = Views(
@@ -191,7 +192,9 @@ class Database:
                         for source in request.tables:
                             self._files.check(source.parquet)
                     raise
-        return SqlAnswer(stream=stream, rows=rows, elapsed_seconds=time.monotonic() - started)
+                rows_read, files = views.read()
+        elapsed = time.monotonic() - started
+        return SqlAnswer(stream=stream, rows=rows, elapsed_seconds=elapsed, rows_read=rows_read, files=files)
 
     def _parse(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> Statement:
         return parse(sql, _serialiser(cursor), self._relations.by_name())

@@ -193,7 +193,13 @@ class ProcessLink:
             lambda number: wire.RunSql(number, request), seconds=request.limits.timeout_seconds, statement=True
         )
         assert isinstance(reply, wire.Answered)
-        return SqlAnswer(stream=bytes(attachment), rows=reply.rows, elapsed_seconds=reply.elapsed_seconds)
+        return SqlAnswer(
+            stream=bytes(attachment),
+            rows=reply.rows,
+            elapsed_seconds=reply.elapsed_seconds,
+            rows_read=reply.rows_read,
+            files=reply.files,
+        )
 
     def needed(self, sql: str, parameters: Sequence[JsonScalar] = ()) -> Needed:
         check_text(sql, parameters)

@@ -34,12 +34,15 @@ _KEYS = {"tagset_id": pa.int32(), "time": pa.timestamp("ns")}
 class Scan:
     """Something DuckDB can scan.  ``columns`` maps the field numbers it has to its column names (routed: several).
 
-    ``filtered``: rows outside the scope's time and tag sets are left out already.
+    ``filtered``: rows outside the scope's time and tag sets are left out already.  ``rows``: how many have to be looked
+    at for that, those of the row groups that can matter; ``files``: in how many files these are.
     """
 
     data: Any
     columns: Mapping[int, tuple[str, ...]]
     filtered: bool
+    rows: int
+    files: int
 
 
 class SegmentFiles:
@@ -75,8 +78,16 @@ class SegmentFiles:
         for (kind, holes), fragments in groups.items():
             condition = _outside(scoped, holes)
             schema = pa.schema([*_KEYS.items(), *((column, type_) for _, column, type_ in kind)])
+            if condition is not None:
+                # Finding the row groups here saves the scan from doing it, and says how many rows it reads.
+                narrowed = [fragment.subset(filter=condition, schema=schema) for fragment in fragments]
+                fragments = [fragment for fragment in narrowed if fragment.num_row_groups]
+            if not fragments:
+                continue
+            rows = sum(group.num_rows for fragment in fragments for group in fragment.row_groups)
             dataset = ds.FileSystemDataset(fragments, schema, format_, LocalFileSystem())
-            found.append(Scan(dataset if condition is None else dataset.filter(condition), named[kind], True))
+            data = dataset if condition is None else dataset.filter(condition)
+            found.append(Scan(data, named[kind], True, rows, len(fragments)))
         return found
 
     def check(self, files: Sequence[ParquetFile]) -> None:
@@ -201,7 +212,8 @@ def hot_scans(source: TableSource) -> list[Scan]:
     found = []
     for names, tables in groups.items():
         columns = {int(name[1:]): (name,) for name in names if name not in _KEYS}
-        found.append(Scan(tables[0] if len(tables) == 1 else pa.concat_tables(tables), columns, False))
+        data = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+        found.append(Scan(data, columns, False, data.num_rows, len(tables)))
     return found
 
 

@@ -243,10 +243,13 @@ def needed_of(relations: Relations, tags: TagStore, scopes: Sequence[Scope], sta
             for table_id, field_ids in (scope.fields or {}).items():
                 ids = scope.tagset_ids
                 add(table_id, scope, field_ids, None if ids is None else ids[tags.tables_of(ids) == table_id])
+    wanted = [scope for scope in scopes if scope.relation.kind == "rollup"]
+    every = any(scope.fields is None for scope in wanted)
     return Needed(
         tables=tuple(tables.values()),
         findings=tuple(scope.relation.name for scope in scopes if scope.relation.kind == "finding"),
-        rollups=tuple(scope.relation.name for scope in scopes if scope.relation.kind == "rollup"),
+        rollups=tuple(scope.relation.name for scope in wanted),
+        rollup_tables=None if every else tuple(sorted({number for scope in wanted for number in scope.fields or ()})),
     )
 
 

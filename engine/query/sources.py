@@ -71,11 +71,17 @@ class SqlRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SqlAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A complete answer: ``stream`` is an Arrow IPC stream of ``rows`` rows; never a truncated one."""
+    """A complete answer: ``stream`` is an Arrow IPC stream of ``rows`` rows; never a truncated one.
+
+    ``rows_read``: rows of segments (of the row groups that can matter), hot blocks and tiers that were looked at;
+    ``files``: segments, hot blocks and packs of tiers that they are in.
+    """
 
     stream: bytes
     rows: int
     elapsed_seconds: float
+    rows_read: int = 0
+    files: int = 0
 
 
 class NeededTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +101,12 @@ class NeededTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a valid statement reads: tables to prepare, findings to send, rollup relations to bring up to date."""
+    """What a valid statement reads: tables to prepare, findings to send, rollup relations to bring up to date.
+
+    ``rollup_tables``: the tables whose rows of these relations can matter, ``None`` for all.
+    """
 
     tables: tuple[NeededTable, ...] = ()
     findings: tuple[str, ...] = ()
     rollups: tuple[str, ...] = ()
+    rollup_tables: tuple[int, ...] | None = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -29,13 +29,17 @@ _ARROW_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class TierScan:
-    """The rows of ``parts`` that a scope can use.  May be read any number of times while its packs are kept."""
+    """The rows of ``parts`` that a scope can use.  May be read any number of times while its packs are kept.
+
+    ``read`` takes the number of rows of each batch that has been read.
+    """
 
     packs: Packs
     parts: Sequence[Part]
     scope: Scope
     names: tuple[str, ...]
     kept_from_ns: int
+    read: list[int] = field(default_factory=list, compare=False)
 
     @property
     def schema(self) -> pa.Schema:
@@ -50,7 +54,9 @@ class TierScan:
         end_ns = 2**63 - 1 if scope.end_ns is None else scope.end_ns
         for part in self.parts:
             for _, rows in stored_rows(self.packs, [part], start_ns, end_ns, scope.tagset_ids, self._fields(part)):
-                yield from long_table([rows], self.names).cast(self.schema).to_batches()
+                table = long_table([rows], self.names)
+                self.read.append(table.num_rows)
+                yield from table.cast(self.schema).to_batches()
 
     def _fields(self, part: Part) -> list[int] | None:
         if self.scope.fields is None:

@@ -55,6 +55,8 @@ class Views:
         self._sources = {source.table_id: source for source in sources}
         self._findings = {fold(name): stream for name, stream in findings.items()}
         self._registered = 0
+        self._files_read = 0
+        self._scanned: list[int] = []
         # Internal names must differ from every relation's that the statement names.
         self._prefix = "tidegauge_"
         while any(name.startswith(self._prefix) for name in statement.references):
@@ -79,6 +81,10 @@ class Views:
             else:
                 self._view(relation.name, self._finding(relation.name))
 
+    def read(self) -> tuple[int, int]:
+        """Return how many rows of segments, hot blocks and tiers the statement has looked at, and in how many files."""
+        return sum(self._scanned), self._files_read
+
     def _view(self, name: str, select: str) -> None:
         self._cursor.execute(f"CREATE TEMP VIEW {quoted(name)} AS {select}")
 
@@ -101,6 +107,8 @@ class Views:
             if source.parquet:
                 scans += self._files.scans(source.parquet, field_ids, scope)
             for scan in scans:
+                self._scanned.append(scan.rows)
+                self._files_read += scan.files
                 columns = ", ".join(_double(scan.columns.get(field_id), field_id) for field_id in field_ids)
                 where = "" if scan.filtered else _where(_row_conditions(scope))
                 selected = f'tagset_id, "time"{", " + columns if columns else ""}'
@@ -212,7 +220,8 @@ class Views:
     def _rollup(self, scope: Scope, parts: Sequence[Part], kept_from_ns: int) -> str:
         keys_needed = self._names("labels") or self._names("metric") or scope.tagset_ids is not None
         names = [name for name in SQL_TYPES if self._names(name) or (keys_needed and name == "series_id")]
-        scan = TierScan(self._packs, parts, scope, tuple(names or ["series_id"]), kept_from_ns)
+        scan = TierScan(self._packs, parts, scope, tuple(names or ["series_id"]), kept_from_ns, self._scanned)
+        self._files_read += len({part.pack for part in parts})
         rows = f"SELECT * FROM {self._register(scan)}"
         shown = {
             name: f"r.{quoted(name)} AS {quoted(name)}" if name in scan.names else f"NULL::{sql_type} AS {quoted(name)}"

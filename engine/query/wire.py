@@ -119,6 +119,8 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     id: int
     rows: int
     elapsed_seconds: float
+    rows_read: int
+    files: int
 
 
 class FoundNeeded(msgspec.Struct, frozen=True, tag=True):

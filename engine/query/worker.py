@@ -200,7 +200,8 @@ class Worker:
             answer = self._database.sql(message.request)
         finally:
             self._space.mapped(-mapped)
-        self._reply(wire.Answered(message.id, answer.rows, answer.elapsed_seconds), answer.stream)
+        reply = wire.Answered(message.id, answer.rows, answer.elapsed_seconds, answer.rows_read, answer.files)
+        self._reply(reply, answer.stream)
 
     def _ask_needed(self, message: wire.AskNeeded) -> None:
         needed = self._database.needed_relations(message.sql, message.parameters)
