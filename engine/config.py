@@ -1,7 +1,7 @@
 """The configuration: one TOML file, one frozen Struct for each component, every setting with a default.
 
     server  ingest  storage  retention  query  watch  agent      one table each
-    rules  channels  scale                                       lists: [[rules]], [[channels]], [[scale]]
+    rules  channels  escalation  scale                           lists: [[rules]], [[channels]] and so on
 
 :func:`load_config` gives a :class:`Config` or raises :class:`~engine.errors.BadConfig` with every problem at
 once; :func:`check_config` gives the problems themselves.  Types and bounds stand with each setting, what must
@@ -33,6 +33,8 @@ from engine.config_base import (
     Wait,
 )
 from engine.config_channels import Channel as Channel
+from engine.config_escalation import Escalation as Escalation
+from engine.config_escalation import default_escalation
 from engine.config_toml import Problem
 from engine.config_units import ByteSize, Duration, within
 from engine.errors import BadConfig
@@ -133,6 +135,7 @@ class Watch(Settings, frozen=True, kw_only=True):
     tick: Annotated[Duration, within("1s", "5m")] = _duration("5s")
     stale_after: Annotated[Duration, within("5s", "1d")] = _duration("5m")
     default_rules: bool = True
+    default_escalation: bool = True
 
 
 # How long an alert of a category stays quiet before it may notify again.
@@ -266,6 +269,7 @@ class Config(Settings, frozen=True, kw_only=True):
     watch: Watch = Watch()
     rules: tuple[Rule, ...] = ()
     channels: tuple[Channel, ...] = ()
+    escalation: tuple[Escalation, ...] = ()
     scale: tuple[ScaleTarget, ...] = ()
     agent: Agent = Agent()
 
@@ -275,6 +279,13 @@ class Config(Settings, frozen=True, kw_only=True):
         own = {rule.name for rule in self.rules}
         defaults = DEFAULT_RULES if self.watch.default_rules else ()
         return (*(rule for rule in defaults if rule.name not in own), *self.rules)
+
+    @property
+    def effective_escalation(self) -> tuple[Escalation, ...]:
+        """The built-in steps, unless switched off, then the file's; those replace a built-in one of their name."""
+        own = {step.name for step in self.escalation}
+        defaults = default_escalation(self.channels) if self.watch.default_escalation else ()
+        return (*(step for step in defaults if step.name not in own), *self.escalation)
 
 
 DEFAULT_RULES: tuple[Rule, ...] = (

@@ -88,12 +88,15 @@ class _Consistency:
         self._retention()
         self._unique("rules", "name")
         self._unique("channels", "name")
+        self._unique("escalation", "name")
         self._unique("scale", "target")
         self._unique("server", "name", within="tokens")
         for place, rule in self._entries(("rules",), self._config.rules):
             self._rule(place, rule)
         for place, channel in self._entries(("channels",), self._config.channels):
             self._channel(place, channel)
+        for place, step in self._entries(("escalation",), self._config.escalation):
+            self._known_channels((*place, "channels"), step.channels)
         for place, target in self._entries(("scale",), self._config.scale):
             self._target(place, target)
         self._url(("agent", "to"), self._config.agent.to)
@@ -183,14 +186,17 @@ class _Consistency:
                 self._report((*place, "clear"), rule.clear, allowed, involved=involved)
         if rule.divide_by == "":
             self._report((*place, "divide_by"), rule.divide_by, "the name of a metric")
+        self._known_channels((*place, "channels"), rule.channels)
+        self._template((*place, "summary"), rule.summary)
+
+    def _known_channels(self, path: Path, names: tuple[str, ...]) -> None:
         channels = self._tree.get("channels")
         if isinstance(channels, list) or channels is None:
             known = [entry.get("name") for entry in channels or () if isinstance(entry, dict)]
-            for index, name in enumerate(rule.channels):
+            for index, name in enumerate(names):
                 if name not in known:
                     allowed = "the name of one of the channels: " + ", ".join(map(str, known))
-                    self._report((*place, "channels", index), name, allowed if known else "an entry in [[channels]]")
-        self._template((*place, "summary"), rule.summary)
+                    self._report((*path, index), name, allowed if known else "an entry in [[channels]]")
 
     def _template(self, path: Path, template: str, *, found: _Words | None = None) -> None:
         try:

@@ -320,7 +320,12 @@ class Engine:
         channels = {channel.name: channel for channel in config.channels}
         self.alerts = AlertStore(self.control, channels=tuple(channels))
         self.silences = SilenceStore(self.control)
-        self.rule_watch = RuleWatch(config.effective_rules, self.alerts, stale_after_ns=int(config.watch.stale_after))
+        self.rule_watch = RuleWatch(
+            config.effective_rules,
+            self.alerts,
+            stale_after_ns=int(config.watch.stale_after),
+            escalation=config.effective_escalation,
+        )
         self.watcher = Watcher(
             rules=self.rule_watch,
             catalog=self.catalog,

@@ -23,7 +23,8 @@ NOTIFICATION_VERSION = 1
 STORED = (
     "id, fingerprint, tagset_id, rule, severity, category, labels, channels, state, value, threshold, "
     "summary, stale, started_ns, cause_time_ns, fired_ns, notified_ns, cleared_ns, resolved_ns, "
-    "acknowledged_ns, acknowledged_by, acknowledged_note, acknowledged_until_ns, owed"
+    "acknowledged_ns, acknowledged_by, acknowledged_note, acknowledged_until_ns, owed, "
+    "escalate_from_ns"
 )
 
 
@@ -36,6 +37,7 @@ class Alert:
     ``notified_ns``, ``resolved_ns``: when the server decided so; None when it has not.  ``stale``: firing,
     but the series has had no data for too long.  ``acknowledged_*``: the last acknowledgement, also when
     expired.  ``owed``: what a silence has held back of it, "firing" or "resolved".
+    ``escalate_from_ns``: from when the steps of its escalation count; None before anybody was told.
     """
 
     id: int
@@ -62,6 +64,7 @@ class Alert:
     acknowledged_note: str | None = None
     acknowledged_until_ns: int | None = None
     owed: str | None = None
+    escalate_from_ns: int | None = None
 
     @property
     def is_open(self) -> bool:

@@ -37,7 +37,7 @@ from engine.alerting.evaluator import (
 )
 from engine.alerting.rules import fingerprint, render_summary
 from engine.alerting.silences import Silence, active_silences
-from engine.config import Rule
+from engine.config import Escalation, Rule
 from engine.model.times import time_text
 
 _DELIVERY_DIGITS = 32
@@ -196,13 +196,39 @@ class Journal:
             return self.tell(held_back, event, f"{detail}; {because}" if detail else because)
         news: dict[str, Any] = {"owed": None} if alert.owed is not None else {}
         if tells == FIRING and alert.notified_ns is None:
-            news["notified_ns"] = self._now_ns
+            news |= {"notified_ns": self._now_ns, "escalate_from_ns": self._now_ns}
         if news:
             alert = self.update(alert, **news)
-        names = ", ".join(alert.channels)
+        return self._send(alert, event, tells, alert.channels, detail)
+
+    def escalate(self, alert: Alert, step: Escalation) -> AlertEvent | None:
+        """Tell the channels of ``step``, once for each alert; nothing while a silence covers the alert.
+
+        A step without a wait leaves out the channels that the alert goes to anyway.  Whoever is told here is
+        told of the end too.
+        """
+        if self._silence_of(alert) is not None:
+            return None
+        self._connection.execute(
+            "INSERT INTO escalations (alert_id, step, time_ns) VALUES (?, ?, ?)", (alert.id, step.name, self._now_ns)
+        )
+        new = tuple(channel for channel in step.channels if channel not in alert.channels)
+        channels = step.channels if step.after else new
+        if not channels:
+            return None
+        if new:
+            everyone = (*alert.channels, *new)
+            self.update(alert, channels=json.dumps(everyone))
+            alert = replace(alert, channels=everyone)
+        within = f" within {step.after.text}" if step.after else ""
+        detail = f"step {step.name}: neither acknowledged nor resolved{within}"
+        return self._send(alert, "escalated", "escalated", channels, detail)
+
+    def _send(self, alert: Alert, event: str, tells: str, channels: Sequence[str], detail: str) -> AlertEvent:
+        names = ", ".join(channels)
         to_whom = f"notifies {names}" if names else "notifies nobody: no channel is configured"
         told = self.tell(alert, event, f"{detail}; {to_whom}" if detail else to_whom)
-        for channel in alert.channels:
+        for channel in channels:
             delivery = self._delivery(told.id, channel)
             body = notification_body(tells, alert, delivery=delivery, channel=channel)
             self._connection.execute(
@@ -212,6 +238,15 @@ class Journal:
                 (delivery, channel, alert.id, tells, body, self._now_ns, self._now_ns),
             )
         return told
+
+    def acknowledged_time_ns(self, alert: Alert) -> int:
+        """Return how long an acknowledgement that has expired, or ends now, has stopped the alert's escalation."""
+        if alert.acknowledged_ns is None or alert.escalate_from_ns is None:
+            return 0
+        end_ns = self._now_ns
+        if alert.acknowledged_until_ns is not None:
+            end_ns = min(end_ns, alert.acknowledged_until_ns)
+        return max(0, end_ns - max(alert.acknowledged_ns, alert.escalate_from_ns))
 
     def _silence_of(self, alert: Alert) -> Silence | None:
         if self._silences is None:

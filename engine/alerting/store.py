@@ -29,7 +29,7 @@ from engine.alerting.journal import Journal
 from engine.alerting.rules import fingerprint
 from engine.alerting.states import RuleState, state_of_rows
 from engine.catalog.control import ControlDatabase
-from engine.config import Rule
+from engine.config import Escalation, Rule
 from engine.errors import BadRequest, NotFound
 from engine.model.times import time_text
 
@@ -149,8 +149,9 @@ class AlertStore:
             )
         with self._control.transaction() as connection:
             journal = Journal(connection, self._control.instance, now_ns)
+            alert = self._stop_clock(journal, self._open_in(journal, alert_id, "acknowledge"))
             alert = journal.update(
-                self._open_in(journal, alert_id, "acknowledge"),
+                alert,
                 acknowledged_ns=now_ns,
                 acknowledged_by=by,
                 acknowledged_note=note,
@@ -168,11 +169,32 @@ class AlertStore:
             journal = Journal(connection, self._control.instance, now_ns)
             for alert in journal.select(where, (now_ns,)):
                 detail = f"the acknowledgement by {alert.acknowledged_by} has expired"
+                alert = self._stop_clock(journal, alert)
                 alert = journal.update(alert, acknowledged_ns=None, acknowledged_until_ns=None)
                 if alert.notified_ns is not None:
                     journal.notify(alert, "unacknowledged", FIRING, detail)
                 else:
                     journal.tell(alert, "unacknowledged", detail)
+        return journal.events
+
+    @staticmethod
+    def _stop_clock(journal: Journal, alert: Alert) -> Alert:
+        """Leave the time under the acknowledgement that ends now out of the alert's escalation."""
+        stopped_ns = journal.acknowledged_time_ns(alert)
+        if not stopped_ns or alert.escalate_from_ns is None:
+            return alert
+        return journal.update(alert, escalate_from_ns=alert.escalate_from_ns + stopped_ns)
+
+    def escalate(self, steps: Sequence[Escalation], now_ns: int) -> list[AlertEvent]:
+        """Take every step that is due of alerts that are neither acknowledged nor resolved, each once."""
+        due = [step for step in steps if self._select(*_due(step, now_ns, "LIMIT 1"))]
+        if not due:
+            return []
+        with self._control.transaction() as connection:
+            journal = Journal(connection, self._control.instance, now_ns)
+            for step in due:
+                for alert in journal.select(*_due(step, now_ns, "ORDER BY id")):
+                    journal.escalate(alert, step)
         return journal.events
 
     def end_silences(self, tells: str, now_ns: int) -> list[AlertEvent]:
@@ -286,6 +308,16 @@ class AlertStore:
                 "AND delivered_ns IS NULL AND dead_ns IS NULL)",
                 (before_ns,),
             ).rowcount
+
+
+def _due(step: Escalation, now_ns: int, rest: str) -> tuple[str, tuple[Any, ...]]:
+    """Return the condition, and its parameters, of the alerts whose ``step`` is due."""
+    where = (
+        "WHERE state = 'firing' AND escalate_from_ns <= ? AND acknowledged_ns IS NULL "
+        "AND category = coalesce(?, category) AND severity = coalesce(?, severity) "
+        f"AND NOT EXISTS (SELECT 1 FROM escalations WHERE alert_id = alerts.id AND step = ?) {rest}"
+    )
+    return where, (now_ns - step.after, step.category, step.severity, step.name)
 
 
 def _state_row(tagset_id: int, seen_ns: int, **columns: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from engine.alerting.evaluator import evaluate
 from engine.alerting.rules import RuleInput
 from engine.alerting.states import CLEARING, EMPTY_STATE, FIRING, PENDING, RuleState
 from engine.alerting.store import AlertStore, LabelsOf
-from engine.config import Rule
+from engine.config import Escalation, Rule
 
 _NO_INPUT = RuleInput(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float64), np.empty(0, dtype=np.int64))
 
@@ -35,15 +35,23 @@ class RuleStatus:
 
 
 class RuleWatch:
-    """Judges the enabled ones of ``rules`` and stores what comes of it.
+    """Judges the enabled ones of ``rules``, stores what comes of it, and takes the steps of ``escalation``.
 
     A tick's changes are stored first and remembered after: when storing fails, the same changes are found
     again at the next tick.  Methods may be called from any thread.
     """
 
-    def __init__(self, rules: Sequence[Rule], store: AlertStore, *, stale_after_ns: int) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        store: AlertStore,
+        *,
+        stale_after_ns: int,
+        escalation: Sequence[Escalation] = (),
+    ) -> None:
         self.rules = tuple(rule for rule in rules if rule.enabled)
         self._store = store
+        self._escalation = tuple(sorted(escalation, key=lambda step: step.after))
         self._stale_after_ns = stale_after_ns
         self._lock = threading.Lock()
         self._states: dict[str, RuleState] = {rule.name: EMPTY_STATE for rule in self.rules}
@@ -87,7 +95,8 @@ class RuleWatch:
             self._series = {name: int(np.count_nonzero(~np.isnan(given.values))) for name, given in inputs.items()}
             self._judged_ns = now_ns
         events += self._store.expire_acks(now_ns)
-        return events + self._store.end_silences(alerts.FIRING, now_ns)
+        events += self._store.end_silences(alerts.FIRING, now_ns)
+        return events + self._store.escalate(self._escalation, now_ns)
 
     def _forget_silent_ends(self, events: Sequence[AlertEvent]) -> None:
         """Begin no cooldown after an alert of which a silence has told nobody: the next one is news."""

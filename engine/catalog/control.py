@@ -126,6 +126,17 @@ MIGRATIONS: tuple[Migration, ...] = (
         "ALTER TABLE alerts ADD COLUMN owed TEXT",
         "CREATE INDEX alerts_owed ON alerts (id) WHERE owed IS NOT NULL",
     ),
+    (
+        # From when the steps of an alert's escalation count, moved on by the time it was acknowledged.
+        "ALTER TABLE alerts ADD COLUMN escalate_from_ns INTEGER",
+        "UPDATE alerts SET escalate_from_ns = notified_ns WHERE state = 'firing'",
+        """CREATE TABLE escalations (
+            alert_id INTEGER NOT NULL REFERENCES alerts (id) ON DELETE CASCADE,
+            step TEXT NOT NULL,
+            time_ns INTEGER NOT NULL,
+            PRIMARY KEY (alert_id, step)
+        ) WITHOUT ROWID""",
+    ),
 )
 
 

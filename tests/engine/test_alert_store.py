@@ -20,7 +20,7 @@ from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.control import ControlDatabase
 from engine.clock import NS_PER_SECOND
-from engine.config import Rule
+from engine.config import Escalation, Rule
 from engine.config_units import Duration
 from engine.errors import BadRequest, NotFound
 
@@ -52,8 +52,14 @@ def rule_of(**changes: Any) -> Rule:
 class Server:
     """A database file, and the store and the rules of a server that can be stopped and started."""
 
-    def __init__(self, path: str, rules: list[Rule], channels: tuple[str, ...] = ("ops",)) -> None:
-        self.path, self.rules, self.channels = path, rules, channels
+    def __init__(
+        self,
+        path: str,
+        rules: list[Rule],
+        channels: tuple[str, ...] = ("ops",),
+        escalation: tuple[Escalation, ...] = (),
+    ) -> None:
+        self.path, self.rules, self.channels, self.escalation = path, rules, channels, escalation
         self.labels_of = labels_of
         self.now_s = 0
         self.start()
@@ -61,7 +67,7 @@ class Server:
     def start(self) -> None:
         self.control = ControlDatabase(self.path, random_bytes=random.Random(1).randbytes)
         self.store = AlertStore(self.control, channels=self.channels)
-        self.watch = RuleWatch(self.rules, self.store, stale_after_ns=STALE_AFTER_S * S)
+        self.watch = RuleWatch(self.rules, self.store, stale_after_ns=STALE_AFTER_S * S, escalation=self.escalation)
         self.watch.restore(self.labels_of, T0 + self.now_s * S)
 
     def restart(self) -> None:

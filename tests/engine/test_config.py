@@ -21,11 +21,13 @@ from engine.config import (
     Channel,
     Config,
     Duration,
+    Escalation,
     Rule,
     ScaleTarget,
     Server,
     Signal,
     Token,
+    Watch,
     check_config,
     load_config,
     parse_config,
@@ -39,6 +41,7 @@ EXAMPLE = (DOCS / "tidegauge.example.toml").read_text()
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 RULE = '[[rules]]\nname = "r"\nmetric = "cpu_usage_percent"\nop = ">"\nthreshold = 90\n'
 MAIL = '[[channels]]\nname = "a"\ntype = "email"\nserver = "localhost:25"\nfrom = "a@x"\nto = ["b@x"]\n'
+STEP = '[[escalation]]\nname = "s"\nchannels = ["ops"]\n'
 TARGET = '[[scale]]\ntarget = "shop"\nmatch = {service = "shop"}\n'
 
 
@@ -183,8 +186,8 @@ def test_example_file_is_valid_with_everything_switched_on() -> None:
     config, problems = parse_config(with_everything_switched_on(), path="example")
     assert problems == []
     assert config is not None
-    parts = (config.rules, config.channels, config.scale, config.server.tokens)
-    assert [len(part) for part in parts] == [1, 4, 1, 1]
+    parts = (config.rules, config.channels, config.escalation, config.scale, config.server.tokens)
+    assert [len(part) for part in parts] == [1, 4, 1, 1, 1]
     assert config.scale[0].signals == ScaleTarget(target="any", match={}).signals
     assert (config.server.tls_key, config.agent.token_file) == (
         "/etc/tidegauge/key.pem",
@@ -274,6 +277,28 @@ def test_cooldown_follows_the_category_unless_given(category: Any) -> None:
     config, _ = parse_config(given_text, path="t")
     assert config is not None
     assert config.rules[0].cooldown.seconds == 7
+
+
+def test_built_in_steps_go_to_the_channels_there_are() -> None:
+    hook, mail, phone = (
+        Channel(name="hook", url="http://x"),
+        Channel(name="mail", type="email"),
+        Channel(name="phone", type="sms"),
+    )
+    assert Config(channels=(hook,)).effective_escalation == ()
+    steps = {step.name: step for step in Config(channels=(hook, mail, phone)).effective_escalation}
+    assert {name: (step.after.text, step.channels) for name, step in steps.items()} == {
+        "system-critical": ("5m", ("mail", "phone")),
+        "performance": ("15m", ("mail",)),
+        "security": ("0s", ("mail", "phone")),
+        "integration": ("10m", ("mail",)),
+    }
+    assert Config(channels=(mail,), watch=Watch(default_escalation=False)).effective_escalation == ()
+    own = Escalation(name="security", after=Duration.parse("1m"), channels=("hook",))
+    assert Config(channels=(hook, mail), escalation=(own,)).effective_escalation[-1] == own
+    documented = (DOCS / "configuration.md").read_text()
+    for step in steps.values():
+        assert f"| `{step.name}` | {step.category}" in documented
 
 
 def test_signal_takes_from_its_kind_only_what_belongs_to_the_kind() -> None:
@@ -396,6 +421,17 @@ TABLE = [
     (MAIL.replace('["b@x"]', "[]"), 6, "channels[1].to", 'want one for type = "email"'),
     (MAIL.replace('"b@x"', '"b@x\\nBcc: c@x"'), 6, "channels[1].to[1]", "ops@example.org"),
     (MAIL.replace('"a@x"', '"Ann <a@x>"'), 5, "channels[1].from", "ops@example.org"),
+    (STEP, 1, "escalation[1].after", "missing, want a duration"),
+    (STEP + 'after = "8d"', 4, "escalation[1].after", "from 0s to 7d"),
+    (STEP.replace('["ops"]', "[]") + 'after = "5m"', 3, "escalation[1].channels", "at least 1"),
+    (MAIL + STEP.replace("ops", "a") + 'after = "5m"\ncategory = "all"', 11, "escalation[1].category", "one of"),
+    (MAIL + STEP + 'after = "5m"', 9, "escalation[1].channels[1]", "the name of one of the channels: a"),
+    (
+        MAIL + STEP.replace("ops", "a") + 'after = "5m"\n' + STEP.replace("ops", "a") + 'after = "6m"',
+        12,
+        "escalation[2].name",
+        "entry 1 has this one already",
+    ),
     (MAIL + 'user = "ann"', 7, "channels[1].user", "want password beside it"),
     (MAIL + 'password = "s3cret"', 7, "channels[1].password", "got ***, want user beside it"),
     (MAIL + 'user = "a"\npassword = "b"\nsecurity = "none"', 9, "channels[1].security", "does not travel in clear"),

@@ -1,0 +1,48 @@
+"""Escalation steps: whom an alert goes to when nobody has taken it in hand in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from engine.config_base import Category, Name, Settings, Severity, Wait
+from engine.config_channels import Channel, ChannelType
+from engine.config_units import Duration
+
+
+class Escalation(Settings, frozen=True, kw_only=True):
+    """One step.  It concerns alerts of ``category`` and ``severity``, of every one for None.
+
+    ``after``: counted from the first notification, without the time during which the alert was acknowledged.
+    """
+
+    name: Name
+    after: Wait
+    channels: Annotated[tuple[str, ...], Meta(min_length=1)]
+    category: Category | None = None
+    severity: Severity | None = None
+
+
+# Business and custom alerts have none.
+_DEFAULTS: tuple[tuple[str, Category, Severity | None, str, tuple[ChannelType, ...]], ...] = (
+    ("system-critical", "system", "critical", "5m", ("slack", "email", "sms")),
+    ("performance", "performance", None, "15m", ("slack", "email")),
+    ("security", "security", None, "0s", ("slack", "email", "sms")),
+    ("integration", "integration", None, "10m", ("slack", "email")),
+)
+
+
+def default_escalation(channels: Sequence[Channel]) -> tuple[Escalation, ...]:
+    """Return the built-in steps, each to those of ``channels`` that have its types; none without such channels."""
+    steps: list[Escalation] = []
+    for name, category, severity, after, types in _DEFAULTS:
+        reached = tuple(channel.name for channel in channels if channel.type in types)
+        if reached:
+            steps.append(
+                Escalation(
+                    name=name, after=Duration.parse(after), channels=reached, category=category, severity=severity
+                )
+            )
+    return tuple(steps)
