@@ -48,9 +48,9 @@ ROWS_AT_A_TIME = 500_000
 #: ... and as many (tag set, minute) pairs, by ranges of tag sets: each wider bucket is then touched once, and a single
 #: minute of very many series is bounded too.
 PAIRS_AT_A_TIME = 65_536
-#: The raw rows of as many pairs are read at a time, unless a single minute has more, by these windows: memory that is
-#: used again is far cheaper than fresh pages.
-PAIRS_READ_AT_A_TIME = 16_384
+#: As many raw rows are read at a time, unless a single minute has more, by multiples of these: memory used again
+#: is far cheaper than fresh pages.
+ROWS_READ_AT_A_TIME = 131_072
 READ_NS = (2 * NS_PER_HOUR, NS_PER_HOUR, NS_PER_HOUR // 2, NS_PER_HOUR // 4, NS_PER_HOUR // 12, NS_PER_MINUTE)
 #: Marks are condensed to unique buckets when more rows than this are waiting, and again when they have doubled.
 CONDENSE_ROWS = 1_000_000
@@ -213,7 +213,8 @@ class DirtyBuckets:
         """Return what the pairs are to be replaced by: one piece, or one for each part of them that can be read."""
         pieces = []
         whole = True
-        for part in windows_of(pairs, PAIRS_READ_AT_A_TIME):
+        start_ns, end_ns = int(pairs.buckets.min()), int(pairs.buckets.max()) + NS_PER_MINUTE
+        for part in windows_of(pairs, self._expected(table_id, start_ns, end_ns)):
             try:
                 pieces.append(Piece(table_id, self.recompute(table_id, part.tagset_ids, part.buckets), part))
             except Damage as error:
@@ -292,15 +293,15 @@ def _histogram(rows: Rows, values: np.ndarray, tagset_ids: Int32Array, times: In
     )
 
 
-def windows_of(pairs: Pairs, most: int, widths: Sequence[int] = READ_NS) -> Iterator[Pairs]:
-    """Yield the pairs in order of time, window by window: narrower ones where one has more than ``most``."""
-    if len(pairs) <= most:
+def windows_of(pairs: Pairs, expected_rows: int) -> Iterator[Pairs]:
+    """Yield the pairs in order of time, window by window, so that each holds few of the ``expected_rows``."""
+    first_ns = int(pairs.buckets.min())
+    span_ns = int(pairs.buckets.max()) + NS_PER_MINUTE - first_ns
+    step_ns = span_ns // max(1, -(-expected_rows // ROWS_READ_AT_A_TIME))
+    if step_ns == span_ns:
         yield pairs
         return
-    windows = pairs.buckets // widths[0]
+    unit_ns = next((unit_ns for unit_ns in READ_NS if unit_ns <= step_ns), NS_PER_MINUTE)
+    windows = pairs.buckets // (max(1, step_ns // unit_ns) * unit_ns)
     for window in np.unique(windows).tolist():
-        inside = pairs.where(windows == window)
-        if len(inside) <= most or len(widths) == 1:
-            yield inside
-        else:
-            yield from windows_of(inside, most, widths[1:])
+        yield pairs.where(windows == window)
