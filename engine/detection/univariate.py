@@ -127,12 +127,13 @@ def _advance(state: dict[str, npt.NDArray[Any]], subjects: Any, times: Any, valu
         subjects,
         times,
         values,
-        state["numbers"],
-        state["exact"],
-        state["times"],
-        state["profile"],
-        state["visits"],
+        state["numbers"].reshape(-1),
+        state["exact"].reshape(-1),
+        state["times"].reshape(-1),
+        state["profile"].reshape(-1),
+        state["visits"].reshape(-1),
         scores,
         reasons,
+        np.empty(layout.FEATURES, np.float64),
     )
     return Judged(scores, reasons[:, 0].astype(np.int64), reasons[:, 1], reasons[:, 2], reasons[:, 3])

@@ -25,16 +25,20 @@ def kernel(*arguments: Any) -> Callable[[Function], Function]:
 
     The types are required: without them numba compiles again, at the first call, for each new mixture, and a tick would
     stop for seconds.  Division by zero gives infinity, as in NumPy; the interpreter lock is released.
+
+    Kernels allocate nothing: scratch is handed in.  That permits to switch off numba's counting of references, which
+    took half of the time of a kernel that hands its arrays to parts (univariate detector: 227 to 112 ns a sample).
     """
 
     def compile_now(function: Function) -> Function:
-        compiled: Function = njit(types.void(*arguments), cache=True, nogil=True, error_model="numpy")(function)
+        options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+        compiled: Function = njit(types.void(*arguments), **options)(function)
         return compiled
 
     return compile_now
 
 
 def part(function: Function) -> Function:
-    """Mark a piece of a kernel: compiled where a kernel calls it, for the types it is called with there."""
-    compiled: Function = njit(nogil=True, error_model="numpy")(function)
+    """Mark a piece of a kernel: it becomes part of the kernels that call it."""
+    compiled: Function = njit(nogil=True, error_model="numpy", _nrt=False, inline="always")(function)
     return compiled
