@@ -19,6 +19,7 @@ from api.auth import Gate
 from api.errors import body_of, headers_of, status_of
 from api.exposition import TEXT_PATH
 from api.prometheus import REMOTE_WRITE_PATH, PrometheusHandlers
+from api.routes.anomalies import anomaly_routes
 from api.routes.health import health_routes
 from api.routes.query import query_routes
 from api.routes.silences import silence_routes
@@ -79,6 +80,7 @@ class Application:
                 *query_routes(engine),
                 *watch_routes(engine),
                 *silence_routes(engine),
+                *anomaly_routes(engine),
             ],
             exception_handlers={HTTPException: _http_error, Exception: _engine_error},
             openapi_config=OpenAPIConfig(

@@ -150,6 +150,15 @@ COOLDOWN_OF_CATEGORY: dict[str, Duration] = {
 _OF_CATEGORY = Duration(-1)
 
 
+class Detection(Settings, frozen=True, kw_only=True):
+    """``metrics``: patterns (``*``, ``?``) of the metrics that are judged; none means all."""
+
+    enabled: bool = True
+    interval: Annotated[Duration, within("5s", "1h")] = _duration("1m")
+    metrics: tuple[str, ...] = ()
+    max_series: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+
+
 class Rule(Settings, frozen=True, kw_only=True):
     """A threshold over one metric, judged for each tag set by itself.
 
@@ -267,6 +276,7 @@ class Config(Settings, frozen=True, kw_only=True):
     rollups: Rollups = Rollups()
     query: Query = Query()
     watch: Watch = Watch()
+    detection: Detection = Detection()
     rules: tuple[Rule, ...] = ()
     channels: tuple[Channel, ...] = ()
     escalation: tuple[Escalation, ...] = ()

@@ -26,6 +26,7 @@ from engine.clock import NS_PER_DAY, NS_PER_HOUR, Clock, SystemClock
 from engine.config import Config
 from engine.config_units import Duration
 from engine.delivery.outbox import STATES, Outbox
+from engine.detection.store import AnomalyStore, anomalies_columns
 from engine.disk.filesystem import Bytes, FileSystem
 from engine.disk.guard import DiskGuard
 from engine.disk.real import RealFileSystem
@@ -42,6 +43,7 @@ from engine.maintenance.catalogue import LIMITS, WARN_SHARE, CatalogueKeeper
 from engine.maintenance.compact import Compactor
 from engine.maintenance.consistency import check_segments
 from engine.maintenance.delete import Deleted, Deleter
+from engine.maintenance.detect import AnomalyFinder
 from engine.maintenance.kept import KeptFields
 from engine.maintenance.rebuild import ROLLUP_FILE, mark_missing, set_aside_files
 from engine.maintenance.recover import Replay, check_log
@@ -84,7 +86,7 @@ DELIVER_SECONDS = 0.5
 #: A decision is answered for this many ticks before asking for it makes a new one.
 DECISION_TICKS = 3
 #: The relations of the engine's own findings that this version fills.
-FINDINGS = ("alerts", "alert_events", "decisions")
+FINDINGS = ("alerts", "alert_events", "anomalies", "decisions")
 #: The jobs that run while the log is replayed; the others judge samples or remove them, and wait until all are there.
 WITHOUT_WHOLE_SAMPLES = ("rollup", "seal", "scale")
 #: Writes are turned away once the hot store holds this many times its limit: sealing cannot keep up.
@@ -334,6 +336,17 @@ class Engine:
             clock=self.clock,
         )
         self.outbox = Outbox(self.control, channels)
+        self.anomalies = AnomalyStore(self.control)
+        self.finder = AnomalyFinder(
+            settings=config.detection,
+            catalog=self.catalog,
+            hot=self.hot,
+            store=self.anomalies,
+            vitals=self.vitals,
+            clock=self.clock,
+            fs=self._fs,
+            path=self._path("detectors.state"),
+        )
         self.decisions = ScaleStore(self.control)
         self.decider = Decider(
             targets=config.scale,
@@ -357,8 +370,12 @@ class Engine:
             Job("catalogue", CATALOGUE_SECONDS, self.keeper.run),
             Job("watch", self.config.watch.tick.seconds, self.watcher.tick),
             Job("scale", self.config.watch.tick.seconds, self.decider.tick),
+            # The first run comes an interval after the start, in its own thread: it is what imports numba.
+            Job("detect", self.config.detection.interval.seconds, self.finder.tick),
             *(Job(f"deliver-{name}", DELIVER_SECONDS, partial(self._deliver, name)) for name in self.outbox.channels),
         ):
+            if job.name == "detect" and not self.config.detection.enabled:
+                continue
             whole = job.name in WITHOUT_WHOLE_SAMPLES or job.name.startswith("deliver-")
             self._scheduler.start(job if whole else replace(job, run=partial(self._once_recovered, job.run)))
         self.recovery.start()
@@ -379,6 +396,7 @@ class Engine:
         self._scheduler.close()
         self.pipeline.close()
         try:
+            self.finder.close()
             self.flush_rollups()
             self.sealer.seal()
             # The file that was being written goes too: after an orderly stop there is nothing left to replay.
@@ -582,6 +600,8 @@ class Engine:
                 columns, table = alerts_columns(), self.alerts.alerts_table(self.clock.now_ns())
             case "alert_events":
                 columns, table = alert_events_columns(), self.alerts.alert_events_table()
+            case "anomalies":
+                columns, table = anomalies_columns(), self.anomalies.anomalies_table()
             case "decisions":
                 columns, table = decisions_columns(), self.decisions.decisions_table()
             case _:
@@ -654,6 +674,7 @@ class Engine:
         before_ns = self.clock.now_ns() - FINDINGS_KEPT_NS
         self.vitals.retained.labels("alerts").inc(self.alerts.prune(before_ns))
         self.vitals.retained.labels("silences").inc(self.silences.prune(before_ns))
+        self.vitals.retained.labels("anomalies").inc(self.anomalies.prune(before_ns))
         self.vitals.retained.labels("decisions").inc(self.decisions.prune(before_ns))
 
     # --- about itself
@@ -745,6 +766,8 @@ class Engine:
         watch("query_process_deaths", "Query processes that ended on their own", lambda: self.link.counters().deaths)
         for state in STATES:
             watch(f"notifications_{state}", f"Notifications that are {state}", partial(self._notifications, state))
+        watch("detection_series", "Series that are judged against their own past", lambda: self.finder.series)
+        watch("detection_left_out", "Series that detection has no room for", lambda: self.finder.left_out)
         watch("rules", "Rules that are evaluated", lambda: len(self.rule_watch.rules))
 
     def _limit_used(self, setting: str) -> float:

@@ -63,6 +63,16 @@ class Vitals:
             buckets=_LATENCY_BUCKETS_SECONDS,
             registry=self.registry,
         )
+        self.detection_tick_seconds = Histogram(
+            "tidegauge_detection_tick_seconds",
+            "Time to judge what is new of every series once",
+            buckets=_LATENCY_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self.detection_samples = self._counter("detection_samples", "Samples judged against their series' past")
+        self.detection_lost = self._counter("detection_lost", "Times that what detection had learned was unreadable")
+        self.anomalies = self._counter("anomalies", "Anomalies noted")
+        self.anomalies_dropped = self._counter("anomalies_dropped", "Anomalies beyond what one tick notes")
         self.alert_transitions = self._counter("alert_transitions", "Alert state changes", "to")
         self.notifications = self._counter("notifications", "Notification attempts by outcome", "outcome")
         self.decisions = self._counter("scale_decisions", "Scaling decisions answered", "action")

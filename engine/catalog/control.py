@@ -137,6 +137,23 @@ MIGRATIONS: tuple[Migration, ...] = (
             PRIMARY KEY (alert_id, step)
         ) WITHOUT ROWID""",
     ),
+    (
+        """CREATE TABLE anomalies (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            time_ns INTEGER NOT NULL,
+            series_id INTEGER NOT NULL,
+            metric TEXT NOT NULL,
+            labels TEXT NOT NULL,
+            value REAL NOT NULL,
+            score REAL NOT NULL,
+            cause TEXT NOT NULL,
+            expected_low REAL NOT NULL,
+            expected_high REAL NOT NULL,
+            reason TEXT NOT NULL
+        )""",
+        "CREATE INDEX anomalies_time ON anomalies (time_ns)",
+        "CREATE INDEX anomalies_metric ON anomalies (metric, id)",
+    ),
 )
 
 
