@@ -16,8 +16,9 @@ import msgspec
 import pyarrow as pa
 
 from engine.query.functions import CLOCK_WORDS, CLOCKS, PUSHABLE
+from engine.query.links import link_equal, link_join, link_subquery
 from engine.query.sources import JsonScalar
-from engine.query.syntax import Node, Serialise, arguments_of, expressions_in, flatten_and, fold, literal_of
+from engine.query.syntax import Node, Serialise, arguments_of, column_of, expressions_in, flatten_and, fold, literal_of
 from engine.query.validation import Select, Statement
 
 _OPAQUE = frozenset({"DEFAULT", "LAMBDA", "LAMBDA_REF", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "WINDOW"})
@@ -56,13 +57,17 @@ class Predicate:
 
 @dataclass(slots=True)
 class Use:
-    """One mention of a relation in a FROM, with what must hold for its rows."""
+    """One mention of a relation in a FROM, with what must hold for its rows.
+
+    ``linked``: mentions of ``series`` in which each row must have its ``series_id``.
+    """
 
     predicates: list[Predicate] = field(default_factory=list)
+    linked: list[Use] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class _Source:
+class Source:
     """One entry of a FROM: a relation (``use``) or something else (``use`` is None)."""
 
     name: str
@@ -79,10 +84,15 @@ def find_uses(statement: Statement, columns: Collection[str] = ()) -> dict[str, 
     """
     clock_words = CLOCK_WORDS - statement.aliases - frozenset(columns)
     found: dict[str, list[Use]] = {name: [] for name in statement.references}
-    for select in statement.selects:
-        sources, joins = _sources_of(select)
+    gathered = [(select, *_sources_of(select)) for select in statement.selects]
+    for select, sources, joins in gathered:
         for conjunct in flatten_and(select.node.get("where_clause")):
             _attribute(conjunct, sources, joins, clock_words)
+            link_subquery(conjunct, sources, gathered)
+            link_equal(conjunct, sources)
+        for join in joins:
+            if join.get("join_type") == "INNER" and join.get("ref_type") == "REGULAR":
+                link_join(join, sources)
         for source in sources:
             if source.use is not None:
                 found[source.name].append(source.use)
@@ -92,8 +102,8 @@ def find_uses(statement: Statement, columns: Collection[str] = ()) -> dict[str, 
     return found
 
 
-def _sources_of(select: Select) -> tuple[list[_Source], list[Node]]:
-    sources: list[_Source] = []
+def _sources_of(select: Select) -> tuple[list[Source], list[Node]]:
+    sources: list[Source] = []
     joins: list[Node] = []
 
     def flatten(node: Node, usable: bool, outer: bool) -> None:
@@ -112,9 +122,9 @@ def _sources_of(select: Select) -> tuple[list[_Source], list[Node]]:
             flatten(node["right"], usable and kind in _NULLABLE_SIDES, outer or right)
         elif kind == "BASE_TABLE" and fold(node["table_name"]) not in select.with_names:
             usable = usable and not node.get("column_name_alias")
-            sources.append(_Source(fold(node["table_name"]), alias, Use(), usable, outer))
+            sources.append(Source(fold(node["table_name"]), alias, Use(), usable, outer))
         elif kind != "EMPTY":
-            sources.append(_Source("", alias, None, False, outer))
+            sources.append(Source("", alias, None, False, outer))
 
     flatten(select.node.get("from_table") or {"type": "EMPTY"}, not select.node.get("sample"), False)
     return sources, joins
@@ -131,7 +141,7 @@ def _is_pure(expression: Node, functions: frozenset[str]) -> bool:
     return True
 
 
-def _attribute(conjunct: Node, sources: list[_Source], joins: list[Node], clock_words: frozenset[str]) -> None:
+def _attribute(conjunct: Node, sources: list[Source], joins: list[Node], clock_words: frozenset[str]) -> None:
     """Add a condition to the relations it is about, if it is about one column and can be evaluated ahead."""
     if not _is_pure(conjunct, PUSHABLE | CLOCKS):
         return
@@ -143,7 +153,7 @@ def _attribute(conjunct: Node, sources: list[_Source], joins: list[Node], clock_
             return [replace(item) for item in node]
         if not isinstance(node, dict):
             return node
-        names, key = _column_of(node)
+        names, key = column_of(node)
         if names is None:
             return {name: replace(child) for name, child in node.items()}
         if len(names) == 1:
@@ -171,7 +181,7 @@ def _attribute(conjunct: Node, sources: list[_Source], joins: list[Node], clock_
             source.use.predicates.append(Predicate(column, key, expression, source.outer))
 
 
-def _all_share(joins: list[Node], sources: list[_Source], column: str) -> bool:
+def _all_share(joins: list[Node], sources: list[Source], column: str) -> bool:
     """Whether every source is an inner join partner USING this column, so that it is one column for all of them."""
     return all(source.use is not None for source in sources) and all(
         join.get("join_type") == "INNER"
@@ -179,22 +189,6 @@ def _all_share(joins: list[Node], sources: list[_Source], column: str) -> bool:
         and column in {fold(name) for name in join.get("using_columns", ())}
         for join in joins
     )
-
-
-def _column_of(node: Node) -> tuple[list[str] | None, str | None]:
-    """Return the folded name parts of a column, or of ``column['key']`` with that key; (None, None) for all else."""
-    if node.get("class") == "COLUMN_REF":
-        return [fold(str(name)) for name in node["column_names"]], None
-    if node.get("type") == "ARRAY_EXTRACT":
-        base, index = node["children"]
-        if base.get("class") == "COLUMN_REF" and index.get("class") == "CONSTANT":
-            try:
-                key = literal_of(index)
-            except ValueError:
-                return None, None
-            if isinstance(key, str):
-                return [fold(str(name)) for name in base["column_names"]], key
-    return None, None
 
 
 def _column(like: Node, name: str) -> Node:
@@ -267,6 +261,18 @@ class Evaluator:
             return [self._text(other) for other in equal_to(expression)]
         except ValueError:
             return None
+
+    def integers(self, expression: Node) -> list[int] | None:
+        """Return the numbers of ``column = 5`` or ``column IN (5, $1)``, None for any other expression."""
+        try:
+            values = [
+                self._parameter(other) if other.get("class") == "PARAMETER" else literal_of(other)
+                for other in equal_to(expression)
+            ]
+        except ValueError:
+            return None
+        whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+        return whole if len(whole) == len(values) else None
 
     def _text(self, expression: Node) -> str:
         value = self._parameter(expression) if expression.get("class") == "PARAMETER" else literal_of(expression)

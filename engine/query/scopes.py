@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from engine.errors import BadQuery
 from engine.model.rows import FIELD_ID_BITS, Int32Array, Int64Array
-from engine.query.predicates import Evaluator, Predicate, Use, equal_to, find_uses
-from engine.query.relations import TIME, MetricTable, Relation, Relations
+from engine.query.links import SERIES_ID
+from engine.query.predicates import Evaluator, Predicate, Use, find_uses
+from engine.query.relations import FIXED_RELATIONS, TIME, MetricTable, Relation, Relations
 from engine.query.sources import Needed, NeededTable
-from engine.query.syntax import Node, fold, literal_of
+from engine.query.syntax import fold
 from engine.query.tagsets import METRIC_TAG, TagStore
 from engine.query.validation import Statement
 
@@ -109,8 +110,14 @@ class Resolver:
                 self._narrow_by_tag(part, predicate, str(predicate.key).encode(), self._tagset_ids)
             elif predicate.column == "metric" and predicate.key is None:
                 self._narrow_by_metric(part, predicate)
-            elif predicate.column == "series_id" and predicate.key is None:
+            elif predicate.column == SERIES_ID and predicate.key is None:
                 self._narrow_by_series(part, predicate)
+        for use_of_series in use.linked if relation.kind in ("samples", "rollup") else ():
+            series = self._part(FIXED_RELATIONS["series"], use_of_series)
+            if series.tagsets is not None:
+                part.narrow(series.tagsets)
+            if series.fields is not None:
+                part.fields = series.fields if part.fields is None else part.fields & series.fields
         return part
 
     # --- one predicate
@@ -155,7 +162,7 @@ class Resolver:
         part.narrow(mask)
 
     def _narrow_by_series(self, part: _Part, predicate: Predicate) -> None:
-        series_ids = _integers(predicate.expression)
+        series_ids = self.evaluator.integers(predicate.expression)
         if series_ids is None:
             return
         mask = np.zeros(len(self._tagset_ids), np.bool_)
@@ -199,16 +206,6 @@ def _positions(texts: pa.DictionaryArray) -> Int64Array:
     """Return the place of each string in the dictionary, its length for NULL."""
     positions: Int64Array = texts.indices.cast(pa.int64()).fill_null(len(texts.dictionary)).to_numpy()
     return positions
-
-
-def _integers(expression: Node) -> list[int] | None:
-    """Return the numbers of ``column = 5`` or ``column IN (5, 6)``, None for any other expression."""
-    try:
-        values = [literal_of(other) for other in equal_to(expression)]
-    except ValueError:
-        return None
-    whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-    return whole if len(whole) == len(values) else None
 
 
 def mentioned_fields(relations: Relations, table_id: int, mentions: frozenset[str] | None) -> tuple[int, ...] | None:

@@ -83,6 +83,22 @@ def literal_of(expression: Node) -> str | int | float | bool | None:
     raise ValueError("a nested constant")
 
 
+def column_of(node: Node) -> tuple[list[str] | None, str | None]:
+    """Return the folded name parts of a column, or of ``column['key']`` with that key; (None, None) for all else."""
+    if node.get("class") == "COLUMN_REF":
+        return [fold(str(name)) for name in node["column_names"]], None
+    if node.get("type") == "ARRAY_EXTRACT":
+        base, index = node["children"]
+        if base.get("class") == "COLUMN_REF" and index.get("class") == "CONSTANT":
+            try:
+                key = literal_of(index)
+            except ValueError:
+                return None, None
+            if isinstance(key, str):
+                return [fold(str(name)) for name in base["column_names"]], key
+    return None, None
+
+
 def explain_error(error: BaseException, sql: str) -> BadQuery:
     """Return DuckDB's own error about a statement as ours: one sentence, with the position where it is known."""
     text = str(error).strip()
