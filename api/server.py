@@ -12,6 +12,7 @@ import sys
 
 from engine.config import Config
 from engine.errors import BadConfig, Unavailable
+from engine.query.memory import bound_heaps
 from engine.runtime import Engine
 from native.slabs import keep_at_most
 
@@ -58,6 +59,7 @@ def serve(config: Config, data_dir: str, listen: str | None = None) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     listener = bind(listen or config.server.listen)
+    bound_heaps()
     try:
         engine = Engine.open(data_dir, config, wait=False)
     except BaseException:

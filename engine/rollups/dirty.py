@@ -203,7 +203,7 @@ class DirtyBuckets:
                     written += piece.rows.series_rows()
                     waiting.append(piece)
                     cells += len(piece.pairs) * max(1, len(piece.rows.field_ids))
-                if cells >= PAIRS_AT_A_TIME * 8:
+                if cells >= PAIRS_AT_A_TIME * 4:
                     self._flush(waiting, 0)
                     waiting, cells = [], 0
         self._flush(waiting, sequence)
