@@ -259,7 +259,9 @@ def _narrow(rows: Rows, tagset_ids: Int32Array | None, field_ids: tuple[int, ...
         index = [rows.field_ids.index(field) for field in kept]
         rows = Rows(rows.tagset_ids, rows.times, kept, rows.values[index])
     if tagset_ids is not None and len(rows):
-        rows = rows.take(_is_member(rows.tagset_ids, tagset_ids))
+        mask = _is_member(rows.tagset_ids, tagset_ids)
+        if not mask.all():
+            rows = rows.take(mask)
     return rows
 
 

@@ -79,18 +79,22 @@ class _Marks:
     rows: int = 0
     #: Rows left when the marks were condensed last.
     unique: int = 0
+    oldest_ns: int = FOREVER_NS
 
     def add(self, tagset_ids: Int32Array, times: Int64Array, sequence: int) -> None:
         self.tagset_ids.append(tagset_ids)
         self.times.append(times)
         self.sequences.append(sequence)
         self.rows += len(times)
+        if len(times):
+            self.oldest_ns = min(self.oldest_ns, int(times.min()))
 
     def extend(self, newer: _Marks) -> None:
         self.tagset_ids += newer.tagset_ids
         self.times += newer.times
         self.sequences += newer.sequences
         self.rows += newer.rows
+        self.oldest_ns = min(self.oldest_ns, newer.oldest_ns)
 
     def condensed(self) -> tuple[Int32Array, Int64Array]:
         return touched_buckets(np.concatenate(self.tagset_ids), np.concatenate(self.times), NS_PER_MINUTE)
@@ -134,10 +138,9 @@ class DirtyBuckets:
             return self.flush()
         before_ns = (now_ns - GRACE_NS) // QUIET_NS * QUIET_NS
         with self._lock:
-            oldest = min((int(times.min()) for m in self._marks.values() for times in m.times if len(times)), default=0)
-            waiting = bool(self._marks)
+            oldest_ns = min((marks.oldest_ns for marks in self._marks.values()), default=FOREVER_NS)
         # Late samples alone can wait for the quarter-hour as well.
-        if not waiting or oldest >= before_ns:
+        if oldest_ns >= before_ns:
             return 0
         return self.flush(before_ns)
 
