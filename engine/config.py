@@ -1,7 +1,7 @@
 """The configuration: one TOML file, one frozen Struct for each component, every setting with a default.
 
     server  ingest  storage  retention  query  watch  agent      one table each
-    rules  channels  escalation  scale                           lists: [[rules]], [[channels]] and so on
+    rules  channels  escalation  inhibit  scale                  lists: [[rules]], [[channels]] and so on
 
 :func:`load_config` gives a :class:`Config` or raises :class:`~engine.errors.BadConfig` with every problem at
 once; :func:`check_config` gives the problems themselves.  Types and bounds stand with each setting, what must
@@ -34,6 +34,7 @@ from engine.config_base import (
 )
 from engine.config_channels import Channel as Channel
 from engine.config_escalation import Escalation as Escalation
+from engine.config_escalation import Inhibition as Inhibition
 from engine.config_escalation import default_escalation
 from engine.config_toml import Problem
 from engine.config_units import ByteSize, Duration, within
@@ -280,6 +281,7 @@ class Config(Settings, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     channels: tuple[Channel, ...] = ()
     escalation: tuple[Escalation, ...] = ()
+    inhibit: tuple[Inhibition, ...] = ()
     scale: tuple[ScaleTarget, ...] = ()
     agent: Agent = Agent()
 

@@ -14,7 +14,7 @@ from engine.config_units import Duration, within
 ChannelType = Literal["webhook", "slack", "email", "sms"]
 ADDRESS = re.compile(r"[!-+\--;=?A-~]+@[!-+\--;=?A-~]+")
 
-_SHARED = ("name", "type", "timeout")
+_SHARED = ("name", "type", "timeout", "heartbeat")
 #: The settings of each kind: those it needs, and those it may have beside the shared ones.
 NEEDED: dict[ChannelType, tuple[str, ...]] = {
     "webhook": ("url",),
@@ -44,6 +44,7 @@ class Channel(Settings, frozen=True, kw_only=True):
     headers: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
     secret: Annotated[str | None, SECRET] = None
     timeout: Annotated[Duration, within("100ms", "1m")] = Duration.parse("5s")
+    heartbeat: Annotated[Duration, within("10s", "1d")] | None = None
     server: str | None = None
     security: Literal["starttls", "tls", "none"] = "starttls"
     user: str | None = None
@@ -69,7 +70,20 @@ class Channel(Settings, frozen=True, kw_only=True):
         return f"{parts.scheme}://{shown_host}" + ("" if port is None else f":{port}")
 
     def __repr__(self) -> str:
-        plain = ("name", "type", "timeout", "server", "security", "user", "from_", "to", "subject", "text", "encoding")
+        plain = (
+            "name",
+            "type",
+            "timeout",
+            "heartbeat",
+            "server",
+            "security",
+            "user",
+            "from_",
+            "to",
+            "subject",
+            "text",
+            "encoding",
+        )
         shown = [f"{name}={getattr(self, name)!r}" for name in plain]
         shown.append(f"url={self.shown_url!r}")
         shown += [f"{name}={dict.fromkeys(getattr(self, name), MASK)!r}" for name in ("headers", "payload")]

@@ -89,6 +89,7 @@ class _Consistency:
         self._unique("rules", "name")
         self._unique("channels", "name")
         self._unique("escalation", "name")
+        self._unique("inhibit", "name")
         self._unique("scale", "target")
         self._unique("server", "name", within="tokens")
         for place, rule in self._entries(("rules",), self._config.rules):
@@ -97,6 +98,10 @@ class _Consistency:
             self._channel(place, channel)
         for place, step in self._entries(("escalation",), self._config.escalation):
             self._known_channels((*place, "channels"), step.channels)
+        for place, inhibition in self._entries(("inhibit",), self._config.inhibit):
+            for name, labels in (("source", inhibition.source), ("target", inhibition.target)):
+                if not labels:
+                    self._report((*place, name), labels, "at least one label and its value")
         for place, target in self._entries(("scale",), self._config.scale):
             self._target(place, target)
         self._url(("agent", "to"), self._config.agent.to)

@@ -1,4 +1,4 @@
-"""Escalation steps: whom an alert goes to when nobody has taken it in hand in time."""
+"""Who is told more, and who less: the steps of an escalation, and alerts that others explain."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ class Escalation(Settings, frozen=True, kw_only=True):
     channels: Annotated[tuple[str, ...], Meta(min_length=1)]
     category: Category | None = None
     severity: Severity | None = None
+
+
+class Inhibition(Settings, frozen=True, kw_only=True):
+    """While an alert with the labels ``source`` fires, those with the labels ``target`` notify nobody.
+
+    Both must have the same values of the labels ``equal``.  ``rule``, ``severity`` and ``category`` count as
+    labels.
+    """
+
+    name: Name
+    source: dict[str, str]
+    target: dict[str, str]
+    equal: tuple[str, ...] = ()
 
 
 # Business and custom alerts have none.

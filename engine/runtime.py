@@ -320,13 +320,14 @@ class Engine:
         config = self.config
         self.control = ControlDatabase(self._path("control.sqlite"))
         channels = {channel.name: channel for channel in config.channels}
-        self.alerts = AlertStore(self.control, channels=tuple(channels))
+        self.alerts = AlertStore(self.control, channels=tuple(channels), inhibitions=config.inhibit)
         self.silences = SilenceStore(self.control)
         self.rule_watch = RuleWatch(
             config.effective_rules,
             self.alerts,
             stale_after_ns=int(config.watch.stale_after),
             escalation=config.effective_escalation,
+            heartbeats_ns={name: int(each.heartbeat) for name, each in channels.items() if each.heartbeat is not None},
         )
         self.watcher = Watcher(
             rules=self.rule_watch,

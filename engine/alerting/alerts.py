@@ -18,6 +18,7 @@ CANCELLED = "cancelled"
 STATES = (PENDING, FIRING, RESOLVED, CANCELLED)
 
 NOTIFICATION_VERSION = 1
+HEARTBEAT = "heartbeat"
 
 # The columns of the table ``alerts`` that make an Alert, in the order of its attributes.
 STORED = (
@@ -130,17 +131,17 @@ def alert_json(alert: Alert) -> dict[str, Any]:
 
 def notification_body(event: str, alert: Alert, *, delivery: str, channel: str) -> str:
     """Return the JSON text that ``channel`` receives; the same text at every attempt."""
-    return json.dumps(
-        {
-            "version": NOTIFICATION_VERSION,
-            "delivery": delivery,
-            "event": event,
-            "channel": channel,
-            "alert": alert_json(alert),
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
+    return _body(event, delivery, channel, {"alert": alert_json(alert)})
+
+
+def plain_body(event: str, message: str, *, delivery: str, channel: str) -> str:
+    """Return the JSON text of a notification that is a sentence and not about one alert."""
+    return _body(event, delivery, channel, {"alert": None, "message": message})
+
+
+def _body(event: str, delivery: str, channel: str, content: dict[str, Any]) -> str:
+    head: dict[str, Any] = {"version": NOTIFICATION_VERSION, "delivery": delivery, "event": event, "channel": channel}
+    return json.dumps(head | content, ensure_ascii=False, separators=(",", ":"))
 
 
 def alerts_columns() -> tuple[tuple[str, str], ...]:

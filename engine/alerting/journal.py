@@ -13,6 +13,7 @@ from typing import Any
 from engine.alerting.alerts import (
     CANCELLED,
     FIRING,
+    HEARTBEAT,
     PENDING,
     RESOLVED,
     STORED,
@@ -21,6 +22,7 @@ from engine.alerting.alerts import (
     alert_of_row,
     labels_json,
     notification_body,
+    plain_body,
 )
 from engine.alerting.evaluator import (
     BECAME_FRESH,
@@ -35,9 +37,9 @@ from engine.alerting.evaluator import (
 from engine.alerting.evaluator import (
     RESOLVED as BECAME_RESOLVED,
 )
+from engine.alerting.holding import Holds
 from engine.alerting.rules import fingerprint, render_summary
-from engine.alerting.silences import Silence, active_silences
-from engine.config import Escalation, Rule
+from engine.config import Escalation, Inhibition, Rule
 from engine.model.times import time_text
 
 _DELIVERY_DIGITS = 32
@@ -50,11 +52,13 @@ class Journal:
     the delivery keys of two servers differ.
     """
 
-    def __init__(self, connection: sqlite3.Connection, instance: str, now_ns: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, instance: str, now_ns: int, inhibitions: Sequence[Inhibition] = ()
+    ) -> None:
         self._connection = connection
         self._instance = instance
         self._now_ns = now_ns
-        self._silences: list[Silence] | None = None
+        self._holds = Holds(connection, inhibitions, now_ns)
         self.events: list[AlertEvent] = []
 
     def select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
@@ -99,6 +103,8 @@ class Journal:
             alert = self._insert(rule, key, tagset_id, labels, channels, news)
         else:
             alert = self.update(alert, **news)
+        if kind == FIRED:
+            self._holds.fired(alert)
         if kind == BECAME_PENDING:
             self.tell(alert, "pending")
         elif transitions.notify[row]:
@@ -166,9 +172,10 @@ class Journal:
         """Resolve a firing alert, telling whoever was told of it, or cancel a pending one."""
         if alert.state == PENDING:
             return self.tell(self.update(alert, state=CANCELLED, resolved_ns=self._now_ns), "cancelled", detail)
+        self._holds.ended(alert)
         alert = self.update(alert, state=RESOLVED, resolved_ns=self._now_ns, cleared_ns=None)
         if alert.notified_ns is None:
-            held_back = "it was silenced" if alert.owed else "nor was the firing"
+            held_back = "it was held back" if alert.owed else "nor was the firing"
             silent = f"not notified: {held_back}"
             return self.tell(alert, "resolved", f"{detail}; {silent}" if detail else silent)
         return self.notify(alert, "resolved", RESOLVED, detail)
@@ -186,12 +193,12 @@ class Journal:
     def notify(self, alert: Alert, event: str, tells: str, detail: str = "") -> AlertEvent:
         """Append to the history and put one notification for each of the alert's channels into the outbox.
 
-        ``tells``: what the receivers are told, "firing" or "resolved".  While a silence covers the alert, the
+        ``tells``: what the receivers are told, "firing" or "resolved".  While something holds it back, the
         notification is owed instead.
         """
-        silence = self._silence_of(alert)
-        if silence is not None:
-            because = f"not notified: silence {silence.id} by {silence.author} until {time_text(silence.end_ns)}"
+        reason = self._holds.reason(alert)
+        if reason is not None:
+            because = f"not notified: {reason}"
             held_back = self.update(alert, owed=tells)
             return self.tell(held_back, event, f"{detail}; {because}" if detail else because)
         news: dict[str, Any] = {"owed": None} if alert.owed is not None else {}
@@ -202,12 +209,12 @@ class Journal:
         return self._send(alert, event, tells, alert.channels, detail)
 
     def escalate(self, alert: Alert, step: Escalation) -> AlertEvent | None:
-        """Tell the channels of ``step``, once for each alert; nothing while a silence covers the alert.
+        """Tell the channels of ``step``, once for each alert; nothing while something holds it back.
 
         A step without a wait leaves out the channels that the alert goes to anyway.  Whoever is told here is
         told of the end too.
         """
-        if self._silence_of(alert) is not None:
+        if self._holds.reason(alert) is not None:
             return None
         self._connection.execute(
             "INSERT INTO escalations (alert_id, step, time_ns) VALUES (?, ?, ?)", (alert.id, step.name, self._now_ns)
@@ -229,15 +236,25 @@ class Journal:
         to_whom = f"notifies {names}" if names else "notifies nobody: no channel is configured"
         told = self.tell(alert, event, f"{detail}; {to_whom}" if detail else to_whom)
         for channel in channels:
-            delivery = self._delivery(told.id, channel)
-            body = notification_body(tells, alert, delivery=delivery, channel=channel)
-            self._connection.execute(
-                "INSERT INTO notifications "
-                "(delivery, channel, alert_id, event, body, created_ns, next_attempt_ns) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (delivery, channel, alert.id, tells, body, self._now_ns, self._now_ns),
+            delivery = self._delivery(str(told.id), channel)
+            self._put(
+                delivery, channel, alert.id, tells, notification_body(tells, alert, delivery=delivery, channel=channel)
             )
         return told
+
+    def _put(self, delivery: str, channel: str, alert_id: int | None, event: str, body: str) -> None:
+        self._connection.execute(
+            "INSERT INTO notifications (delivery, channel, alert_id, event, body, created_ns, next_attempt_ns) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (delivery, channel, alert_id, event, body, self._now_ns, self._now_ns),
+        )
+
+    def beat(self, channel: str, message: str) -> None:
+        """Put a heartbeat for ``channel`` into the outbox in place of the last one, delivered or not."""
+        self._connection.execute("DELETE FROM notifications WHERE channel = ? AND event = ?", (channel, HEARTBEAT))
+        delivery = self._delivery(HEARTBEAT, channel)
+        body = plain_body(HEARTBEAT, message, delivery=delivery, channel=channel)
+        self._put(delivery, channel, None, HEARTBEAT, body)
 
     def acknowledged_time_ns(self, alert: Alert) -> int:
         """Return how long an acknowledgement that has expired, or ends now, has stopped the alert's escalation."""
@@ -248,18 +265,13 @@ class Journal:
             end_ns = min(end_ns, alert.acknowledged_until_ns)
         return max(0, end_ns - max(alert.acknowledged_ns, alert.escalate_from_ns))
 
-    def _silence_of(self, alert: Alert) -> Silence | None:
-        if self._silences is None:
-            self._silences = active_silences(self._connection, self._now_ns)
-        return next((silence for silence in self._silences if silence.covers(alert)), None)
-
     def pay(self, alert: Alert) -> AlertEvent | None:
-        """Send what is owed of ``alert`` unless a silence covers it still."""
-        if alert.owed is None or self._silence_of(alert) is not None:
+        """Send what is owed of ``alert`` unless something holds it back still."""
+        if alert.owed is None or self._holds.reason(alert) is not None:
             return None
-        return self.notify(alert, "unsilenced", alert.owed, "the silence is over")
+        return self.notify(alert, "unsilenced", alert.owed, "nothing holds it back any more")
 
-    def _delivery(self, event_id: int, channel: str) -> str:
+    def _delivery(self, event: str, channel: str) -> str:
         """Return a key of this notification alone, among all servers and after going back to a backup."""
-        text = f"{self._instance}\0{event_id}\0{self._now_ns}\0{channel}"
+        text = f"{self._instance}\0{event}\0{self._now_ns}\0{channel}"
         return hashlib.sha256(text.encode()).hexdigest()[:_DELIVERY_DIGITS]

@@ -8,12 +8,14 @@ here after a restart.  Recording the same transition again changes nothing.
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from engine.alerting import states
 from engine.alerting.alerts import (
     FIRING,
+    HEARTBEAT,
     PENDING,
     STATES,
     STORED,
@@ -25,11 +27,12 @@ from engine.alerting.alerts import (
     columns_of,
 )
 from engine.alerting.evaluator import Transitions
+from engine.alerting.holding import may_inhibit
 from engine.alerting.journal import Journal
 from engine.alerting.rules import fingerprint
 from engine.alerting.states import RuleState, state_of_rows
 from engine.catalog.control import ControlDatabase
-from engine.config import Escalation, Rule
+from engine.config import Escalation, Inhibition, Rule
 from engine.errors import BadRequest, NotFound
 from engine.model.times import time_text
 
@@ -41,9 +44,15 @@ DEFAULT_LIST_LIMIT = 1_000
 class AlertStore:
     """The alerts of one control database.  ``channels``: names of the configured channels, in their order."""
 
-    def __init__(self, control: ControlDatabase, *, channels: Sequence[str]) -> None:
+    def __init__(
+        self, control: ControlDatabase, *, channels: Sequence[str], inhibitions: Sequence[Inhibition] = ()
+    ) -> None:
         self._control = control
         self._channels = tuple(channels)
+        self._inhibitions = tuple(inhibitions)
+
+    def _journal(self, connection: sqlite3.Connection, now_ns: int) -> Journal:
+        return Journal(connection, self._control.instance, now_ns, self._inhibitions)
 
     # ---- transitions -----------------------------------------------------------------------------
 
@@ -56,13 +65,17 @@ class AlertStore:
         if not any(len(transitions) for _, transitions in changes):
             return []
         with self._control.transaction() as connection:
-            journal = Journal(connection, self._control.instance, now_ns)
-            for rule, transitions in changes:
+            journal = self._journal(connection, now_ns)
+            # Causes before consequences, or those of the same tick would be told.
+            for rule, transitions in sorted(changes, key=lambda change: not self._may_inhibit(change[0])):
                 channels = rule.channels or self._channels
                 for row in range(len(transitions)):
                     labels = labels_of(int(transitions.tagset_ids[row])) or {}
                     journal.record(rule, transitions, row, labels, channels)
         return journal.events
+
+    def _may_inhibit(self, rule: Rule) -> bool:
+        return may_inhibit(self._inhibitions, rule.name, rule.severity, rule.category)
 
     def restore(self, rule: Rule, labels_of: LabelsOf, now_ns: int) -> RuleState:
         """Return what ``rule`` remembered when the server stopped.
@@ -110,7 +123,7 @@ class AlertStore:
         if not orphans:
             return
         with self._control.transaction() as connection:
-            journal = Journal(connection, self._control.instance, now_ns)
+            journal = self._journal(connection, now_ns)
             for alert in orphans:
                 detail = "the series is no longer in the catalogue"
                 if alert.state == PENDING:
@@ -128,7 +141,7 @@ class AlertStore:
         if not ended:
             return []
         with self._control.transaction() as connection:
-            journal = Journal(connection, self._control.instance, now_ns)
+            journal = self._journal(connection, now_ns)
             for alert in ended:
                 journal.end(alert, "the rule is no longer configured")
         return journal.events
@@ -148,7 +161,7 @@ class AlertStore:
                 f"want a time after {time_text(now_ns)}"
             )
         with self._control.transaction() as connection:
-            journal = Journal(connection, self._control.instance, now_ns)
+            journal = self._journal(connection, now_ns)
             alert = self._stop_clock(journal, self._open_in(journal, alert_id, "acknowledge"))
             alert = journal.update(
                 alert,
@@ -166,7 +179,7 @@ class AlertStore:
         if not self._select(where, (now_ns,)):
             return []
         with self._control.transaction() as connection:
-            journal = Journal(connection, self._control.instance, now_ns)
+            journal = self._journal(connection, now_ns)
             for alert in journal.select(where, (now_ns,)):
                 detail = f"the acknowledgement by {alert.acknowledged_by} has expired"
                 alert = self._stop_clock(journal, alert)
@@ -176,6 +189,26 @@ class AlertStore:
                 else:
                     journal.tell(alert, "unacknowledged", detail)
         return journal.events
+
+    def beat(self, intervals_ns: Mapping[str, int], now_ns: int) -> None:
+        """Put a heartbeat into the outbox for each channel whose last one is older than its interval."""
+        last_ns = dict(
+            self._control.rows(
+                "SELECT channel, max(created_ns) FROM notifications WHERE event = ? GROUP BY channel", (HEARTBEAT,)
+            )
+        )
+        due = [
+            channel
+            for channel, interval_ns in intervals_ns.items()
+            if not now_ns - interval_ns < last_ns.get(channel, now_ns - interval_ns) <= now_ns
+        ]
+        if not due:
+            return
+        ((firing,),) = self._control.rows("SELECT count(*) FROM alerts WHERE state = 'firing'")
+        with self._control.transaction() as connection:
+            journal = self._journal(connection, now_ns)
+            for channel in due:
+                journal.beat(channel, f"rules were judged at {time_text(now_ns)}, {firing} alerts fire")
 
     @staticmethod
     def _stop_clock(journal: Journal, alert: Alert) -> Alert:
@@ -191,14 +224,14 @@ class AlertStore:
         if not due:
             return []
         with self._control.transaction() as connection:
-            journal = Journal(connection, self._control.instance, now_ns)
+            journal = self._journal(connection, now_ns)
             for step in due:
                 for alert in journal.select(*_due(step, now_ns, "ORDER BY id")):
                     journal.escalate(alert, step)
         return journal.events
 
     def end_silences(self, tells: str, now_ns: int) -> list[AlertEvent]:
-        """Send what silences that are over have held back: once, and only of what still fires or was told of.
+        """Send what is no longer held back: once, and only of what still fires or was told of.
 
         ``tells``: "firing" or "resolved", the notifications to be sent now.
         """
@@ -206,7 +239,7 @@ class AlertStore:
         if not self._select(f"{where} LIMIT 1", (tells, tells)):
             return []
         with self._control.transaction() as connection:
-            journal = Journal(connection, self._control.instance, now_ns)
+            journal = self._journal(connection, now_ns)
             for alert in journal.select(where, (tells, tells)):
                 journal.pay(alert)
         return journal.events
@@ -217,7 +250,7 @@ class AlertStore:
         The rule's state must forget the series too: RuleWatch.close does both.  Raises NotFound, BadRequest.
         """
         with self._control.transaction() as connection:
-            journal = Journal(connection, self._control.instance, now_ns)
+            journal = self._journal(connection, now_ns)
             alert = self._open_in(journal, alert_id, "close")
             return journal.end(alert, f"closed by {by}" + (f": {note}" if note else ""))
 

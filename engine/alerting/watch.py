@@ -48,9 +48,11 @@ class RuleWatch:
         *,
         stale_after_ns: int,
         escalation: Sequence[Escalation] = (),
+        heartbeats_ns: Mapping[str, int] | None = None,
     ) -> None:
         self.rules = tuple(rule for rule in rules if rule.enabled)
         self._store = store
+        self._heartbeats_ns = dict(heartbeats_ns or {})
         self._escalation = tuple(sorted(escalation, key=lambda step: step.after))
         self._stale_after_ns = stale_after_ns
         self._lock = threading.Lock()
@@ -96,7 +98,11 @@ class RuleWatch:
             self._judged_ns = now_ns
         events += self._store.expire_acks(now_ns)
         events += self._store.end_silences(alerts.FIRING, now_ns)
-        return events + self._store.escalate(self._escalation, now_ns)
+        events += self._store.escalate(self._escalation, now_ns)
+        if self._heartbeats_ns:
+            # Here and nowhere else: who does not judge the rules has no pulse.
+            self._store.beat(self._heartbeats_ns, now_ns)
+        return events
 
     def _forget_silent_ends(self, events: Sequence[AlertEvent]) -> None:
         """Begin no cooldown after an alert of which a silence has told nobody: the next one is news."""

@@ -20,7 +20,7 @@ from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.control import ControlDatabase
 from engine.clock import NS_PER_SECOND
-from engine.config import Escalation, Rule
+from engine.config import Escalation, Inhibition, Rule
 from engine.config_units import Duration
 from engine.errors import BadRequest, NotFound
 
@@ -58,7 +58,10 @@ class Server:
         rules: list[Rule],
         channels: tuple[str, ...] = ("ops",),
         escalation: tuple[Escalation, ...] = (),
+        inhibitions: tuple[Inhibition, ...] = (),
+        heartbeats_ns: Mapping[str, int] | None = None,
     ) -> None:
+        self.inhibitions, self.heartbeats_ns = inhibitions, heartbeats_ns
         self.path, self.rules, self.channels, self.escalation = path, rules, channels, escalation
         self.labels_of = labels_of
         self.now_s = 0
@@ -66,8 +69,14 @@ class Server:
 
     def start(self) -> None:
         self.control = ControlDatabase(self.path, random_bytes=random.Random(1).randbytes)
-        self.store = AlertStore(self.control, channels=self.channels)
-        self.watch = RuleWatch(self.rules, self.store, stale_after_ns=STALE_AFTER_S * S, escalation=self.escalation)
+        self.store = AlertStore(self.control, channels=self.channels, inhibitions=self.inhibitions)
+        self.watch = RuleWatch(
+            self.rules,
+            self.store,
+            stale_after_ns=STALE_AFTER_S * S,
+            escalation=self.escalation,
+            heartbeats_ns=self.heartbeats_ns,
+        )
         self.watch.restore(self.labels_of, T0 + self.now_s * S)
 
     def restart(self) -> None:

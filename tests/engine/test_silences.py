@@ -61,7 +61,7 @@ def test_what_fires_under_a_silence_is_told_once_when_it_ends(server: Server, re
     assert server.store.get(1).notified_ns == T0 + 60 * S
     assert server.history(1) == [
         ("firing", "not notified: silence 1 by ann until 2023-11-14T22:14:20.000000000Z"),
-        ("unsilenced", "the silence is over; notifies ops"),
+        ("unsilenced", "nothing holds it back any more; notifies ops"),
     ]
     assert server.tick(70, COOL) == ["resolved"]
     assert sent(server) == ["firing", "resolved"]
@@ -71,7 +71,7 @@ def test_what_comes_and_goes_under_a_silence_is_never_told_and_begins_no_cooldow
     silence(server, 'host="web-7"', 0, 60)
     server.tick(0, HOT)
     assert server.tick(10, COOL) == ["resolved"]
-    assert server.history(1)[-1] == ("resolved", "not notified: it was silenced")
+    assert server.history(1)[-1] == ("resolved", "not notified: it was held back")
     assert server.tick(60, COOL) == []
     assert server.tick(65, HOT) == ["firing"]
     assert server.notifications() == [("ops", "firing", 2)]
