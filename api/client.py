@@ -61,6 +61,11 @@ class SqlTable:
     def columns(self) -> list[str]:
         return list(self.arrow.column_names)
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the answer says about itself: ``tier``, ``rows_read``, ``fresh_to`` and others (docs/sql.md)."""
+        return dict(msgspec.json.decode((self.arrow.schema.metadata or {}).get(b"tidegauge", b"{}")))
+
     def __len__(self) -> int:
         return int(self.arrow.num_rows)
 

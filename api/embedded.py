@@ -15,6 +15,7 @@ from engine.config import load_config
 from engine.ingest.batch import WriteResult
 from engine.ingest.lines import precision_ns
 from engine.query.range import RangeAnswer, RangeQuery
+from engine.query.results import described
 from engine.runtime import Engine
 from engine.scaling.answer import decision_json
 
@@ -62,7 +63,8 @@ class Embedded:
 
     def sql(self, statement: str, *parameters: Any) -> SqlTable:
         """Run one SELECT; raises BadQuery or QueryLimit."""
-        return SqlTable(self.engine.sql(statement, list(parameters)).table)
+        answer = self.engine.sql(statement, list(parameters))
+        return SqlTable(described(answer.table, answer.metadata))
 
     def query(
         self,

@@ -56,7 +56,9 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
         media_type, form = negotiate(accept)
         answer = engine.sql(statement, parameters)
         body = render(answer.table, form, answer.metadata)
-        headers = {f"X-Tidegauge-{name}": str(value) for name, value in answer.metadata.items() if value is not None}
+        # Proxies drop names with underscores.
+        told = {name.replace("_", "-"): value for name, value in answer.metadata.items() if value is not None}
+        headers = {f"X-Tidegauge-{name}": str(value) for name, value in told.items()}
         return Response(body, media_type=media_type, headers=headers)
 
     @post("/v1/sql", status_code=200, summary="Run one SELECT; the form of the answer by Accept")

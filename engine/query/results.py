@@ -257,9 +257,9 @@ def _csv_text(value: Any, nested: bool) -> str | None:
 def to_arrow(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
     """Return a table as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
-    described = _described(table, metadata)
-    with pa.ipc.new_stream(sink, described.schema) as writer:
-        writer.write_table(described)
+    table = described(table, metadata)
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
     return bytes(sink.getvalue().to_pybytes())
 
 
@@ -273,11 +273,12 @@ def to_parquet(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
             table = table.set_column(index, field.name, texts)
     sink = pa.BufferOutputStream()
     try:
-        pq.write_table(_described(table, metadata), sink, compression="zstd")
+        pq.write_table(described(table, metadata), sink, compression="zstd")
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
         raise BadRequest(f"cannot answer as Parquet: {error}") from None
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _described(table: pa.Table, metadata: Mapping[str, Any]) -> pa.Table:
+def described(table: pa.Table, metadata: Mapping[str, Any]) -> pa.Table:
+    """Return a table whose schema carries the metadata, as JSON under the key ``tidegauge``."""
     return table.replace_schema_metadata({METADATA_KEY: _ENCODER.encode(dict(metadata))})

@@ -547,3 +547,17 @@ def test_a_statement_is_interrupted_until_it_ends() -> None:
         assert other.expired
     assert late.times == times
     deadlines.close()
+
+
+def test_functions_over_series_are_the_same_in_the_locked_process(calm: ProcessLink, world: World) -> None:
+    given = "(SELECT now() + to_seconds(i) AS t, [1.0, 4.0, 2.0, NULL, 6.0][i] AS v FROM range(1, 6) r(i))"
+    assert rows_of(calm, f"SELECT increase(v, t) a, rate(v, t) b, delta(v, t) c, latest(v, t) d FROM {given}") == [
+        {"a": 9.0, "b": 2.25, "c": 5.0, "d": 6.0}
+    ]
+    assert rows_of(calm, f"SELECT locf(v, t) a, interpolate(v, t) b FROM {given} ORDER BY t LIMIT 1 OFFSET 3") == [
+        {"a": 2.0, "b": 4.0}
+    ]
+    buckets = "SELECT count(*) AS n FROM time_bucket_gapfill(INTERVAL '5 minutes', '2026-01-01', '2026-01-02')"
+    assert rows_of(calm, buckets) == [{"n": 288}]
+    answer = calm.sql(SqlRequest(sql="SELECT sum(count) FROM rollup_1h"))
+    assert (answer.rows_read, answer.files) == (0, 0)
