@@ -9,7 +9,7 @@ from engine.rollups.shelf import Part
 from engine.rollups.tiers import Tier
 
 #: A part that reaches over as many buckets stays as it is.
-GROWN_BUCKETS = 48
+GROWN_BUCKETS = 24
 #: Neighbours become one as soon as they reach over as many buckets together, or are as many.
 CROWD_BUCKETS = 120
 CROWD_PARTS = 64

@@ -5,7 +5,7 @@ samples, wherever these are, so that late, repeated and corrected samples need n
 the buckets and carries the change up the tiers.  A flush that fails keeps its marks for the next one.
 
 Flushing costs the less the more minutes it takes at once, as each touches the open bucket of every wider tier.  So
-in the background only quarter-hours that are over are flushed, and everything at once when many rows wait; whoever
+in the background only half-hours that are over are flushed, and everything at once when many rows wait; whoever
 reads tiers has the rest flushed first.
 """
 
@@ -25,6 +25,7 @@ from engine.rollups.bins import Bins, bins_of
 from engine.rollups.pairs import Pairs
 from engine.rollups.rows import TierRows, concat
 from engine.rollups.store import Piece
+from engine.rollups.tiers import QUIET_NS
 from native.rollup import select_buckets, touched_buckets
 from native.sorting import is_strictly_sorted, sort_order
 from native.tiers import aggregate_rows
@@ -54,8 +55,7 @@ ROWS_READ_AT_A_TIME = 131_072
 READ_NS = (2 * NS_PER_HOUR, NS_PER_HOUR, NS_PER_HOUR // 2, NS_PER_HOUR // 4, NS_PER_HOUR // 12, NS_PER_MINUTE)
 #: Marks are condensed to unique buckets when more rows than this are waiting, and again when they have doubled.
 CONDENSE_ROWS = 1_000_000
-#: In the background what is older than the last quarter-hour is flushed, some time after it is over ...
-QUIET_NS = 15 * NS_PER_MINUTE
+#: In the background what is older than the last half-hour is flushed, some time after it is over ...
 GRACE_NS = 30 * NS_PER_SECOND
 #: ... or everything, once as many rows wait.
 MANY_ROWS = 250_000
@@ -139,7 +139,7 @@ class DirtyBuckets:
         before_ns = (now_ns - GRACE_NS) // QUIET_NS * QUIET_NS
         with self._lock:
             oldest_ns = min((marks.oldest_ns for marks in self._marks.values()), default=FOREVER_NS)
-        # Late samples alone can wait for the quarter-hour as well.
+        # Late samples alone can wait for the half-hour as well.
         if oldest_ns >= before_ns:
             return 0
         return self.flush(before_ns)

@@ -209,15 +209,15 @@ class Shelf:
         parts = self._add_all(tier, table_id, rows, None)
         return sum(part.series_rows for part in parts)
 
-    def add_fresh(self, tier: Tier, table_id: int, rows: TierRows) -> int:
+    def add_fresh(self, tier: Tier, table_id: int, rows: TierRows, *, closed: bool) -> int:
         """Do the same with complete rows of new or replaced buckets, and keep them for the tier above until settled.
 
-        Those of the newest bucket, which is likely to be replaced soon, become parts of their own.
+        Those of the newest bucket become parts of their own while it is likely to be replaced soon: unless ``closed``.
         """
         if not len(rows):
             return 0
         newest = rows.times == rows.times.max()
-        if newest.all():
+        if closed or newest.all():
             parts = self._add_all(tier, table_id, rows, None)
         else:
             parts = self._add_all(tier, table_id, rows, np.flatnonzero(~newest))

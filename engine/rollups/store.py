@@ -27,7 +27,7 @@ from engine.rollups.packs import Packs
 from engine.rollups.pairs import Pairs
 from engine.rollups.rows import TierRows, concat
 from engine.rollups.shelf import Part, PartRange, Shelf, stored_parts, stored_rows, tagset_range
-from engine.rollups.tiers import BASE, TIER_OF_NAME, TIERS, Tier, tier_above
+from engine.rollups.tiers import BASE, QUIET_NS, TIER_OF_NAME, TIERS, Tier, tier_above
 
 if TYPE_CHECKING:
     import duckdb
@@ -288,16 +288,20 @@ class RollupStore:
         live = _live(BASE, piece.pairs, kept_from, report)
         if len(live) < len(piece.pairs):
             rows = rows.take(rows.times >= kept_from[BASE.name]).contiguous()
-        self._replace(BASE, piece.table_id, live, rows, report)
+        # Background flushes end with a half-hour.  What a bucket may still get is late, and that is rare.
+        end_ns = int(rows.times.max()) + BASE.width_ns if len(rows) else 0
+        self._replace(BASE, piece.table_id, live, rows, report, closed=end_ns % QUIET_NS == 0)
         fields = max(1, len(rows.field_ids))
         for tier in TIERS[1:]:
             live = _live(tier, live.widened(tier.width_ns), kept_from, report)
-            self._recompute(tier, piece.table_id, live, fields, report)
+            self._recompute(tier, piece.table_id, live, fields, report, closed=end_ns % tier.width_ns == 0)
         for tier in TIERS:
             self._compact(tier, piece.table_id)
 
-    def _replace(self, tier: Tier, table_id: int, pairs: Pairs, rows: TierRows, report: FlushReport) -> None:
-        """Replace the buckets of ``pairs`` by ``rows``, sorted."""
+    def _replace(
+        self, tier: Tier, table_id: int, pairs: Pairs, rows: TierRows, report: FlushReport, *, closed: bool = True
+    ) -> None:
+        """Replace the buckets of ``pairs`` by ``rows``, sorted; ``closed``: the newest will hardly change again."""
         if len(pairs):
             for part, stored, mask in list(self._shelf.matching(tier, table_id, pairs, tier.width_ns)):
                 kept = stored.take(~mask)
@@ -306,15 +310,18 @@ class RollupStore:
                 if len(kept):
                     # Added apart, so that one late row does not make everything around it one large part.
                     self._shelf.add(tier, part.table_id, kept.contiguous())
-        report.inserted[tier.name] += self._shelf.add_fresh(tier, table_id, rows)
+        report.inserted[tier.name] += self._shelf.add_fresh(tier, table_id, rows, closed=closed)
 
-    def _recompute(self, tier: Tier, table_id: int, pairs: Pairs, fields: int, report: FlushReport) -> None:
+    def _recompute(
+        self, tier: Tier, table_id: int, pairs: Pairs, fields: int, report: FlushReport, *, closed: bool = True
+    ) -> None:
         """Replace the buckets of ``pairs`` by what the tier below now gives."""
         source = _source_of(tier)
         ratio = tier.width_ns // source.width_ns
         for chunk in pairs.chunks(max(1, self._cells_at_a_time // (fields * ratio))):
             rows = concat(self._shelf.inside(source, table_id, chunk, tier.width_ns)).sorted()
-            self._replace(tier, table_id, chunk, rows.merged(tier.width_ns) if len(rows) else rows, report)
+            merged = rows.merged(tier.width_ns) if len(rows) else rows
+            self._replace(tier, table_id, chunk, merged, report, closed=closed)
 
     def _touched(self, tier: Tier, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> Pairs:
         """Return the stored (tag set, bucket) of these tag sets that the range touches."""
