@@ -137,6 +137,8 @@ class Watch(Settings, frozen=True, kw_only=True):
     stale_after: Annotated[Duration, within("5s", "1d")] = _duration("5m")
     default_rules: bool = True
     default_escalation: bool = True
+    flap_changes: Annotated[int, Meta(ge=0, le=1_000)] = 10
+    flap_window: Annotated[Duration, within("1m", "1d")] = _duration("30m")
 
 
 # How long an alert of a category stays quiet before it may notify again.

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from engine.alerting.alerts import alert_events_columns, alerts_columns
+from engine.alerting.holding import Flapping
 from engine.alerting.silences import SilenceStore
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
@@ -320,7 +321,12 @@ class Engine:
         config = self.config
         self.control = ControlDatabase(self._path("control.sqlite"))
         channels = {channel.name: channel for channel in config.channels}
-        self.alerts = AlertStore(self.control, channels=tuple(channels), inhibitions=config.inhibit)
+        self.alerts = AlertStore(
+            self.control,
+            channels=tuple(channels),
+            inhibitions=config.inhibit,
+            flapping=Flapping(config.watch.flap_changes, config.watch.flap_window),
+        )
         self.silences = SilenceStore(self.control)
         self.rule_watch = RuleWatch(
             config.effective_rules,

@@ -1,15 +1,28 @@
-"""What holds notifications back as of one transaction: silences, and alerts that explain other alerts."""
+"""What holds notifications back as of one transaction: silences, alerts that explain others, flapping."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from engine.alerting.alerts import Alert
 from engine.alerting.silences import Silence, active_silences
 from engine.config import Inhibition
+from engine.config_units import Duration
 from engine.model.times import time_text
+
+
+@dataclass(frozen=True, slots=True)
+class Flapping:
+    """A series flaps that fires and resolves more than ``changes`` times within ``window``; never for 0."""
+
+    changes: int
+    window: Duration
+
+
+NEVER = Flapping(0, Duration(0))
 
 _Sources = dict[tuple[int, tuple[str, ...]], set[int]]
 
@@ -20,8 +33,11 @@ class Holds:
     :meth:`fired` and :meth:`ended` tell it what the transaction has changed since.
     """
 
-    def __init__(self, connection: sqlite3.Connection, inhibitions: Sequence[Inhibition], now_ns: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, inhibitions: Sequence[Inhibition], flapping: Flapping, now_ns: int
+    ) -> None:
         self._connection, self._inhibitions, self._now_ns = connection, inhibitions, now_ns
+        self._flapping = flapping
         self._silences: list[Silence] | None = None
         self._sources: _Sources | None = None
 
@@ -33,6 +49,29 @@ class Holds:
         if silence is not None:
             return f"silence {silence.id} by {silence.author} until {time_text(silence.end_ns)}"
         return self._inhibited(alert) if self._inhibitions else None
+
+    def flaps(self, alert: Alert) -> str | None:
+        """Return in words how often the alert's series has changed lately when that is too often, else None."""
+        most, window = self._flapping.changes, self._flapping.window
+        if not most:
+            return None
+        # Each row is at most two changes, so this many rows hold enough of them.
+        ((changes,),) = self._connection.execute(
+            "SELECT coalesce(sum((fired_ns > ?1) + coalesce(fired_ns IS NOT NULL AND resolved_ns > ?1, 0)), 0) FROM "
+            "(SELECT fired_ns, resolved_ns FROM alerts WHERE fingerprint = ?2 ORDER BY id DESC LIMIT ?3)",
+            (self._now_ns - window, alert.fingerprint, most + 1),
+        )
+        return f"flapping: more than {most} changes within {window.text}" if changes > most else None
+
+    def told_of_flapping(self, alert: Alert) -> bool:
+        """Return whether the alert's series has been called flapping within the window."""
+        since_ns = self._now_ns - self._flapping.window
+        found = self._connection.execute(
+            "SELECT 1 FROM alerts JOIN alert_events ON alert_id = alerts.id WHERE fingerprint = ? "
+            "AND (resolved_ns IS NULL OR resolved_ns > ?) AND event = 'flapping' AND time_ns > ? LIMIT 1",
+            (alert.fingerprint, since_ns, since_ns),
+        )
+        return found.fetchone() is not None
 
     def _inhibited(self, alert: Alert) -> str | None:
         sources = self._loaded()

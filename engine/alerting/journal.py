@@ -37,7 +37,7 @@ from engine.alerting.evaluator import (
 from engine.alerting.evaluator import (
     RESOLVED as BECAME_RESOLVED,
 )
-from engine.alerting.holding import Holds
+from engine.alerting.holding import Flapping, Holds
 from engine.alerting.rules import fingerprint, render_summary
 from engine.config import Escalation, Inhibition, Rule
 from engine.model.times import time_text
@@ -53,12 +53,18 @@ class Journal:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, instance: str, now_ns: int, inhibitions: Sequence[Inhibition] = ()
+        self,
+        connection: sqlite3.Connection,
+        instance: str,
+        now_ns: int,
+        *,
+        inhibitions: Sequence[Inhibition],
+        flapping: Flapping,
     ) -> None:
         self._connection = connection
         self._instance = instance
         self._now_ns = now_ns
-        self._holds = Holds(connection, inhibitions, now_ns)
+        self._holds = Holds(connection, inhibitions, flapping, now_ns)
         self.events: list[AlertEvent] = []
 
     def select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
@@ -174,7 +180,8 @@ class Journal:
             return self.tell(self.update(alert, state=CANCELLED, resolved_ns=self._now_ns), "cancelled", detail)
         self._holds.ended(alert)
         alert = self.update(alert, state=RESOLVED, resolved_ns=self._now_ns, cleared_ns=None)
-        if alert.notified_ns is None:
+        called_flapping = self._holds.flaps(alert) is not None and self._holds.told_of_flapping(alert)
+        if alert.notified_ns is None and not called_flapping:
             held_back = "it was held back" if alert.owed else "nor was the firing"
             silent = f"not notified: {held_back}"
             return self.tell(alert, "resolved", f"{detail}; {silent}" if detail else silent)
@@ -197,15 +204,27 @@ class Journal:
         notification is owed instead.
         """
         reason = self._holds.reason(alert)
+        flaps = self._holds.flaps(alert) if reason is None else None
+        if flaps is not None:
+            self._connection.execute(
+                "UPDATE alerts SET owed = NULL WHERE fingerprint = ? AND id <> ?", (alert.fingerprint, alert.id)
+            )
+            if self._holds.told_of_flapping(alert):
+                reason = flaps
         if reason is not None:
             because = f"not notified: {reason}"
             held_back = self.update(alert, owed=tells)
             return self.tell(held_back, event, f"{detail}; {because}" if detail else because)
-        news: dict[str, Any] = {"owed": None} if alert.owed is not None else {}
+        # After word of the flapping, how it ends is still owed.
+        owed = None if flaps is None else tells
+        news: dict[str, Any] = {"owed": owed} if alert.owed != owed else {}
         if tells == FIRING and alert.notified_ns is None:
             news |= {"notified_ns": self._now_ns, "escalate_from_ns": self._now_ns}
         if news:
             alert = self.update(alert, **news)
+        if flaps is not None:
+            self.tell(alert, event, detail)
+            return self._send(alert, "flapping", "flapping", alert.channels, flaps)
         return self._send(alert, event, tells, alert.channels, detail)
 
     def escalate(self, alert: Alert, step: Escalation) -> AlertEvent | None:
@@ -267,7 +286,7 @@ class Journal:
 
     def pay(self, alert: Alert) -> AlertEvent | None:
         """Send what is owed of ``alert`` unless something holds it back still."""
-        if alert.owed is None or self._holds.reason(alert) is not None:
+        if alert.owed is None or self._holds.reason(alert) is not None or self._holds.flaps(alert) is not None:
             return None
         return self.notify(alert, "unsilenced", alert.owed, "nothing holds it back any more")
 

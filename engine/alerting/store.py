@@ -27,7 +27,7 @@ from engine.alerting.alerts import (
     columns_of,
 )
 from engine.alerting.evaluator import Transitions
-from engine.alerting.holding import may_inhibit
+from engine.alerting.holding import NEVER, Flapping, may_inhibit
 from engine.alerting.journal import Journal
 from engine.alerting.rules import fingerprint
 from engine.alerting.states import RuleState, state_of_rows
@@ -45,14 +45,21 @@ class AlertStore:
     """The alerts of one control database.  ``channels``: names of the configured channels, in their order."""
 
     def __init__(
-        self, control: ControlDatabase, *, channels: Sequence[str], inhibitions: Sequence[Inhibition] = ()
+        self,
+        control: ControlDatabase,
+        *,
+        channels: Sequence[str],
+        inhibitions: Sequence[Inhibition] = (),
+        flapping: Flapping = NEVER,
     ) -> None:
         self._control = control
         self._channels = tuple(channels)
         self._inhibitions = tuple(inhibitions)
+        self._flapping = flapping
 
     def _journal(self, connection: sqlite3.Connection, now_ns: int) -> Journal:
-        return Journal(connection, self._control.instance, now_ns, self._inhibitions)
+        instance = self._control.instance
+        return Journal(connection, instance, now_ns, inhibitions=self._inhibitions, flapping=self._flapping)
 
     # ---- transitions -----------------------------------------------------------------------------
 

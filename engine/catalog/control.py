@@ -137,6 +137,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             PRIMARY KEY (alert_id, step)
         ) WITHOUT ROWID""",
     ),
+    ("CREATE INDEX alerts_of ON alerts (fingerprint, id)",),
     (
         """CREATE TABLE anomalies (
             id INTEGER PRIMARY KEY AUTOINCREMENT,

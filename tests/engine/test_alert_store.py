@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.alerting.alerts import alert_events_columns, alerts_columns
+from engine.alerting.holding import NEVER, Flapping
 from engine.alerting.rules import RuleInput, fingerprint
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
@@ -60,7 +61,9 @@ class Server:
         escalation: tuple[Escalation, ...] = (),
         inhibitions: tuple[Inhibition, ...] = (),
         heartbeats_ns: Mapping[str, int] | None = None,
+        flapping: Flapping = NEVER,
     ) -> None:
+        self.flapping = flapping
         self.inhibitions, self.heartbeats_ns = inhibitions, heartbeats_ns
         self.path, self.rules, self.channels, self.escalation = path, rules, channels, escalation
         self.labels_of = labels_of
@@ -69,7 +72,9 @@ class Server:
 
     def start(self) -> None:
         self.control = ControlDatabase(self.path, random_bytes=random.Random(1).randbytes)
-        self.store = AlertStore(self.control, channels=self.channels, inhibitions=self.inhibitions)
+        self.store = AlertStore(
+            self.control, channels=self.channels, inhibitions=self.inhibitions, flapping=self.flapping
+        )
         self.watch = RuleWatch(
             self.rules,
             self.store,
