@@ -175,3 +175,19 @@ def test_points_for_a_plot_are_those_of_the_twin(database: Database, samples: di
             run(database, sql, [BASE_NS, points])
         return
     assert run(database, sql, [BASE_NS, points]) == plot(sorted(samples.items()), points)
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("increase(value)", "does not support the supplied arguments"),
+        ("increase('x', time)", "Could not convert string 'x' to DOUBLE"),
+        ("increase(value, time) FILTER (WHERE value > 0)", "is a Macro Function"),
+        ("locf(locf(value, time), time)", "cannot be nested"),
+        ("tidegauge_rise(value)", "function 'tidegauge_rise' is not allowed"),
+    ],
+)
+def test_wrong_use_is_answered_with_a_sentence(database: Database, expression: str, said: str) -> None:
+    with pytest.raises(BadQuery, match=r"^cannot run SQL: [^\n]*$") as caught:
+        run(database, f"SELECT {expression} FROM {rows_of([(1, 1.0)])}")
+    assert said in caught.value.message
