@@ -29,7 +29,9 @@ MIB = float(1 << 20)
 SERIES = 1_000_000
 QUICK_SERIES = 20_000
 ROUNDS = 9
-ROUND_NS = 15 * 1_000_000_000
+ROUND_SECONDS = 15
+ROUND_NS = ROUND_SECONDS * 1_000_000_000
+STEADY_ROUNDS = 4
 MEMORY_LIMIT_MIB = 1024.0
 CHURN_NAMES = 10_000
 CHURN_HOURS = 168
@@ -43,7 +45,7 @@ max_new_tag_sets_per_hour = 20_000_000
 name = "busy"
 metric = "node_value"
 op = ">"
-threshold = 2
+threshold = 1_000_000
 match = {region = "eu-west-3"}
 """
 
@@ -89,6 +91,8 @@ def many(settings: Settings, folder: Path) -> SuiteReport:
                 report.add("server CPU a new series", spent / count * 1e6, "us", "lower")
             peak = max(peak, server.usage().pss_bytes / MIB)
         report.add("known series acknowledged", count / sent.wall_seconds, "samples/s", "higher")
+        if not settings.quick:
+            peak = max(peak, _steady(report, server, keys, folder, settings))
         report.add("PSS right after loading, the largest", peak, "MiB", "lower")
         quiet = wait_until_quiet(server.pid, limit_seconds=60.0 if settings.quick else 240.0)
         report.check("the server came to rest", quiet is not None)
@@ -101,6 +105,23 @@ def many(settings: Settings, folder: Path) -> SuiteReport:
         after = server.usage().pss_bytes / MIB
         report.add("PSS after asking", after, "MiB", "lower")
     return report
+
+
+def _steady(report: SuiteReport, server: TidegaugeServer, keys: list[str], folder: Path, settings: Settings) -> float:
+    """Send every series each 15 seconds, as agents do, while tiers follow; return the largest PSS in MiB."""
+    cpu_seconds, began = server.cpu_seconds(), time.perf_counter()
+    slowest = peak = 0.0
+    for turn in range(STEADY_ROUNDS):
+        batches = BatchFile.write(folder / "bodies", _bodies(keys, settings.batch_lines, time.time_ns(), turn))
+        sent = load_server(server, batches, "/write?precision=ns", {}, settings.connections)
+        report.check(f"steady round {turn + 1}: every line was acknowledged", sent.samples == len(keys), _said(sent))
+        slowest = max(slowest, sent.wall_seconds)
+        peak = max(peak, server.usage().pss_bytes / MIB)
+        time.sleep(max(0.0, began + (turn + 1) * ROUND_SECONDS - time.perf_counter()))
+    share = (server.cpu_seconds() - cpu_seconds) / (time.perf_counter() - began)
+    report.add("steady: share of one core, tiers included", share * 100.0, "%", "lower")
+    report.add("steady: the slowest round took", slowest, "s", "lower", note=f"one each {ROUND_SECONDS} s")
+    return max(peak, server.usage().pss_bytes / MIB)
 
 
 def _bodies(keys: list[str], lines: int, time_ns: int, turn: int) -> Iterator[tuple[bytes, int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from native.sorting import is_strictly_sorted, sort_and_merge
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
+_Number = TypeVar("_Number", np.int32, np.int64)
 
 #: Before and after every time there can be.
 NEVER_NS = int(np.iinfo(np.int64).min)
@@ -90,6 +92,16 @@ class Rows:
     @staticmethod
     def empty(field_ids: tuple[int, ...] = ()) -> Rows:
         return Rows(np.empty(0, np.int32), np.empty(0, np.int64), field_ids, np.empty((len(field_ids), 0), np.float64))
+
+
+def distinct(values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
+    """Return the distinct values, ascending; ascending input, the usual case, is neither sorted nor hashed."""
+    if len(values) < 2:
+        return values
+    new = values[1:] != values[:-1]
+    if (values[1:] < values[:-1]).any():
+        return np.unique(values)
+    return values if new.all() else values[np.concatenate(([True], new))]
 
 
 def concat(parts: Sequence[Rows]) -> Rows:

@@ -358,13 +358,17 @@ def _take(buckets: Buckets, chosen: npt.NDArray[np.bool_] | Int64Array) -> Bucke
     return Buckets(*(getattr(buckets, name)[chosen] for name in Buckets.__slots__))
 
 
+def _is_sorted(groups: Int64Array, times: Int64Array) -> bool:
+    later = (groups[1:] > groups[:-1]) | ((groups[1:] == groups[:-1]) & (times[1:] >= times[:-1]))
+    return bool(later.all())
+
+
 def _merge(buckets: Buckets, groups: Int64Array, times: Int64Array) -> Buckets:
     """Merge bucket rows with equal (group, time); sums are added in the order given."""
     if not len(times):
         return buckets
     ordered = buckets
-    later = (groups[1:] > groups[:-1]) | ((groups[1:] == groups[:-1]) & (times[1:] >= times[:-1]))
-    if not later.all():
+    if not _is_sorted(groups, times):
         # Only numbers of lines come in another order, and there are fewer of those than rows.
         order = sort_order(groups.astype(np.int32), np.ascontiguousarray(times))
         ordered, groups, times = _take(buckets, order), groups[order], times[order]
@@ -391,16 +395,17 @@ def buckets_of_table(table: pa.Table) -> Buckets:
     )
     counted = INCREASE in table.column_names
     found = Buckets(
-        series_ids.astype(np.int64),
-        times.astype(np.int64),
-        counts.astype(np.int64),
-        sums.astype(np.float64),
-        mins.astype(np.float64),
-        maxs.astype(np.float64),
-        firsts.astype(np.float64),
-        lasts.astype(np.float64),
-        last_times.astype(np.int64),
+        series_ids.astype(np.int64, copy=False),
+        times.astype(np.int64, copy=False),
+        counts.astype(np.int64, copy=False),
+        sums.astype(np.float64, copy=False),
+        mins.astype(np.float64, copy=False),
+        maxs.astype(np.float64, copy=False),
+        firsts.astype(np.float64, copy=False),
+        lasts.astype(np.float64, copy=False),
+        last_times.astype(np.int64, copy=False),
         table.column(INCREASE).to_numpy() if counted else np.zeros(len(times), np.float64),
     )
-    order = np.lexsort((found.times, found.series_ids))
-    return _take(found, order)
+    if _is_sorted(found.series_ids, found.times):
+        return found
+    return _take(found, np.lexsort((found.times, found.series_ids)))

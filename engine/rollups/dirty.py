@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND
 from engine.errors import Damage
-from engine.model.rows import FOREVER_NS, Int32Array, Int64Array, Rows, sort_merge
+from engine.model.rows import FOREVER_NS, Int32Array, Int64Array, Rows, distinct, sort_merge
 from engine.rollups.bins import Bins, bins_of
 from engine.rollups.pairs import Pairs
 from engine.rollups.rows import TierRows, concat
@@ -251,7 +251,7 @@ class DirtyBuckets:
 
     def recompute(self, table_id: int, tagset_ids: Int32Array, buckets: Int64Array) -> TierRows:
         """Return the 1m rows of these (tag set, bucket) pairs, which are sorted and of one table."""
-        rows = self._collect(table_id, int(buckets.min()), int(buckets.max()) + NS_PER_MINUTE, np.unique(tagset_ids))
+        rows = self._collect(table_id, int(buckets.min()), int(buckets.max()) + NS_PER_MINUTE, distinct(tagset_ids))
         return aggregate_buckets(rows, Pairs(tagset_ids, buckets), self._chosen(table_id, rows.field_ids))
 
 

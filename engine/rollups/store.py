@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engine.errors import Bug, Damage, NotFound
-from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, Int32Array
+from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, Int32Array, distinct
 from engine.rollups import migrate, schema
 from engine.rollups.compact import crowded
 from engine.rollups.long import NAMES, long_table
@@ -230,9 +230,9 @@ class RollupStore:
         time.  Raises NotFound for an unknown tier.
         """
         _tier(tier)
-        wanted = None if series_ids is None else np.unique(np.asarray(series_ids, np.int64))
-        tagset_ids = None if wanted is None else np.unique(wanted >> FIELD_ID_BITS).astype(np.int32)
-        field_ids = None if wanted is None else np.unique(wanted & (MAX_FIELDS - 1)).tolist()
+        wanted = None if series_ids is None else distinct(np.asarray(series_ids, np.int64))
+        tagset_ids = None if wanted is None else distinct(wanted >> FIELD_ID_BITS).astype(np.int32)
+        field_ids = None if wanted is None else np.flatnonzero(np.bincount(wanted & (MAX_FIELDS - 1))).tolist()
         keys = [name for name in ("series_id", "time") if name not in names]
         with self._packs.reading():
             ranged = PartRange(tier, start_ns, end_ns, None if tagset_ids is None else tagset_range(tagset_ids))

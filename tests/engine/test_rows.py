@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from engine.model.rows import Rows, absent_matrix, concat, series_id_of
+from engine.model.rows import Rows, absent_matrix, concat, distinct, series_id_of
 from native.columns import ABSENT, is_absent
 
 
@@ -50,3 +52,9 @@ def test_series_id_holds_both_numbers(tagset_id: int, field_id: int) -> None:
     series_id = series_id_of(tagset_id, field_id)
     assert (series_id >> 16, series_id & 0xFFFF) == (tagset_id, field_id)
     assert series_id < 2**63
+
+
+@given(st.lists(st.integers(-5, 5)), st.booleans())
+def test_distinct_values_are_ascending(values: list[int], ordered: bool) -> None:
+    given_values = np.array(sorted(values) if ordered else values, np.int64)
+    assert distinct(given_values).tolist() == sorted(set(values))
