@@ -773,6 +773,7 @@ class Engine:
         watch("query_process_deaths", "Query processes that ended on their own", lambda: self.link.counters().deaths)
         for state in STATES:
             watch(f"notifications_{state}", f"Notifications that are {state}", partial(self._notifications, state))
+        watch("notifications_held_back", "Alerts that owe a notification", self.alerts.count_owed)
         watch("detection_series", "Series that are judged against their own past", lambda: self.finder.series)
         watch("detection_left_out", "Series that detection has no room for", lambda: self.finder.left_out)
         watch("rules", "Rules that are evaluated", lambda: len(self.rule_watch.rules))

@@ -339,6 +339,11 @@ class AlertStore:
         rows = self._control.rows(f"SELECT {STORED} FROM alerts {where}", parameters)
         return [alert_of_row(row) for row in rows]
 
+    def count_owed(self) -> int:
+        """Return how many alerts owe a notification that a silence, an inhibition or flapping holds back."""
+        ((count,),) = self._control.rows("SELECT count(*) FROM alerts WHERE owed = state AND owed IS NOT NULL")
+        return int(count)
+
     def prune(self, before_ns: int) -> int:
         """Forget alerts that ended before ``before_ns`` and owe nobody a notification; return how many."""
         with self._control.transaction() as connection:

@@ -52,10 +52,12 @@ def test_what_fires_under_a_silence_is_told_once_when_it_ends(server: Server, re
     assert sent(server) == []
     alert = server.store.get(1)
     assert (alert.state, alert.notified_ns, alert.owed) == ("firing", None, "firing")
+    assert server.store.count_owed() == 1
     assert held.covers(alert)
     if restart:
         server.restart()
     assert server.tick(60, HOT) == ["unsilenced"]
+    assert server.store.count_owed() == 0
     assert server.tick(65, HOT) == []
     assert sent(server) == ["firing"]
     assert server.store.get(1).notified_ns == T0 + 60 * S
