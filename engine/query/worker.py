@@ -28,7 +28,7 @@ from engine.disk.real import RealFileSystem
 from engine.errors import Bug, QueryLimit, TidegaugeError
 from engine.query import wire
 from engine.query.database import Database
-from engine.query.memory import release_unused
+from engine.query.memory import LARGE_BYTES, release_unused
 from engine.query.scans import mapped_bytes
 from engine.rollups.transfer import pieces_from_bytes
 from native.tagsetfile import TagsetFile
@@ -210,6 +210,10 @@ class Worker:
     def _flush(self, message: wire.Flush, attachment: bytearray) -> None:
         self._database.flush_rollups(pieces_from_bytes(attachment), message.sequence)
         self._reply(wire.Done(message.id))
+        self._release()
+
+    def _release(self) -> None:
+        """Give back what large pieces of work have left, now and then."""
         now = time.monotonic()
         if now - self._released_at >= RELEASE_SECONDS:
             self._released_at = now
@@ -222,6 +226,9 @@ class Worker:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         self._reply(wire.Done(message.id), memoryview(sink.getvalue()))
+        if table.nbytes >= LARGE_BYTES:
+            del table, sink
+            self._release()
 
     def _delete(self, message: wire.Delete, attachment: bytearray) -> None:
         tagset_ids = np.frombuffer(attachment, np.int32)
