@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Meta
 
 from engine.config_base import MASK, SECRET, Name, Settings
 from engine.config_units import Duration, within
@@ -14,7 +15,7 @@ from engine.config_units import Duration, within
 ChannelType = Literal["webhook", "slack", "email", "sms"]
 ADDRESS = re.compile(r"[!-+\--;=?A-~]+@[!-+\--;=?A-~]+")
 
-_SHARED = ("name", "type", "timeout", "heartbeat")
+_SHARED = ("name", "type", "timeout", "budget", "heartbeat")
 #: The settings of each kind: those it needs, and those it may have beside the shared ones.
 NEEDED: dict[ChannelType, tuple[str, ...]] = {
     "webhook": ("url",),
@@ -44,6 +45,7 @@ class Channel(Settings, frozen=True, kw_only=True):
     headers: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
     secret: Annotated[str | None, SECRET] = None
     timeout: Annotated[Duration, within("100ms", "1m")] = Duration.parse("5s")
+    budget: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     heartbeat: Annotated[Duration, within("10s", "1d")] | None = None
     server: str | None = None
     security: Literal["starttls", "tls", "none"] = "starttls"
@@ -74,6 +76,7 @@ class Channel(Settings, frozen=True, kw_only=True):
             "name",
             "type",
             "timeout",
+            "budget",
             "heartbeat",
             "server",
             "security",

@@ -326,6 +326,7 @@ class Engine:
             channels=tuple(channels),
             inhibitions=config.inhibit,
             flapping=Flapping(config.watch.flap_changes, config.watch.flap_window),
+            budgets={name: each.budget for name, each in channels.items() if each.budget is not None},
         )
         self.silences = SilenceStore(self.control)
         self.rule_watch = RuleWatch(

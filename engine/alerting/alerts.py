@@ -19,6 +19,7 @@ STATES = (PENDING, FIRING, RESOLVED, CANCELLED)
 
 NOTIFICATION_VERSION = 1
 HEARTBEAT = "heartbeat"
+DIGEST = "digest"
 
 # The columns of the table ``alerts`` that make an Alert, in the order of its attributes.
 STORED = (

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.alerting.alerts import (
     CANCELLED,
+    DIGEST,
     FIRING,
     HEARTBEAT,
     PENDING,
@@ -39,10 +40,12 @@ from engine.alerting.evaluator import (
 )
 from engine.alerting.holding import Flapping, Holds
 from engine.alerting.rules import fingerprint, render_summary
+from engine.clock import NS_PER_HOUR
 from engine.config import Escalation, Inhibition, Rule
 from engine.model.times import time_text
 
 _DELIVERY_DIGITS = 32
+DIGEST_LINES = 10
 
 
 class Journal:
@@ -60,10 +63,12 @@ class Journal:
         *,
         inhibitions: Sequence[Inhibition],
         flapping: Flapping,
+        budgets: Mapping[str, int],
     ) -> None:
         self._connection = connection
         self._instance = instance
         self._now_ns = now_ns
+        self._budgets = budgets
         self._holds = Holds(connection, inhibitions, flapping, now_ns)
         self.events: list[AlertEvent] = []
 
@@ -255,6 +260,9 @@ class Journal:
         to_whom = f"notifies {names}" if names else "notifies nobody: no channel is configured"
         told = self.tell(alert, event, f"{detail}; {to_whom}" if detail else to_whom)
         for channel in channels:
+            if self._over_budget(channel):
+                self._withhold(channel, alert, tells)
+                continue
             delivery = self._delivery(str(told.id), channel)
             self._put(
                 delivery, channel, alert.id, tells, notification_body(tells, alert, delivery=delivery, channel=channel)
@@ -268,12 +276,46 @@ class Journal:
             (delivery, channel, alert_id, event, body, self._now_ns, self._now_ns),
         )
 
+    def _over_budget(self, channel: str) -> bool:
+        most = self._budgets.get(channel)
+        if most is None:
+            return False
+        ((spent,),) = self._connection.execute(
+            "SELECT count(*) FROM notifications WHERE channel = ? AND created_ns > ? AND alert_id IS NOT NULL",
+            (channel, self._now_ns - NS_PER_HOUR),
+        )
+        return bool(spent >= most)
+
+    def _withhold(self, channel: str, alert: Alert, tells: str) -> None:
+        if not self._connection.execute("SELECT 1 FROM withheld WHERE channel = ?", (channel,)).fetchone():
+            most = self._budgets[channel]
+            self._say(channel, DIGEST, f"{most} notifications within an hour are the budget; what follows is summed up")
+        self._connection.execute("INSERT INTO withheld VALUES (?, ?, ?)", (channel, alert.rule, tells))
+
+    def digest(self, channel: str) -> None:
+        """Sum up what the budget of ``channel`` has withheld, once there is room again."""
+        if self._over_budget(channel):
+            return
+        rows = self._connection.execute(
+            "SELECT rule, event, count(*) FROM withheld WHERE channel = ? GROUP BY rule, event ORDER BY 3 DESC, 1, 2",
+            (channel,),
+        ).fetchall()
+        if not rows:
+            return
+        shown = ", ".join(f"{count} x {rule} {event}" for rule, event, count in rows[:DIGEST_LINES])
+        more = f" and {len(rows) - DIGEST_LINES} other kinds" if len(rows) > DIGEST_LINES else ""
+        self._connection.execute("DELETE FROM withheld WHERE channel = ?", (channel,))
+        self._say(channel, DIGEST, f"{sum(count for *_, count in rows)} notifications were withheld: {shown}{more}")
+
+    def _say(self, channel: str, event: str, message: str) -> None:
+        ((number,),) = self._connection.execute("SELECT coalesce(max(id), 0) FROM notifications")
+        delivery = self._delivery(f"{event}\0{number}", channel)
+        self._put(delivery, channel, None, event, plain_body(event, message, delivery=delivery, channel=channel))
+
     def beat(self, channel: str, message: str) -> None:
         """Put a heartbeat for ``channel`` into the outbox in place of the last one, delivered or not."""
         self._connection.execute("DELETE FROM notifications WHERE channel = ? AND event = ?", (channel, HEARTBEAT))
-        delivery = self._delivery(HEARTBEAT, channel)
-        body = plain_body(HEARTBEAT, message, delivery=delivery, channel=channel)
-        self._put(delivery, channel, None, HEARTBEAT, body)
+        self._say(channel, HEARTBEAT, message)
 
     def acknowledged_time_ns(self, alert: Alert) -> int:
         """Return how long an acknowledgement that has expired, or ends now, has stopped the alert's escalation."""

@@ -51,15 +51,23 @@ class AlertStore:
         channels: Sequence[str],
         inhibitions: Sequence[Inhibition] = (),
         flapping: Flapping = NEVER,
+        budgets: Mapping[str, int] | None = None,
     ) -> None:
         self._control = control
         self._channels = tuple(channels)
         self._inhibitions = tuple(inhibitions)
         self._flapping = flapping
+        self._budgets = dict(budgets or {})
 
     def _journal(self, connection: sqlite3.Connection, now_ns: int) -> Journal:
-        instance = self._control.instance
-        return Journal(connection, instance, now_ns, inhibitions=self._inhibitions, flapping=self._flapping)
+        return Journal(
+            connection,
+            self._control.instance,
+            now_ns,
+            inhibitions=self._inhibitions,
+            flapping=self._flapping,
+            budgets=self._budgets,
+        )
 
     # ---- transitions -----------------------------------------------------------------------------
 
@@ -196,6 +204,15 @@ class AlertStore:
                 else:
                     journal.tell(alert, "unacknowledged", detail)
         return journal.events
+
+    def digest(self, now_ns: int) -> None:
+        """Sum up for each channel what its budget has withheld, once there is room again."""
+        if not self._control.rows("SELECT 1 FROM withheld LIMIT 1"):
+            return
+        with self._control.transaction() as connection:
+            journal = self._journal(connection, now_ns)
+            for (channel,) in connection.execute("SELECT DISTINCT channel FROM withheld").fetchall():
+                journal.digest(channel)
 
     def beat(self, intervals_ns: Mapping[str, int], now_ns: int) -> None:
         """Put a heartbeat into the outbox for each channel whose last one is older than its interval."""
@@ -347,6 +364,11 @@ class AlertStore:
     def prune(self, before_ns: int) -> int:
         """Forget alerts that ended before ``before_ns`` and owe nobody a notification; return how many."""
         with self._control.transaction() as connection:
+            connection.execute(
+                "DELETE FROM notifications WHERE alert_id IS NULL AND created_ns < ? "
+                "AND (delivered_ns IS NOT NULL OR dead_ns IS NOT NULL)",
+                (before_ns,),
+            )
             return connection.execute(
                 "DELETE FROM alerts WHERE state IN ('resolved', 'cancelled') AND resolved_ns < ? "
                 "AND owed IS NOT 'resolved' AND NOT EXISTS (SELECT 1 FROM notifications WHERE alert_id = alerts.id "

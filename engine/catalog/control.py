@@ -139,6 +139,12 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     ("CREATE INDEX alerts_of ON alerts (fingerprint, id)",),
     (
+        "CREATE INDEX notifications_recent ON notifications (channel, created_ns)",
+        # What a channel's budget has kept out of the outbox, until a digest tells of it.
+        "CREATE TABLE withheld (channel TEXT NOT NULL, rule TEXT NOT NULL, event TEXT NOT NULL)",
+        "CREATE INDEX withheld_of ON withheld (channel)",
+    ),
+    (
         """CREATE TABLE anomalies (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             time_ns INTEGER NOT NULL,

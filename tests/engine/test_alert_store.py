@@ -62,8 +62,9 @@ class Server:
         inhibitions: tuple[Inhibition, ...] = (),
         heartbeats_ns: Mapping[str, int] | None = None,
         flapping: Flapping = NEVER,
+        budgets: Mapping[str, int] | None = None,
     ) -> None:
-        self.flapping = flapping
+        self.flapping, self.budgets = flapping, budgets
         self.inhibitions, self.heartbeats_ns = inhibitions, heartbeats_ns
         self.path, self.rules, self.channels, self.escalation = path, rules, channels, escalation
         self.labels_of = labels_of
@@ -73,7 +74,11 @@ class Server:
     def start(self) -> None:
         self.control = ControlDatabase(self.path, random_bytes=random.Random(1).randbytes)
         self.store = AlertStore(
-            self.control, channels=self.channels, inhibitions=self.inhibitions, flapping=self.flapping
+            self.control,
+            channels=self.channels,
+            inhibitions=self.inhibitions,
+            flapping=self.flapping,
+            budgets=self.budgets,
         )
         self.watch = RuleWatch(
             self.rules,

@@ -424,6 +424,7 @@ TABLE = [
     ('[[inhibit]]\nname = "i"\nsource = {}\ntarget = {a = "b"}', 3, "inhibit[1].source", "at least one label"),
     ('[[inhibit]]\nname = "i"\nsource = {a = "b"}', 1, "inhibit[1].target", "missing, want a table of texts"),
     ('[[channels]]\nname = "a"\nurl = "http://x"\nheartbeat = "1s"', 4, "channels[1].heartbeat", "from 10s to 1d"),
+    ('[[channels]]\nname = "a"\nurl = "http://x"\nbudget = 0', 4, "channels[1].budget", "at least 1"),
     (STEP, 1, "escalation[1].after", "missing, want a duration"),
     (STEP + 'after = "8d"', 4, "escalation[1].after", "from 0s to 7d"),
     (STEP.replace('["ops"]', "[]") + 'after = "5m"', 3, "escalation[1].channels", "at least 1"),

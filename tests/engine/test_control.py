@@ -199,7 +199,8 @@ def test_damaged_pages_are_found_by_the_check(path: str, control: ControlDatabas
     control.close()
     content = bytearray(Path(path).read_bytes())
     page_bytes = int.from_bytes(content[16:18], "big")
-    for start in range(len(content) // 2, len(content) - page_bytes, page_bytes):
+    # The last pages hold rows alone; what is needed for opening stays whole.
+    for start in range(len(content) // page_bytes * 3 // 4 * page_bytes, len(content) - page_bytes, page_bytes):
         content[start : start + 64] = b"\xa5" * 64
     Path(path).write_bytes(content)
     damaged = ControlDatabase(path)
