@@ -405,6 +405,9 @@ class Engine:
         self.pipeline.close()
         try:
             self.finder.close()
+        except (TidegaugeError, OSError) as error:
+            LOG.warning("stopped without saving what detection has learned: %s", error)
+        try:
             self.flush_rollups()
             self.sealer.seal()
             # The file that was being written goes too: after an orderly stop there is nothing left to replay.

@@ -14,6 +14,7 @@ from engine.config import Config, Detection
 from engine.detection.reasons import reason_of
 from engine.detection.roster import Roster
 from engine.detection.store import Anomaly, AnomalyStore
+from engine.errors import DiskFull
 from engine.runtime import Engine
 
 STEP_SECONDS = 300
@@ -89,6 +90,22 @@ def test_unreadable_state_is_told_and_detection_starts_over(tmp_path: Path) -> N
         assert engine.finder.series == 0
         feed(engine, clock, ordinary(5))
         assert engine.finder.series == 2
+
+
+def test_state_that_cannot_be_saved_does_not_keep_samples_from_being_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    with engine_at(tmp_path / "data", clock) as engine:
+        feed(engine, clock, ordinary(3))
+
+        def full(now_ns: int) -> None:
+            raise DiskFull("cannot write detectors.state: the disk is full")
+
+        monkeypatch.setattr(engine.finder, "_save", full)
+    with engine_at(tmp_path / "data", clock) as engine:
+        assert engine.samples.segments()
+        assert engine.finder.series == 0
 
 
 def test_series_beyond_the_limit_are_counted_and_take_the_place_of_silent_ones(tmp_path: Path) -> None:
