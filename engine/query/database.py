@@ -36,8 +36,9 @@ from engine.query.views import Tier, Views
 from engine.rollups import schema
 from engine.rollups.long import NAMES
 from engine.rollups.packs import Packs, pack_directory
-from engine.rollups.shelf import LostPack, PartRange, tagset_range
+from engine.rollups.shelf import LostPack
 from engine.rollups.store import FOREVER_NS, Piece, RollupStore, TierStats
+from engine.rollups.stored import PartRange, tagset_range
 from native.catalogue import Catalogue
 from native.tagsetfile import TagsetFile
 

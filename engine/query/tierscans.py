@@ -10,7 +10,8 @@ import pyarrow as pa
 from engine.query.scopes import Scope
 from engine.rollups.long import HISTOGRAM, INCREASE, INTEGERS, NAMES, long_table
 from engine.rollups.packs import Packs
-from engine.rollups.shelf import UNKNOWN_TABLE, Part, stored_rows
+from engine.rollups.shelf import UNKNOWN_TABLE, Part
+from engine.rollups.stored import stored_rows
 
 #: Columns of a rollup relation beside metric and labels, and their types in SQL.
 SQL_TYPES = {

@@ -1,7 +1,7 @@
 """The parts of all tiers: found by what they cover, read, added, dropped.
 
 The rollup database lists the parts, pack files hold their bytes.  The shelf of the writing connection keeps the list in
-memory and collects a transaction's changes; a reading connection asks DuckDB, whose transaction is its snapshot.
+memory and collects a transaction's changes; reading connections use :mod:`engine.rollups.stored`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.errors import Damage
-from engine.model.rows import Int32Array, Int64Array
+from engine.model.rows import Int64Array
 from engine.rollups import schema
 from engine.rollups.packs import MAGIC, Packs
 from engine.rollups.pairs import Pairs
@@ -39,7 +39,7 @@ WASTE = 0.25
 WASTE_BYTES = 4 << 20
 
 _COLUMNS = [name for name, _ in schema.TABLES["rollup_parts"]]
-_META = ", ".join(_COLUMNS)
+META = ", ".join(_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Shelf:
     def _loaded(self) -> dict[tuple[str, int], dict[int, Part]]:
         if self._index is None:
             self._index = {}
-            for row in self._connection.execute(f"SELECT {_META} FROM rollup_parts").fetchall():
+            for row in self._connection.execute(f"SELECT {META} FROM rollup_parts").fetchall():
                 part = Part(*row)
                 self._index.setdefault((part.tier, part.table_id), {})[part.number] = part
                 self._next = max(self._next, part.number + 1)
@@ -378,65 +378,6 @@ def _unpacked(part: Part, head: bytes, fields: Mapping[int, bytes], packs: Packs
 
 def _damaged(part: Part, error: ValueError, packs: Packs) -> Damage:
     return Damage(f"{error} (part {part.number} of {part.tier})", path=packs.path(part.pack), offset=part.start)
-
-
-@dataclass(frozen=True, slots=True)
-class PartRange:
-    """Buckets with ``start_ns <= time < end_ns`` of tag sets in a range (both ends included), or of all."""
-
-    tier: str
-    start_ns: int
-    end_ns: int
-    tagsets: tuple[int, int] | None = None
-
-
-def tagset_range(ascending: Int32Array) -> tuple[int, int]:
-    return (int(ascending[0]), int(ascending[-1])) if len(ascending) else (1, 0)
-
-
-def stored_parts(connection: duckdb.DuckDBPyConnection, wanted: PartRange, kept_from_ns: int) -> list[Part]:
-    """Return the parts that may hold such buckets, from old to new."""
-    conditions = [f"tier = '{wanted.tier}' AND last_ns >= {max(wanted.start_ns, kept_from_ns)}"]
-    conditions.append(f"first_ns < {wanted.end_ns}")
-    if wanted.tagsets is not None:
-        conditions.append(f"last_tagset >= {wanted.tagsets[0]} AND first_tagset <= {wanted.tagsets[1]}")
-    found = connection.execute(
-        f"SELECT {_META} FROM rollup_parts WHERE {' AND '.join(conditions)} ORDER BY first_ns, part"
-    ).fetchall()
-    return [Part(*row) for row in found]
-
-
-def stored_rows(
-    packs: Packs,
-    parts: Sequence[Part],
-    start_ns: int,
-    end_ns: int,
-    tagset_ids: Int32Array | None = None,
-    field_ids: Sequence[int] | None = None,
-) -> Iterator[tuple[Part, TierRows]]:
-    """Yield the rows of each part that are asked for; parts without such rows are left out.
-
-    ``tagset_ids``, ``field_ids``: ascending; None for all of them.
-    """
-    for part in parts:
-        rows = read_part(packs, part, field_ids)
-        if not rows.field_ids:
-            continue
-        mask = np.ones(len(rows), np.bool_)
-        if part.first_ns < start_ns or part.last_ns >= end_ns:
-            mask = (rows.times >= start_ns) & (rows.times < end_ns)
-        if tagset_ids is not None:
-            mask &= _members(rows.tagset_ids, tagset_ids)
-        rows = rows.take(mask)
-        if len(rows):
-            yield part, rows
-
-
-def _members(values: Int32Array, ascending: Int32Array) -> Any:
-    if not len(ascending):
-        return np.zeros(len(values), np.bool_)
-    places = np.searchsorted(ascending, values)
-    return ascending[np.minimum(places, len(ascending) - 1)] == values
 
 
 def _part_table(parts: Sequence[Part]) -> pa.Table:

@@ -26,7 +26,8 @@ from engine.rollups.long import NAMES, long_table
 from engine.rollups.packs import Packs
 from engine.rollups.pairs import Pairs
 from engine.rollups.rows import TierRows, concat
-from engine.rollups.shelf import Part, PartRange, Shelf, stored_parts, stored_rows, tagset_range
+from engine.rollups.shelf import Part, Shelf
+from engine.rollups.stored import PartRange, stored_parts, stored_rows, tagset_range
 from engine.rollups.tiers import BASE, QUIET_NS, TIER_OF_NAME, TIERS, Tier, tier_above
 
 if TYPE_CHECKING:
