@@ -106,11 +106,6 @@ class Block:
                     self._arrays = rows.tagset_ids, rows.times, rows.values
             return self._sorted
 
-    def without(self, keep: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Block | None:
-        """Return a frozen block of the rows kept, or None when there are none."""
-        rows = self.view().take(keep)
-        return self.of(rows) if len(rows) else None
-
     def of(self, rows: Rows) -> Block:
         """Return a frozen block of these rows, which are some of this one's."""
         block = Block(self.field_ids, late=self.late, capacity=len(rows))

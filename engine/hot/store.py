@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -372,13 +372,10 @@ class HotStore:
 
     def replace(self, table_id: int, sealed: Sequence[Block], ranges: Sequence[tuple[int, int]]) -> None:
         """Drop from the ``sealed`` blocks every row in the half-open time ``ranges``: segments hold them now."""
-        remaining: dict[int, Block | None] = {}
-        for block in sealed:
-            rows = block.view()
-            keep = np.ones(len(rows), np.bool_)
-            for start_ns, end_ns in ranges:
-                keep &= ~((rows.times >= start_ns) & (rows.times < end_ns))
-            remaining[block.number] = block if keep.all() else block.without(keep)
+        self.put(table_id, remaining_of(sealed, ranges))
+
+    def put(self, table_id: int, remaining: Mapping[int, Block | None]) -> None:
+        """Let what :func:`remaining_of` gave take the place of the blocks it was made from."""
         with self.lock:
             table = self._tables[table_id]
             blocks = [remaining.get(block.number, block) for block in table.blocks]
@@ -441,3 +438,23 @@ class HotStore:
         dropped = sum(int((block.view().times < before_ns).sum()) for block in blocks)
         self.replace(table_id, blocks, [(NEVER_NS, before_ns)])
         return dropped
+
+
+def remaining_of(sealed: Sequence[Block], ranges: Sequence[tuple[int, int]]) -> dict[int, Block | None]:
+    """Return, by the number of each frozen block, the block of its rows outside the half-open ``ranges``, if any.
+
+    Takes no lock: frozen blocks do not change, and with history of many days this takes a while.
+    """
+    remaining: dict[int, Block | None] = {}
+    for block in sealed:
+        # One view for the mask and for what is taken by it: a reader may have the block sorted at any moment.
+        rows = block.view()
+        keep = np.ones(len(rows), np.bool_)
+        for start_ns, end_ns in ranges:
+            if start_ns <= block.max_time_ns and end_ns > block.min_time_ns:
+                keep &= ~((rows.times >= start_ns) & (rows.times < end_ns))
+        if keep.all():
+            remaining[block.number] = block
+        else:
+            remaining[block.number] = block.of(rows.take(keep)) if keep.any() else None
+    return remaining

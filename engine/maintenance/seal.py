@@ -242,7 +242,7 @@ class Sealer:
                 block.view().between(task.start_ns, task.end_ns)
                 for late in (False, True)
                 for block in blocks
-                if block.late is late
+                if block.late is late and block.min_time_ns < task.end_ns and block.max_time_ns >= task.start_ns
             ]
         )
         spec = SegmentSpec(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from engine.disk.filesystem import FileSystem
 from engine.hot.block import Block
-from engine.hot.store import BlockView, HotStore
+from engine.hot.store import BlockView, HotStore, remaining_of
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
 from engine.segments.deletions import Deletion, Hole, expired_hole, holes_of, without_holes
 from engine.segments.footer import FooterCache
@@ -110,11 +110,13 @@ class SampleStore:
     ) -> None:
         """Let ``added`` take the place of ``removed`` and of the sealed rows, at one instant for every reader."""
         gone = {meta.file for meta in removed}
+        # Before the lock, which every write waits for.
+        remaining = remaining_of(sealed, ranges)
         with self.hot.lock:
             kept = [meta for meta in self._segments.get(table_id, ()) if meta.file not in gone]
             self._segments[table_id] = tuple(sorted([*kept, *added], key=lambda meta: meta.start_ns))
             if sealed:
-                self.hot.replace(table_id, sealed, ranges)
+                self.hot.put(table_id, remaining)
         with self._lock:
             doomed = [(self._epoch, lambda meta=meta: delete(meta)) for meta in removed]
             self._doomed.extend(doomed)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.hot.block import Block
-from engine.hot.store import HotStore
+from engine.hot.store import HotStore, remaining_of
 from engine.model.rows import FOREVER_NS, NEVER_NS, Rows, absent_matrix, concat, sort_merge
 from tests.oracles import samples
 
@@ -237,3 +238,29 @@ def test_touched_minutes_are_told_even_of_what_has_just_been_forgotten() -> None
         ids, minutes = store.touched_minutes(1, rows)
         assert set(zip(ids.tolist(), minutes.tolist(), strict=True)) == expected
         assert store.forget_idle(10 * minute) in (2, 0)
+
+
+def test_a_block_that_is_sorted_while_it_is_sealed_keeps_the_right_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    hot = HotStore()
+    times = np.arange(10, dtype=np.int64)
+    # Two tag sets in turn: sorting by tag set moves nearly every row.
+    ids = np.tile(np.array([1, 0], np.int32), 10)
+    hot.append(0, Rows(ids, np.repeat(times, 2), (0,), np.repeat(times, 2)[None, :].astype(np.float64)), 1)
+    [block] = hot.freeze(0)
+    view = Block.view
+
+    def sorted_behind_its_back(self: Block) -> Rows:
+        rows = view(self)
+        monkeypatch.setattr(Block, "view", view)
+        self.sorted_view()
+        return rows
+
+    monkeypatch.setattr(Block, "view", sorted_behind_its_back)
+    remaining = remaining_of([block], [(0, 5)])
+    monkeypatch.undo()
+    left = remaining[block.number]
+    assert left is not None
+    rows = left.view()
+    assert sorted(zip(rows.tagset_ids.tolist(), rows.times.tolist(), rows.values[0].tolist(), strict=True)) == [
+        (tagset, time, float(time)) for tagset in (0, 1) for time in range(5, 10)
+    ]
