@@ -53,8 +53,9 @@ PAIRS_AT_A_TIME = 65_536
 #: is far cheaper than fresh pages.
 ROWS_READ_AT_A_TIME = 131_072
 READ_NS = (2 * NS_PER_HOUR, NS_PER_HOUR, NS_PER_HOUR // 2, NS_PER_HOUR // 4, NS_PER_HOUR // 12, NS_PER_MINUTE)
-#: Marks are condensed to unique buckets when more rows than this are waiting, and again when they have doubled.
-CONDENSE_ROWS = 1_000_000
+#: Marks are condensed to unique buckets when more rows than this are waiting, and again when they have doubled: when
+#: flushes fail for long.  Condensing holds up the thread that acknowledges, and a mark takes only 12 bytes.
+CONDENSE_ROWS = 8_000_000
 #: In the background what is older than the last half-hour is flushed, some time after it is over ...
 GRACE_NS = 30 * NS_PER_SECOND
 #: ... or everything, once as many rows wait.
