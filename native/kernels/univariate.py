@@ -128,7 +128,7 @@ def judged_value(row: int, time: int, value: float, numbers: Any, exact: Any, ti
     if numbers[n + COUNTER] == 0:
         return value
     gained = value - previous if value >= previous else value
-    return gained / max((time - times[m + NEWEST]) * 1e-9, 1e-3)
+    return float(gained / max((time - times[m + NEWEST]) * 1e-9, 1e-3))
 
 
 @part
@@ -184,13 +184,13 @@ def expected_here(row: int, time: int, x: float, numbers: Any, times: Any, profi
     if weight_left + weight_right == 0:
         # Never been here at this time of day: what came just before has to do.
         if numbers[n + WAITING_PLACE] > 0:
-            return numbers[n + WAITING]
+            return float(numbers[n + WAITING])
         for back in range(PLACES):
             before = (left - back + PLACES) % PLACES
             if visits[p + before] > 0:
-                return profile[p + before]
+                return float(profile[p + before])
         return x
-    return (profile[p + left] * weight_left + profile[p + right] * weight_right) / (weight_left + weight_right)
+    return float((profile[p + left] * weight_left + profile[p + right] * weight_right) / (weight_left + weight_right))
 
 
 @part
@@ -218,7 +218,7 @@ def strangeness(row: int, x: float, plain: float, count: float, numbers: Any) ->
         numbers[n + MEAN + k] += max(PREDICTOR_GAINS[k], first) * error
     strange = numbers[n + STRANGE] + SMOOTHING * (math.sqrt(squares / PREDICTORS) - numbers[n + STRANGE])
     numbers[n + STRANGE] = strange
-    return strange
+    return float(strange)
 
 
 @part
