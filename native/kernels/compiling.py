@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
-from numba import njit, types
+from numba import config, njit, types
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -20,8 +23,36 @@ def changed(dtype: Any, dimensions: int = 1) -> Any:
     return types.Array(dtype, dimensions, "C")
 
 
+def cache_directory() -> Path | None:
+    """Return where machine code is kept between starts; None where nothing can be written.
+
+    ``NUMBA_CACHE_DIR`` decides where it is set, then ``CACHE_DIRECTORY`` (systemd.exec, ``CacheDirectory=``), then the
+    user's own (XDG Base Directory Specification).  It is never beside the code, numba's first choice: an uninstaller
+    does not know such files, and the directories that they keep alive hide the package that is installed next.
+    """
+    # Empty means unset in all three.
+    own = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0] or os.environ.get("XDG_CACHE_HOME", "")
+    with suppress(OSError, RuntimeError):  # no home, or one that cannot be written
+        path = Path(config.CACHE_DIR or own or Path.home() / ".cache") / "tidegauge" / "kernels"
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK | os.X_OK):
+            return path
+    return None
+
+
+@contextmanager
+def _cached_in(path: Path | None) -> Iterator[None]:
+    """Let numba look for its cache here; the setting is the process's, and others compile with numba as well."""
+    before = config.CACHE_DIR
+    config.CACHE_DIR = before if path is None else str(path)
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
 def kernel(*arguments: Any) -> Callable[[Function], Function]:
-    """Compile a function of these argument types that returns nothing, now, with its machine code cached on disk.
+    """Compile a function of these argument types that returns nothing, now, or take it from :func:`cache_directory`.
 
     The types are required: without them numba compiles again, at the first call, for each new mixture, and a tick would
     stop for seconds.  Division by zero gives infinity, as in NumPy; the interpreter lock is released.
@@ -31,8 +62,10 @@ def kernel(*arguments: Any) -> Callable[[Function], Function]:
     """
 
     def compile_now(function: Function) -> Function:
-        options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
-        compiled: Function = njit(types.void(*arguments), **options)(function)
+        path = cache_directory()
+        options = {"cache": path is not None, "nogil": True, "error_model": "numpy", "_nrt": False}
+        with _cached_in(path):
+            compiled: Function = njit(types.void(*arguments), **options)(function)
         return compiled
 
     return compile_now
