@@ -10,10 +10,10 @@ import pyarrow as pa
 from api.arguments import parse_duration_ns, parse_start, parse_time
 from api.client import SqlTable, arrow_stream, json_batch
 from api.exposition import PrometheusText
-from engine.catalog.matchers import equality_matchers, parse_matchers
 from engine.config import load_config
 from engine.ingest.batch import WriteResult
 from engine.ingest.lines import precision_ns
+from engine.model.matchers import equality_matchers, parse_matchers
 from engine.query.range import RangeAnswer, RangeQuery
 from engine.query.results import described
 from engine.runtime import Engine

@@ -22,7 +22,7 @@ from benchmarks.settings import Settings
 from benchmarks.wire import Connection
 
 if TYPE_CHECKING:
-    from engine.catalog.matchers import Matcher
+    from engine.model.matchers import Matcher
     from engine.runtime import Engine
 
 MIB = float(1 << 20)
@@ -212,7 +212,7 @@ def churn(settings: Settings, folder: Path) -> SuiteReport:
 
 
 def _match(text: str) -> tuple[Matcher, ...]:
-    from engine.catalog.matchers import parse_matchers
+    from engine.model.matchers import parse_matchers
 
     return parse_matchers(text)
 

@@ -21,7 +21,6 @@ from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.catalog import Catalog
 from engine.catalog.control import ControlDatabase
-from engine.catalog.matchers import Matcher
 from engine.catalog.pooled import POOLED_TABLES
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, Clock, SystemClock
 from engine.config import Config
@@ -53,6 +52,7 @@ from engine.maintenance.scale import Decider
 from engine.maintenance.scheduler import Job, Scheduler
 from engine.maintenance.seal import Sealer
 from engine.maintenance.watch import Watcher
+from engine.model.matchers import Matcher
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
 from engine.query.exports import Exports, arrow_of_columns
 from engine.query.link import LocalLink, ProcessLink, QueryLink

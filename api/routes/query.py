@@ -11,8 +11,8 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from api.arguments import parse_duration_ns, parse_start, parse_time
-from engine.catalog.matchers import Matcher, parse_matchers
 from engine.errors import BadRequest
+from engine.model.matchers import Matcher, parse_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS
 from engine.query.range import RangeQuery
 from engine.query.results import render

@@ -12,8 +12,8 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from api.arguments import parse_duration_ns, parse_time
 from engine.alerting.silences import Silence
-from engine.catalog.matchers import parse_matchers
 from engine.errors import BadRequest
+from engine.model.matchers import parse_matchers
 from engine.model.times import time_text
 from engine.runtime import Engine
 

@@ -17,8 +17,8 @@ from api.arguments import parse_duration_ns
 from api.asgi import Receive, Scope, Send, respond, respond_error
 from engine.alerting.alerts import Alert, alert_json, time_text
 from engine.alerting.silences import ACTIVE, Silence
-from engine.catalog.matchers import parse_matchers
 from engine.errors import BadRequest, TidegaugeError, Unavailable
+from engine.model.matchers import parse_matchers
 from engine.runtime import Engine
 from engine.scaling.answer import decision_json
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from engine.alerting.alerts import Alert
 from engine.catalog.control import ControlDatabase
-from engine.catalog.matchers import Matcher
 from engine.errors import BadRequest, NotFound
+from engine.model.matchers import Matcher
 from engine.model.times import time_text
 
 ACTIVE = "active"

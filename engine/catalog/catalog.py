@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from engine.catalog.matchers import Matcher
 from engine.catalog.packing import PACKED_VERSION, pack_definitions, unpack_definitions
 from engine.catalog.pooled import METRIC_TAG, POOLED_TABLES
 from engine.catalog.tagsetfiles import DIRECTORY, TagsetFiles, release_pages
 from engine.disk.filesystem import FileSystem, storage_error
 from engine.errors import Damage, NewerFormat
+from engine.model.matchers import Matcher
 from engine.model.rows import series_id_of
 from native.catalogue import Catalogue
 from native.frames import FRAME_HEADER_BYTES, encode_frame, scan_frames

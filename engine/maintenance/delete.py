@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import msgspec
 
 from engine.catalog.catalog import Catalog
-from engine.catalog.matchers import Matcher
 from engine.catalog.pooled import METRIC_TAG
 from engine.clock import NS_PER_MINUTE, Clock
 from engine.errors import BadRequest, TidegaugeError
 from engine.maintenance.seal import Sealer
+from engine.model.matchers import Matcher
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array
 from engine.query.samples import SampleStore
 from engine.rollups.dirty import DirtyBuckets

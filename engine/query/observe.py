@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.catalog.catalog import Catalog, Field
-from engine.catalog.matchers import Matcher, equality_matchers
+from engine.model.matchers import Matcher, equality_matchers
 from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
 from engine.query.range import LOOKBACK_NS, aggregate_values, window_buckets
 from engine.query.samples import SampleStore

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engine.catalog.catalog import Catalog, Field
-from engine.catalog.matchers import Matcher
 from engine.clock import NS_PER_MINUTE, NS_PER_SECOND
 from engine.errors import BadRequest, QueryLimit
+from engine.model.matchers import Matcher
 from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
 from engine.query.grouping import lines_of
 from engine.query.quantiles import SHARES, bins_of_column, of_bins, of_samples

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.alerting.silences import SilenceStore
-from engine.catalog.matchers import parse_matchers
 from engine.config import Channel, Escalation
 from engine.config_units import Duration
 from engine.delivery.attempt import Attempt
 from engine.delivery.outbox import Outbox
+from engine.model.matchers import parse_matchers
 from tests.engine.test_alert_store import T0, S, Server, rule_of
 
 HOT, COOL = {7: 95.0}, {7: 10.0}

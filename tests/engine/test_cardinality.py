@@ -12,7 +12,6 @@ import pytest
 
 from engine.catalog.cardinality import Counted, count
 from engine.catalog.catalog import Catalog
-from engine.catalog.matchers import parse_matchers
 from engine.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND, ManualClock
 from engine.config import Duration, Ingest, Retention
 from engine.hot.store import HotStore
@@ -22,6 +21,7 @@ from engine.ingest.lines import LinesDecoder
 from engine.ingest.objects import ObjectsDecoder
 from engine.ingest.prometheus import TextBodies
 from engine.maintenance.catalogue import CatalogueKeeper
+from engine.model.matchers import parse_matchers
 from engine.vitals import Vitals
 from tests.filesystems import MemoryFileSystem
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.catalog.catalog import Catalog
-from engine.catalog.matchers import Matcher, parse_matchers
 from engine.errors import BadRequest, Damage
+from engine.model.matchers import Matcher, parse_matchers
 from tests.filesystems import MemoryFileSystem
 
 PATH = "data/catalog.log"

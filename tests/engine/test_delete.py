@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.catalog.matchers import parse_matchers
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND, ManualClock
 from engine.errors import BadRequest, Unavailable
+from engine.model.matchers import parse_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS, Rows
 from engine.runtime import Engine
 from engine.segments.deletions import Deletion, Hole, ids_of, ranges_of, surviving, without_holes

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.alerting.silences import SilenceStore
-from engine.catalog.matchers import parse_matchers
 from engine.config import Escalation
 from engine.config_units import Duration
+from engine.model.matchers import parse_matchers
 from tests.engine.test_alert_store import T0, S, Server, rule_of
 
 HOT, COOL = {7: 95.0}, {7: 10.0}

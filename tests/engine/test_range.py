@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.catalog.catalog import Catalog
-from engine.catalog.matchers import parse_matchers
 from engine.clock import NS_PER_SECOND
 from engine.errors import BadRequest
 from engine.hot.store import HotStore
+from engine.model.matchers import parse_matchers
 from engine.model.rows import NEVER_NS, Rows
 from engine.query.range import RangeQuery, RangeReader
 from engine.query.samples import SampleStore

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.alerting.silences import MOST_MATCHERS, MOST_SILENCES, Silence, SilenceStore
-from engine.catalog.matchers import Matcher, parse_matchers
 from engine.errors import BadRequest, NotFound
+from engine.model.matchers import Matcher, parse_matchers
 from tests.engine.test_alert_store import T0, S, Server, rule_of
 
 HOT, COOL = {7: 95.0}, {7: 10.0}

@@ -23,11 +23,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.catalog.matchers import equality_matchers
 from engine.clock import NS_PER_SECOND, ManualClock
 from engine.disk.filesystem import FileSystem
 from engine.errors import DiskFull, Overload, TidegaugeError, Unavailable
 from engine.maintenance import recover
+from engine.model.matchers import equality_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS
 from native.columns import is_absent
 from tests.engine.test_durability import QUIET, QuietEngine, WholeEngine

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from engine.catalog.catalog import Catalog
-from engine.catalog.matchers import parse_matchers
 from engine.catalog.tagsetfiles import _to_merge, file_name
 from engine.errors import Damage, NewerFormat, Unavailable
+from engine.model.matchers import parse_matchers
 from native.tagsetfile import TagsetFile
 from tests.filesystems import FailingFileSystem, MemoryFileSystem, broken_disk
 
