@@ -251,11 +251,12 @@ class SampleStore:
             rows = view.rows
             if view.min_time_ns < start_ns or view.max_time_ns >= end_ns:
                 rows = rows.between(start_ns, end_ns)
-            parts.append(_narrow(rows, tagset_ids, field_ids))
+            parts.append(narrow(rows, tagset_ids, field_ids))
         return concat(parts)
 
 
-def _narrow(rows: Rows, tagset_ids: Int32Array | None, field_ids: tuple[int, ...] | None) -> Rows:
+def narrow(rows: Rows, tagset_ids: Int32Array | None, field_ids: tuple[int, ...] | None) -> Rows:
+    """Return the rows of these tag sets (ascending) and the columns of these fields; None means all."""
     if field_ids is not None and rows.field_ids != field_ids:
         kept = tuple(field for field in rows.field_ids if field in field_ids)
         index = [rows.field_ids.index(field) for field in kept]
