@@ -179,7 +179,9 @@ class RangeReader:
         answer.rows_read += len(newest)
         if len(newest):
             answer.fresh_to_ns = max(answer.fresh_to_ns or 0, int(newest.max()))
-        starts = np.flatnonzero(np.r_[True, found.groups[1:] != found.groups[:-1]][: len(found.groups)])
+        if not len(found.groups):
+            return True
+        starts = np.flatnonzero(np.r_[True, found.groups[1:] != found.groups[:-1]])
         for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(found.groups)], strict=True):
             times = query.start_ns + found.buckets[start:end] * query.step_ns
             answer.series.append(SeriesPoints(labels[int(found.groups[start])], times, found.values[start:end]))

@@ -79,6 +79,13 @@ def test_agrees_with_the_obvious_loop(
         assert found[labels] == pytest.approx(line)
 
 
+@pytest.mark.parametrize("aggregate", ["p50", "avg", "count"])
+def test_a_range_without_samples_has_no_lines(aggregate: str) -> None:
+    reader, _ = reader_over([(0, 900 * SECOND, 1.0)])
+    query = RangeQuery("t_x", 0, 60 * SECOND, 60 * SECOND, aggregate)
+    assert reader.answer(query, raw_since_ns=lambda _: NEVER_NS).series == []
+
+
 def test_matchers_narrow_and_the_answer_says_where_it_is_from() -> None:
     reader, _ = reader_over([(0, 10 * SECOND, 1.0), (1, 20 * SECOND, 2.0), (2, 30 * SECOND, 3.0)])
     query = RangeQuery("t_x", 0, 60 * SECOND, 60 * SECOND, "last", parse_matchers('zone="x"'))
