@@ -15,7 +15,7 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 
 from api.asgi import Receive, Scope, Send, respond_error
-from api.auth import Gate
+from api.auth import CALLER_KEY, Gate
 from api.errors import body_of, headers_of, status_of
 from api.exposition import TEXT_PATH
 from api.prometheus import REMOTE_WRITE_PATH, PrometheusHandlers
@@ -23,6 +23,7 @@ from api.routes.anomalies import anomaly_routes
 from api.routes.health import health_routes
 from api.routes.query import query_routes
 from api.routes.silences import silence_routes
+from api.routes.tokens import token_routes
 from api.routes.watch import WatchHandlers, watch_routes
 from api.write import LINE_PATHS, Handler, WriteHandlers
 from engine.config import Config
@@ -62,7 +63,9 @@ class Application:
     """The ASGI application of one engine."""
 
     def __init__(self, engine: Engine, config: Config) -> None:
-        self._gate = Gate(config.server.tokens)
+        self.gate = Gate(
+            config.server.tokens, engine.tokens.valid, lambda: config.server.require_token or engine.tokens.used
+        )
         write = WriteHandlers(engine, config.server)
         watch = WatchHandlers(engine)
         self._raw: dict[tuple[str, str], Handler] = {("POST", path): write.lines for path in LINE_PATHS}
@@ -81,6 +84,7 @@ class Application:
                 *watch_routes(engine),
                 *silence_routes(engine),
                 *anomaly_routes(engine),
+                *token_routes(engine),
             ],
             exception_handlers={HTTPException: _http_error, Exception: _engine_error},
             openapi_config=OpenAPIConfig(
@@ -104,7 +108,7 @@ class Application:
             return
         method, path = scope["method"], scope["path"]
         try:
-            self._gate.check(scope)
+            scope[CALLER_KEY] = self.gate.check(scope)
         except TidegaugeError as error:
             await respond_error(send, error)
             return

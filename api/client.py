@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from api.errors import Forbidden, TooLarge, Unauthorized, UnsupportedMedia
+from api.errors import TooLarge, Unauthorized, UnsupportedMedia
 from api.exposition import PrometheusText
 from engine import errors
 from engine.collect.transport import HttpTransport, Response, Transport
@@ -36,7 +36,7 @@ _ERRORS: dict[str, type[errors.TidegaugeError]] = {
     for kind in (
         *(errors.BadInput, errors.BadRequest, errors.BadConfig, errors.BadQuery, errors.NotFound),
         *(errors.QueryLimit, errors.Unavailable, errors.Bug),
-        *(TooLarge, Unauthorized, Forbidden, UnsupportedMedia),
+        *(TooLarge, Unauthorized, errors.Forbidden, UnsupportedMedia),
     )
 }
 _OVERLOADS: dict[str, type[errors.Overload]] = {
@@ -44,7 +44,7 @@ _OVERLOADS: dict[str, type[errors.Overload]] = {
 }
 _ERROR_BY_STATUS: dict[int, type[errors.TidegaugeError]] = {
     401: Unauthorized,
-    403: Forbidden,
+    403: errors.Forbidden,
     404: errors.NotFound,
     413: TooLarge,
     415: UnsupportedMedia,
@@ -293,6 +293,23 @@ class Client:
         """Return the names of all metrics."""
         names: list[str] = self._get("/v1/metrics-names", {})["metrics"]
         return names
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """Return the stored API tokens, without their secrets; needs the scope admin."""
+        found: list[dict[str, Any]] = self._get("/v1/tokens", {})["tokens"]
+        return found
+
+    def create_token(self, name: str, scopes: Sequence[str], *, match: str | Mapping[str, str] = "") -> str:
+        """Make an API token and return it; the server keeps its hash alone.  Raises BadRequest."""
+        body = msgspec.json.encode({"name": name, "scopes": list(scopes), "match": _matchers(match)})
+        response = self._send("POST", "/v1/tokens", body, {"Content-Type": "application/json"})
+        if response.status != 201:
+            raise _error_of(response)
+        return str(_answer(response)["token"])
+
+    def revoke_token(self, name: str) -> None:
+        """Make an API token invalid; raises NotFound when there is none of that name."""
+        self._checked("DELETE", f"/v1/tokens/{quote(name, safe='')}", None, {})
 
     def ready(self) -> bool:
         """Return whether the server takes writes and answers queries; raises Unavailable if it is away."""

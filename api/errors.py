@@ -11,6 +11,7 @@ from engine import errors
 #: The first class that an error is an instance of decides.
 STATUS_BY_CLASS: tuple[tuple[type[errors.TidegaugeError], int], ...] = (
     (errors.NotFound, 404),
+    (errors.Forbidden, 403),
     (errors.BadInput, 400),
     (errors.QueryLimit, 422),
     (errors.QueueFull, 429),
@@ -34,19 +35,13 @@ class Unauthorized(errors.BadInput):
     code = "unauthorized"
 
 
-class Forbidden(errors.BadInput):
-    """A token without the scope that is needed; answered with 403."""
-
-    code = "forbidden"
-
-
 class UnsupportedMedia(errors.BadInput):
     """A body of a kind that the path does not take; answered with 415."""
 
     code = "unsupported_media_type"
 
 
-_OWN_STATUS = {TooLarge: 413, Unauthorized: 401, Forbidden: 403, UnsupportedMedia: 415}
+_OWN_STATUS = {TooLarge: 413, Unauthorized: 401, UnsupportedMedia: 415}
 
 
 def status_of(error: BaseException) -> int:

@@ -45,14 +45,18 @@ _size = ByteSize.parse
 
 
 class Token(Settings, frozen=True, kw_only=True):
-    """An API token.  ``sha256``: the token's SHA-256 in lower-case hex; the token itself is kept nowhere."""
+    """An API token.  ``sha256``: the token's SHA-256 in lower-case hex; the token itself is kept nowhere.
+
+    ``match``: label matchers; only series that satisfy them exist for who has the token.
+    """
 
     name: Name
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", extra={"secret": True})]
     scopes: Annotated[tuple[Scope, ...], Meta(min_length=1)]
+    match: str = ""
 
     def __repr__(self) -> str:
-        return f"Token(name={self.name!r}, sha256={MASK!r}, scopes={self.scopes!r})"
+        return f"Token(name={self.name!r}, sha256={MASK!r}, scopes={self.scopes!r}, match={self.match!r})"
 
 
 class Server(Settings, frozen=True, kw_only=True):
@@ -61,6 +65,7 @@ class Server(Settings, frozen=True, kw_only=True):
     max_decoded_body: Annotated[ByteSize, within("1KiB", "16GiB")] = _size("256MiB")
     tls_certificate: str | None = None
     tls_key: str | None = None
+    require_token: bool = False
     tokens: tuple[Token, ...] = ()
 
 

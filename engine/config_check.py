@@ -123,8 +123,11 @@ class _Consistency:
         address = split_address(server.listen)
         if address is None:
             self._report(("server", "listen"), server.listen, 'HOST:PORT such as "127.0.0.1:8433"')
-        elif not is_loopback(address[0]) and not server.tokens:
-            allowed = "an address of this machine alone (127.0.0.1), or at least one entry in [[server.tokens]]"
+        elif not is_loopback(address[0]) and not server.tokens and not server.require_token:
+            allowed = (
+                "an address of this machine alone (127.0.0.1), at least one entry in [[server.tokens]], or"
+                " server.require_token = true"
+            )
             self._report(("server", "listen"), server.listen, allowed, involved=(("server", "tokens"),))
         for one, other in (("tls_key", "tls_certificate"), ("tls_certificate", "tls_key")):
             if getattr(server, one) is not None and getattr(server, other) is None:

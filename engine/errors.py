@@ -5,6 +5,7 @@
     │   ├── BadRequest        a malformed request, query or parameter
     │   ├── BadConfig         a configuration that cannot be used; carries every problem at once
     │   ├── BadQuery          SQL or a native query that is refused or does not run
+    │   ├── Forbidden         what the caller may not do
     │   └── NotFound          a named thing that does not exist
     ├── Overload            try again later; carries ``retry_after_seconds``
     │   ├── QueueFull         the ingest queue or the query queue is full
@@ -57,6 +58,12 @@ class BadConfig(BadInput):
 
 class BadQuery(BadInput):
     code = "bad_query"
+
+
+class Forbidden(BadInput):
+    """What this caller may not do; it was understood."""
+
+    code = "forbidden"
 
 
 class NotFound(BadInput):

@@ -19,9 +19,11 @@ from engine.alerting.holding import Flapping
 from engine.alerting.silences import SilenceStore
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
+from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.catalog import Catalog
 from engine.catalog.control import ControlDatabase
 from engine.catalog.pooled import POOLED_TABLES
+from engine.catalog.tokens import TokenStore
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, Clock, SystemClock
 from engine.config import Config
 from engine.config_units import Duration
@@ -30,7 +32,7 @@ from engine.detection.store import AnomalyStore, anomalies_columns
 from engine.disk.filesystem import Bytes, FileSystem
 from engine.disk.guard import DiskGuard
 from engine.disk.real import RealFileSystem
-from engine.errors import BadQuery, DiskFull, QueryLimit, QueueFull, Recovering, TidegaugeError
+from engine.errors import BadQuery, DiskFull, Forbidden, QueryLimit, QueueFull, Recovering, TidegaugeError
 from engine.hot.store import HotStore
 from engine.ingest.admission import Admission
 from engine.ingest.arrow import ArrowDecoder
@@ -62,6 +64,7 @@ from engine.query.samples import SampleStore
 from engine.query.scopes import MAX_SAMPLED_TABLES
 from engine.query.sources import Needed, SqlLimits, SqlRequest
 from engine.query.turns import Turns
+from engine.query.visible import visible_to
 from engine.rollups.dirty import DirtyBuckets
 from engine.rollups.store import Piece, TierStats
 from engine.rollups.tiers import TIERS
@@ -80,6 +83,7 @@ RETAIN_SECONDS = 60.0
 CATALOGUE_SECONDS = 2.0
 COMPACT_SECONDS = 60.0
 PRUNE_SECONDS = 3_600.0
+TOKENS_SECONDS = 1.0
 TIER_FIGURES_SECONDS = 10.0
 #: Alerts and decisions that ended are remembered for this long.
 FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
@@ -89,7 +93,7 @@ DECISION_TICKS = 3
 #: The relations of the engine's own findings that this version fills.
 FINDINGS = ("alerts", "alert_events", "anomalies", "decisions")
 #: The jobs that run while the log is replayed; the others judge samples or remove them, and wait until all are there.
-WITHOUT_WHOLE_SAMPLES = ("rollup", "seal", "scale")
+WITHOUT_WHOLE_SAMPLES = ("rollup", "seal", "scale", "tokens")
 #: Writes are turned away once the hot store holds this many times its limit: sealing cannot keep up.
 HOT_CEILING = 3
 
@@ -328,6 +332,7 @@ class Engine:
             flapping=Flapping(config.watch.flap_changes, config.watch.flap_window),
             budgets={name: each.budget for name, each in channels.items() if each.budget is not None},
         )
+        self.tokens = TokenStore(self.control)
         self.silences = SilenceStore(self.control)
         self.rule_watch = RuleWatch(
             config.effective_rules,
@@ -376,6 +381,7 @@ class Engine:
             Job("compact", COMPACT_SECONDS, self.compactor.run),
             Job("prune", PRUNE_SECONDS, self._prune),
             Job("catalogue", CATALOGUE_SECONDS, self.keeper.run),
+            Job("tokens", TOKENS_SECONDS, self.tokens.refresh),
             Job("watch", self.config.watch.tick.seconds, self.watcher.tick),
             Job("scale", self.config.watch.tick.seconds, self.decider.tick),
             # The first run comes an interval after the start, in its own thread: it is what imports numba.
@@ -544,26 +550,31 @@ class Engine:
 
     # --- reading
 
-    def query(self, query: RangeQuery) -> RangeAnswer:
+    def query(self, query: RangeQuery, caller: Caller = EVERYONE) -> RangeAnswer:
         """Answer an aligned range query from raw samples or the best tier; raises Recovering until all are there."""
         with self._timed("query"):
             self.recovery.require_finished("query")
+            query = replace(query, matchers=(*query.matchers, *caller.matchers))
             now_ns = self.clock.now_ns()
             return self.ranges.answer(query, raw_since_ns=lambda table_id: self.admission.oldest_ns(now_ns, table_id))
 
-    def sql(self, statement: str, parameters: Sequence[Any] = ()) -> SqlResult:
+    def sql(self, statement: str, parameters: Sequence[Any] = (), caller: Caller = EVERYONE) -> SqlResult:
         """Run one analyst's SELECT; raises BadQuery, QueryLimit, or QueueFull when too many are waiting.
+
+        It sees what exists for the caller.
 
         Raises Recovering for a statement that reads samples or tiers until all of them are there.
         """
         with self._timed("sql"), self._turns.take():
-            needed = self.link.needed(statement, list(parameters))
+            visible = visible_to(caller)
+            needed = self.link.needed(statement, list(parameters), visible)
             if needed.tables or needed.rollups:
                 self.recovery.require_finished("run SQL")
-            fresh_to_ns = self._fresh_to(needed)
+            # The newest sample of a table may be one that the caller does not see.
+            fresh_to_ns = None if caller.limited else self._fresh_to(needed)
             if needed.rollups:
                 self.flush_rollups()
-            findings = {name: self._finding(name) for name in needed.findings}
+            findings = {name: self._finding(name, caller) for name in needed.findings}
             with self.exports.sources(needed.tables) as tables:
                 settings = self.config.query
                 answer = self.link.sql(
@@ -572,6 +583,7 @@ class Engine:
                         parameters=list(parameters),
                         tables=tables,
                         findings=findings,
+                        visible=visible,
                         limits=SqlLimits(
                             timeout_seconds=settings.timeout.seconds,
                             max_rows=settings.max_rows,
@@ -604,15 +616,21 @@ class Engine:
         newest = max((self.samples.newest_time_ns(number) for number in numbers), default=NEVER_NS)
         return newest if newest > NEVER_NS else None
 
-    def _finding(self, name: str) -> bytes:
-        """Return one of the engine's own relations as an Arrow IPC stream."""
+    def _finding(self, name: str, caller: Caller) -> bytes:
+        """Return what exists for the caller of one of the engine's own relations, as an Arrow IPC stream."""
         match name:
             case "alerts":
-                columns, table = alerts_columns(), self.alerts.alerts_table(self.clock.now_ns())
+                columns, table = alerts_columns(), self.alerts.alerts_table(self.clock.now_ns(), caller)
             case "alert_events":
-                columns, table = alert_events_columns(), self.alerts.alert_events_table()
+                columns, table = alert_events_columns(), self.alerts.alert_events_table(caller)
             case "anomalies":
-                columns, table = anomalies_columns(), self.anomalies.anomalies_table()
+                columns, table = anomalies_columns(), self.anomalies.anomalies_table(caller)
+            case _ if caller.limited:
+                # What is decided from many series has no labels to go by.
+                raise Forbidden(
+                    f"cannot query relation {name!r}: its rows have no labels, and the token {caller.name!r} is limited"
+                    " to series by their labels"
+                )
             case "decisions":
                 columns, table = decisions_columns(), self.decisions.decisions_table()
             case _:
@@ -644,10 +662,13 @@ class Engine:
         start_ns: int = NEVER_NS,
         end_ns: int = FOREVER_NS,
         dry_run: bool = False,
+        caller: Caller = EVERYONE,
     ) -> Deleted:
         """Delete stored rows by their labels, durably and everywhere; see :meth:`engine.maintenance.delete.Deleter`."""
         self.recovery.require_finished("delete series")
-        return self.deleter.delete(matchers, table=table, start_ns=start_ns, end_ns=end_ns, dry_run=dry_run)
+        return self.deleter.delete(
+            matchers, table=table, start_ns=start_ns, end_ns=end_ns, dry_run=dry_run, caller=caller
+        )
 
     # --- watching and deciding
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from api.cli import WrongUse
-from engine.config import check_config, read_config_text
+from engine.catalog.callers import token_problems
+from engine.config import check_config, load_config, read_config_text
 from engine.errors import BadConfig
 
 _EPILOG = """example:
@@ -28,9 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
         text = "" if path is None else read_config_text(path)
     except BadConfig as error:
         raise WrongUse(error.message) from None
-    problems = check_config(text, path=path or "defaults")
-    for problem in problems:
-        print(problem.sentence)
-    if not problems:
+    where = path or "defaults"
+    sentences = [problem.sentence for problem in check_config(text, path=where)]
+    if not sentences:
+        sentences = [f"{where}: {problem}" for problem in token_problems(load_config(path).server.tokens)]
+    for sentence in sentences:
+        print(sentence)
+    if not sentences:
         print("configuration is valid")
-    return 1 if problems else 0
+    return 1 if sentences else 0

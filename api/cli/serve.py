@@ -42,9 +42,9 @@ def listening_on(config: Config, listen: str | None) -> Config:
     address = split_address(listen)
     if address is None:
         raise WrongUse(f'cannot listen: got {listen!r}, want HOST:PORT such as "127.0.0.1:8433"')
-    if not is_loopback(address[0]) and not config.server.tokens:
+    if not is_loopback(address[0]) and not config.server.tokens and not config.server.require_token:
         raise WrongUse(
             f"cannot listen on {listen} without tokens: want an address of this machine alone, "
-            "or a configuration with [[server.tokens]]"
+            "or a configuration with [[server.tokens]] or server.require_token = true"
         )
     return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, listen=listen))

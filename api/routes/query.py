@@ -11,6 +11,8 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from api.arguments import parse_duration_ns, parse_start, parse_time
+from api.auth import caller_of
+from engine.catalog.callers import Caller
 from engine.errors import BadRequest
 from engine.model.matchers import Matcher, parse_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS
@@ -52,9 +54,9 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
     # Counting reads every tag set in use: one at a time.
     counting = asyncio.Lock()
 
-    def run_sql(statement: str, parameters: list[Any], accept: str) -> Response[bytes]:
-        media_type, form = negotiate(accept)
-        answer = engine.sql(statement, parameters)
+    def run_sql(statement: str, parameters: list[Any], request: Request[Any, Any, Any]) -> Response[bytes]:
+        media_type, form = negotiate(request.headers.get("accept", ""))
+        answer = engine.sql(statement, parameters, caller_of(request))
         body = render(answer.table, form, answer.metadata)
         # Proxies drop names with underscores.
         told = {name.replace("_", "-"): value for name, value in answer.metadata.items() if value is not None}
@@ -63,14 +65,15 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
 
     @post("/v1/sql", status_code=200, summary="Run one SELECT; the form of the answer by Accept")
     async def post_sql(data: JSONBody[SqlBody], request: Request[Any, Any, Any]) -> Response[bytes]:
-        return await asyncio.to_thread(run_sql, data.sql, data.parameters, request.headers.get("accept", ""))
+        return await asyncio.to_thread(run_sql, data.sql, data.parameters, request)
 
     @get("/v1/sql", summary="Run one SELECT given as ?q=")
     async def get_sql(q: FromQuery[str], request: Request[Any, Any, Any]) -> Response[bytes]:
-        return await asyncio.to_thread(run_sql, q, [], request.headers.get("accept", ""))
+        return await asyncio.to_thread(run_sql, q, [], request)
 
     @get("/v1/query", summary="Aligned aggregated series from raw samples or the best tier")
     async def get_query(
+        request: Request[Any, Any, Any],
         metric: FromQuery[str],
         match: FromQuery[str] = "",
         start: FromQuery[str] = "-1h",
@@ -91,7 +94,7 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
             parse_matchers(match),
             None if by is None else tuple(label for label in by.split(",") if label),
         )
-        answer = await asyncio.to_thread(engine.query, query)
+        answer = await asyncio.to_thread(engine.query, query, caller_of(request))
         shown = answer.series[:limit]
         body = {
             "metric": answer.metric,
@@ -111,16 +114,18 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
 
     @get("/v1/series", summary="The series of the catalogue")
     async def get_series(
+        request: Request[Any, Any, Any],
         match: FromQuery[str] = "",
         metric: FromQuery[str | None] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=MAX_SERIES)] = 1_000,
     ) -> dict[str, Any]:
-        return await asyncio.to_thread(list_series, match, metric, limit)
+        return await asyncio.to_thread(list_series, match, metric, limit, caller_of(request))
 
-    def list_series(match: str, metric: str | None, limit: int) -> dict[str, Any]:
+    def list_series(match: str, metric: str | None, limit: int, caller: Caller) -> dict[str, Any]:
         matchers = parse_matchers(match)
         if metric is None:
             metric, matchers = _metric_of(matchers)
+        matchers = (*matchers, *caller.matchers)
         found: list[dict[str, Any]] = []
         more = False
         for series in engine.catalog.series(metric, matchers):
@@ -132,6 +137,7 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
 
     @delete("/v1/series", status_code=200, summary="Delete the rows of series; scope admin")
     async def delete_series(
+        request: Request[Any, Any, Any],
         match: FromQuery[str] = "",
         table: FromQuery[str | None] = None,
         start: FromQuery[str | None] = None,
@@ -146,6 +152,7 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
             start_ns=NEVER_NS if start is None else parse_time(start, now_ns),
             end_ns=FOREVER_NS if end is None else parse_time(end, now_ns),
             dry_run=dry_run,
+            caller=caller_of(request),
         )
         return {
             "tables": done.tables,
@@ -159,19 +166,22 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
         }
 
     @get("/v1/metrics-names", summary="The names of all metrics")
-    async def get_metric_names() -> dict[str, list[str]]:
-        return {"metrics": await asyncio.to_thread(engine.catalog.metric_names)}
+    async def get_metric_names(request: Request[Any, Any, Any]) -> dict[str, list[str]]:
+        return {"metrics": await asyncio.to_thread(engine.catalog.metric_names, caller_of(request).matchers)}
 
     @get("/v1/labels", summary="The names of all labels, or the values of one")
-    async def get_labels(label: FromQuery[str | None] = None) -> dict[str, list[str]]:
+    async def get_labels(request: Request[Any, Any, Any], label: FromQuery[str | None] = None) -> dict[str, list[str]]:
+        matchers = caller_of(request).matchers
         if label is None:
-            return {"labels": await asyncio.to_thread(engine.catalog.label_names)}
-        return {"values": await asyncio.to_thread(engine.catalog.label_values, label)}
+            return {"labels": await asyncio.to_thread(engine.catalog.label_names, matchers)}
+        return {"values": await asyncio.to_thread(engine.catalog.label_values, label, matchers)}
 
     @get("/v1/cardinality", summary="How many tag sets there are, and which tables and labels have the most")
-    async def get_cardinality(top: Annotated[int, QueryParameter(ge=1, le=1_000)] = 10) -> dict[str, Any]:
+    async def get_cardinality(
+        request: Request[Any, Any, Any], top: Annotated[int, QueryParameter(ge=1, le=1_000)] = 10
+    ) -> dict[str, Any]:
         async with counting:
-            return await asyncio.to_thread(engine.keeper.cardinality, top)
+            return await asyncio.to_thread(engine.keeper.cardinality, top, caller_of(request).matchers)
 
     return [post_sql, get_sql, get_query, get_series, delete_series, get_metric_names, get_labels, get_cardinality]
 

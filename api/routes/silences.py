@@ -6,14 +6,16 @@ import asyncio
 from typing import Annotated, Any
 
 import msgspec
-from litestar import delete, get, post
+from litestar import Request, delete, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from api.arguments import parse_duration_ns, parse_time
+from api.auth import caller_of
 from engine.alerting.silences import Silence
+from engine.catalog.callers import Caller
 from engine.errors import BadRequest
-from engine.model.matchers import parse_matchers
+from engine.model.matchers import Matcher, parse_matchers
 from engine.model.times import time_text
 from engine.runtime import Engine
 
@@ -51,19 +53,22 @@ def silence_routes(engine: Engine) -> list[BaseRouteHandler]:
 
     @get("/v1/silences", summary="Silences, newest first; those that are not over unless states are named")
     async def get_silences(
+        request: Request[Any, Any, Any],
         states: Annotated[str, QueryParameter(name="state")] = "pending,active",
         limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 1_000,
     ) -> dict[str, Any]:
         wanted = [] if states == "all" else [each.strip() for each in states.split(",") if each.strip()]
         now_ns = engine.clock.now_ns()
-        found = await asyncio.to_thread(engine.silences.find, now_ns, states=wanted, limit=limit)
+        found = await asyncio.to_thread(
+            engine.silences.find, now_ns, states=wanted, limit=limit, caller=caller_of(request)
+        )
         return {"silences": [shown_silence(silence, now_ns) for silence in found]}
 
     @post("/v1/silences", status_code=201, summary="Silence alerts for a while; scope ack")
-    async def post_silence(data: JSONBody[SilenceBody]) -> dict[str, Any]:
-        return await asyncio.to_thread(add, data)
+    async def post_silence(request: Request[Any, Any, Any], data: JSONBody[SilenceBody]) -> dict[str, Any]:
+        return await asyncio.to_thread(add, data, caller_of(request))
 
-    def add(data: SilenceBody) -> dict[str, Any]:
+    def add(data: SilenceBody, caller: Caller) -> dict[str, Any]:
         now_ns = engine.clock.now_ns()
         start_ns = now_ns if data.starts_at is None else parse_time(data.starts_at, now_ns)
         if (data.ends_at is None) == (data.expires_in is None):
@@ -73,7 +78,8 @@ def silence_routes(engine: Engine) -> list[BaseRouteHandler]:
         else:
             end_ns = start_ns + parse_duration_ns(data.expires_in or "")
         silence = engine.silences.add(
-            parse_matchers(data.match),
+            # One that is limited by labels silences nothing beyond them.
+            _with(parse_matchers(data.match), caller.matchers),
             start_ns=start_ns,
             end_ns=end_ns,
             author=data.by,
@@ -83,9 +89,13 @@ def silence_routes(engine: Engine) -> list[BaseRouteHandler]:
         return shown_silence(silence, now_ns)
 
     @delete("/v1/silences/{silence_id:int}", status_code=200, summary="End a silence now; scope ack")
-    async def delete_silence(silence_id: FromPath[int]) -> dict[str, Any]:
+    async def delete_silence(request: Request[Any, Any, Any], silence_id: FromPath[int]) -> dict[str, Any]:
         now_ns = engine.clock.now_ns()
-        silence = await asyncio.to_thread(engine.silences.end, silence_id, now_ns)
+        silence = await asyncio.to_thread(engine.silences.end, silence_id, now_ns, caller_of(request))
         return shown_silence(silence, now_ns)
 
     return [get_silences, post_silence, delete_silence]
+
+
+def _with(matchers: tuple[Matcher, ...], limit: tuple[Matcher, ...]) -> tuple[Matcher, ...]:
+    return (*matchers, *(each for each in limit if each not in matchers))

@@ -9,14 +9,16 @@ from typing import Annotated, Any
 from urllib.parse import unquote
 
 import msgspec
-from litestar import get, post
+from litestar import Request, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from api.arguments import parse_duration_ns
 from api.asgi import Receive, Scope, Send, respond, respond_error
+from api.auth import caller_of
 from engine.alerting.alerts import Alert, alert_json, time_text
 from engine.alerting.silences import ACTIVE, Silence
+from engine.catalog.callers import Caller
 from engine.errors import BadRequest, TidegaugeError, Unavailable
 from engine.model.matchers import parse_matchers
 from engine.runtime import Engine
@@ -80,6 +82,7 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
 
     @get("/v1/alerts", summary="Alerts, newest first; open ones unless states are named")
     async def get_alerts(
+        request: Request[Any, Any, Any],
         states: Annotated[str, QueryParameter(name="state")] = "pending,firing",
         rule: FromQuery[str | None] = None,
         severity: FromQuery[str | None] = None,
@@ -103,6 +106,7 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
             labels=labels or None,
             before_id=before,
             limit=limit,
+            caller=caller_of(request),
         )
         return {"alerts": await asyncio.to_thread(shown, found)}
 
@@ -112,24 +116,29 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
         return [shown_alert(alert, silences, now_ns) for alert in alerts]
 
     @get("/v1/alerts/{alert_id:int}", summary="One alert with its history")
-    async def get_alert(alert_id: FromPath[int]) -> dict[str, Any]:
-        return await asyncio.to_thread(one_alert, alert_id)
+    async def get_alert(request: Request[Any, Any, Any], alert_id: FromPath[int]) -> dict[str, Any]:
+        return await asyncio.to_thread(one_alert, alert_id, caller_of(request))
 
-    def one_alert(alert_id: int) -> dict[str, Any]:
+    def one_alert(alert_id: int, caller: Caller) -> dict[str, Any]:
+        alert = engine.alerts.get(alert_id, caller)
         events = engine.alerts.events(alert_id)
         names = list(events)
         history = [dict(zip(names, row, strict=True)) for row in zip(*events.values(), strict=True)]
         for event in history:
             event["time"] = time_text(event["time"])
-        return shown([engine.alerts.get(alert_id)])[0] | {"history": history}
+        return shown([alert])[0] | {"history": history}
 
     @post("/v1/alerts/{alert_id:int}/ack", status_code=200, summary="Take an alert in hand")
-    async def ack_alert(alert_id: FromPath[int], data: JSONBody[AckBody]) -> dict[str, Any]:
-        return await asyncio.to_thread(acknowledge, alert_id, data)
+    async def ack_alert(
+        request: Request[Any, Any, Any], alert_id: FromPath[int], data: JSONBody[AckBody]
+    ) -> dict[str, Any]:
+        return await asyncio.to_thread(acknowledge, alert_id, data, caller_of(request))
 
-    def acknowledge(alert_id: int, data: AckBody) -> dict[str, Any]:
+    def acknowledge(alert_id: int, data: AckBody, caller: Caller) -> dict[str, Any]:
         if not data.by.strip():
             raise BadRequest("cannot acknowledge: 'by' is empty, want a name")
+        if caller.limited:
+            engine.alerts.get(alert_id, caller)
         now_ns = engine.clock.now_ns()
         expires_ns = None if data.expires_in is None else now_ns + parse_duration_ns(data.expires_in)
         engine.alerts.ack(alert_id, by=data.by, note=data.note, expires_ns=expires_ns, now_ns=now_ns)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.alerting.alerts import Alert
+from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
 from engine.errors import BadRequest, NotFound
 from engine.model.matchers import Matcher
@@ -46,6 +47,10 @@ class Silence:
         if now_ns < self.start_ns:
             return PENDING
         return ACTIVE if now_ns < self.end_ns else EXPIRED
+
+    def within(self, caller: Caller) -> bool:
+        """Return whether the silence can only cover alerts that exist for the caller: it has all of their matchers."""
+        return set(caller.matchers) <= set(self.matchers)
 
     def covers(self, alert: Alert) -> bool:
         """Return whether every matcher accepts the alert: its labels, and its rule, severity and category."""
@@ -102,11 +107,11 @@ class SilenceStore:
             )
         return Silence(int(cursor.lastrowid or 0), tuple(matchers), start_ns, end_ns, author, note, now_ns)
 
-    def end(self, silence_id: int, now_ns: int) -> Silence:
-        """End a silence now and return it.  Raises NotFound, BadRequest for one that is over."""
+    def end(self, silence_id: int, now_ns: int, caller: Caller = EVERYONE) -> Silence:
+        """End a silence of the caller now and return it.  Raises NotFound, BadRequest for one that is over."""
         with self._control.transaction() as connection:
             found = connection.execute(f"SELECT {_STORED} FROM silences WHERE id = ?", (silence_id,)).fetchone()
-            if found is None:
+            if found is None or not _silence_of_row(found).within(caller):
                 raise NotFound(f"cannot end silence {silence_id}: there is no such silence")
             silence = _silence_of_row(found)
             if silence.end_ns <= now_ns:
@@ -125,8 +130,18 @@ class SilenceStore:
             raise NotFound(f"cannot show silence {silence_id}: there is no such silence")
         return _silence_of_row(rows[0])
 
-    def find(self, now_ns: int, *, states: Collection[str] = (PENDING, ACTIVE), limit: int = 1_000) -> list[Silence]:
-        """Return silences in any of ``states``, newest first; empty means every state.  Raises BadRequest."""
+    def find(
+        self,
+        now_ns: int,
+        *,
+        states: Collection[str] = (PENDING, ACTIVE),
+        limit: int = 1_000,
+        caller: Caller = EVERYONE,
+    ) -> list[Silence]:
+        """Return the caller's silences in any of ``states``, newest first; empty means every state.
+
+        Raises BadRequest.
+        """
         unknown = sorted(set(states) - set(STATES))
         if unknown:
             raise BadRequest(f"cannot list silences: got state {unknown[0]!r}, want {', '.join(STATES)}")
@@ -136,10 +151,11 @@ class SilenceStore:
             EXPIRED: "(start_ns <= ?1 AND end_ns <= ?1)",
         }
         wanted = " OR ".join(where[state] for state in states or STATES)
-        found = self._control.rows(
-            f"SELECT {_STORED} FROM silences WHERE {wanted} ORDER BY id DESC LIMIT ?2", (now_ns, limit)
+        rows = self._control.rows(
+            f"SELECT {_STORED} FROM silences WHERE {wanted} ORDER BY id DESC LIMIT ?2",
+            (now_ns, -1 if caller.limited else limit),
         )
-        return [_silence_of_row(row) for row in found]
+        return [silence for silence in map(_silence_of_row, rows) if silence.within(caller)][:limit]
 
     def prune(self, before_ns: int) -> int:
         """Forget silences that ended before ``before_ns``; return how many."""

@@ -31,6 +31,7 @@ from engine.alerting.holding import NEVER, Flapping, may_inhibit
 from engine.alerting.journal import Journal
 from engine.alerting.rules import fingerprint
 from engine.alerting.states import RuleState, state_of_rows
+from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
 from engine.config import Escalation, Inhibition, Rule
 from engine.errors import BadRequest, NotFound
@@ -288,10 +289,10 @@ class AlertStore:
 
     # ---- reading ---------------------------------------------------------------------------------
 
-    def get(self, alert_id: int) -> Alert:
-        """Return one alert.  Raises NotFound."""
+    def get(self, alert_id: int, caller: Caller = EVERYONE) -> Alert:
+        """Return one alert.  Raises NotFound when there is none for the caller."""
         found = self._select("WHERE id = ?", (alert_id,))
-        if not found:
+        if not found or not caller.sees(found[0].labels):
             raise NotFound(f"cannot show alert {alert_id}: there is no such alert")
         return found[0]
 
@@ -305,11 +306,12 @@ class AlertStore:
         labels: Mapping[str, str] | None = None,
         before_id: int | None = None,
         limit: int = DEFAULT_LIST_LIMIT,
+        caller: Caller = EVERYONE,
     ) -> list[Alert]:
         """Return alerts, newest first, for which each filter that is given holds.
 
         ``states``: empty means every state.  ``labels``: exact values.  ``before_id``: only older ones, for
-        the next page.  Raises BadRequest for a state that does not exist.
+        the next page.  ``caller``: for whom they have to exist.  Raises BadRequest for a state that does not exist.
         """
         unknown = sorted(set(states) - set(STATES))
         if unknown:
@@ -327,23 +329,32 @@ class AlertStore:
             conditions.append("id < ?")
             parameters.append(before_id)
         where = f"WHERE {' AND '.join(conditions)} ORDER BY id DESC"
-        if not labels:
+        if not labels and not caller.limited:
             return self._select(f"{where} LIMIT ?", (*parameters, limit))
-        wanted = labels.items()
-        return [alert for alert in self._select(where, parameters) if wanted <= alert.labels.items()][:limit]
+        wanted = (labels or {}).items()
+        return [
+            alert
+            for alert in self._select(where, parameters)
+            if wanted <= alert.labels.items() and caller.sees(alert.labels)
+        ][:limit]
 
     def events(self, alert_id: int) -> dict[str, list[Any]]:
         """Return the history of one alert as columns (see ``alert_events_columns``).  Raises NotFound."""
         self.get(alert_id)
         return self._events("WHERE alert_id = ?", (alert_id,))
 
-    def alerts_table(self, now_ns: int) -> dict[str, list[Any]]:
-        """Return every alert as columns (see ``alerts_columns``), oldest first."""
-        return alerts_table(self._select("ORDER BY id", ()), now_ns)
+    def alerts_table(self, now_ns: int, caller: Caller = EVERYONE) -> dict[str, list[Any]]:
+        """Return every alert of the caller as columns (see ``alerts_columns``), oldest first."""
+        return alerts_table((each for each in self._select("ORDER BY id", ()) if caller.sees(each.labels)), now_ns)
 
-    def alert_events_table(self) -> dict[str, list[Any]]:
-        """Return the history of every alert as columns (see ``alert_events_columns``), oldest first."""
-        return self._events("", ())
+    def alert_events_table(self, caller: Caller = EVERYONE) -> dict[str, list[Any]]:
+        """Return the history of every alert of the caller as columns (see ``alert_events_columns``), oldest first."""
+        events = self._events("", ())
+        if not caller.limited:
+            return events
+        alerts = {alert.id for alert in self._select("", ()) if caller.sees(alert.labels)}
+        kept = [index for index, alert_id in enumerate(events["alert_id"]) if alert_id in alerts]
+        return {name: [values[index] for index in kept] for name, values in events.items()}
 
     def _events(self, where: str, parameters: Sequence[Any]) -> dict[str, list[Any]]:
         rows = self._control.rows(

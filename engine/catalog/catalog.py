@@ -27,7 +27,7 @@ from engine.model.matchers import Matcher
 from engine.model.rows import series_id_of
 from native.catalogue import Catalogue
 from native.frames import FRAME_HEADER_BYTES, encode_frame, scan_frames
-from native.tagcolumns import keys_between, members_of, members_with, tags_of, values_of
+from native.tagcolumns import keys_between, members_of, members_with, tables_of, tags_of, values_of
 
 #: This many tag sets in memory are moved into a file: about 12 MB.
 FREEZE_TAGSETS = 1 << 16
@@ -269,8 +269,10 @@ class Catalog:
             for field_id, name in enumerate(self.native.fields(table_id))
         ]
 
-    def metric_names(self) -> list[str]:
-        """Return every metric name, sorted."""
+    def metric_names(self, matchers: Sequence[Matcher] = ()) -> list[str]:
+        """Return the metric names of the series that satisfy all matchers, sorted."""
+        if matchers:
+            return sorted(self._metric_names_of(self.matching(matchers)))
         with self._lock:
             self._index_fields()
             names = {metric for metric, fields in self._fields_by_metric.items() if not _only_pooled(fields)}
@@ -280,6 +282,19 @@ class Catalog:
                 if (codes < 0).any():
                     names.update(field.metric for field in self.fields(table_id))
             return sorted(names)
+
+    def _metric_names_of(self, tagset_ids: npt.NDArray[np.int32]) -> set[str]:
+        names: set[str] = set()
+        tables = tables_of(self.native, tagset_ids)
+        for table_id in np.unique(tables).tolist():
+            if not self.is_pooled(table_id):
+                names.update(field.metric for field in self.fields(table_id))
+                continue
+            codes, offsets, data = values_of(self.native, METRIC_TAG.encode(), tagset_ids[tables == table_id])
+            names.update(_decoded(offsets, data))
+            if (codes < 0).any():
+                names.update(field.metric for field in self.fields(table_id))
+        return names
 
     def fields_of_metric(self, metric: str) -> list[Field]:
         """Return the fields that carry ``metric``: none, or several when ``a_b`` + ``c`` meets ``a`` + ``b_c``."""
@@ -379,6 +394,11 @@ class Catalog:
                 ids = ids[self._accepted(ids, matcher)]
         return ids
 
+    def matching(self, matchers: Sequence[Matcher]) -> npt.NDArray[np.int32]:
+        """Return the tag sets of all tables that satisfy all matchers, ascending."""
+        ids = np.arange(self.native.tagset_count, dtype=np.int32)
+        return ids[self.accepts(ids, matchers)]
+
     def accepts(self, tagset_ids: npt.NDArray[np.int32], matchers: Sequence[Matcher]) -> npt.NDArray[np.bool_]:
         """Return which of these tag sets satisfy all matchers."""
         accepted = np.ones(len(tagset_ids), np.bool_)
@@ -393,15 +413,21 @@ class Catalog:
         verdicts = [matcher.accepts(value) for value in _decoded(offsets, data)]
         return np.array([*verdicts, matcher.accepts("")], np.bool_)[codes]
 
-    def label_names(self) -> list[str]:
+    def label_names(self, matchers: Sequence[Matcher] = ()) -> list[str]:
+        """Return the names of the labels that tag sets have which satisfy all matchers, sorted."""
+        if matchers:
+            ids = self.matching(matchers)
+            # A label at a time: the values of all at once would take much memory.
+            return [label for label in self.label_names() if len(values_of(self.native, label.encode(), ids)[1]) > 1]
         with self._lock:
             count = self.native.tagset_count
             self._label_names.update(key.decode() for _, key in keys_between(self.native, self._labels_seen, count))
             self._labels_seen = count
             return sorted(self._label_names)
 
-    def label_values(self, label: str) -> list[str]:
-        ids = np.arange(self.native.tagset_count, dtype=np.int32)
+    def label_values(self, label: str, matchers: Sequence[Matcher] = ()) -> list[str]:
+        """Return the values that tag sets have for a label which satisfy all matchers, sorted."""
+        ids = self.matching(matchers)
         _, offsets, data = values_of(self.native, label.encode(), ids)
         return sorted(_decoded(offsets, data))
 

@@ -1,6 +1,7 @@
 """The control database: what must change in transactions, in one SQLite file (``control.sqlite``).
 
-Alerts with their history, silences, the notifications still to be delivered, scaling decisions.  It holds no samples.
+Alerts with their history, silences, the notifications still to be delivered, scaling decisions, tokens.  It holds no
+samples.
 The file is opened in WAL mode with ``synchronous=FULL``: when :meth:`ControlDatabase.transaction` returns,
 its changes are on disk.  One connection writes, under a lock; another one reads, so that readers do not wait
 for a sync.
@@ -160,6 +161,18 @@ MIGRATIONS: tuple[Migration, ...] = (
         )""",
         "CREATE INDEX anomalies_time ON anomalies (time_ns)",
         "CREATE INDEX anomalies_metric ON anomalies (metric, id)",
+    ),
+    (
+        # ``settings``: scopes, limits and shares as JSON.
+        """CREATE TABLE tokens (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL,
+            sha256 TEXT NOT NULL UNIQUE,
+            settings TEXT NOT NULL,
+            created_ns INTEGER NOT NULL,
+            revoked_ns INTEGER
+        )""",
+        "CREATE UNIQUE INDEX tokens_valid ON tokens (name) WHERE revoked_ns IS NULL",
     ),
 )
 

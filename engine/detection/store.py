@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
 
 DEFAULT_LIST_LIMIT = 1_000
@@ -69,19 +70,24 @@ class AnomalyStore:
         least_score: float = 0.0,
         before_id: int | None = None,
         limit: int = DEFAULT_LIST_LIMIT,
+        caller: Caller = EVERYONE,
     ) -> dict[str, list[Any]]:
-        """Return anomalies, newest first, as the columns of :func:`anomalies_columns`."""
+        """Return anomalies of the caller, newest first, as the columns of :func:`anomalies_columns`."""
         conditions = ["score >= ?"]
         parameters: list[Any] = [least_score]
         for condition, value in (("metric = ?", metric), ("time_ns >= ?", since_ns), ("id < ?", before_id)):
             if value is not None:
                 conditions.append(condition)
                 parameters.append(value)
-        return self._columns(f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?", (*parameters, limit))
+        where = f"WHERE {' AND '.join(conditions)} ORDER BY id DESC"
+        if not caller.limited:
+            return self._columns(f"{where} LIMIT ?", (*parameters, limit))
+        found = _seen_by(caller, self._columns(where, parameters))
+        return {name: values[:limit] for name, values in found.items()}
 
-    def anomalies_table(self) -> dict[str, list[Any]]:
-        """Return every stored anomaly, oldest first, as the columns of :func:`anomalies_columns`."""
-        return self._columns("ORDER BY id", ())
+    def anomalies_table(self, caller: Caller = EVERYONE) -> dict[str, list[Any]]:
+        """Return every stored anomaly of the caller, oldest first, as the columns of :func:`anomalies_columns`."""
+        return _seen_by(caller, self._columns("ORDER BY id", ()))
 
     def prune(self, before_ns: int) -> int:
         """Forget anomalies older than ``before_ns`` and all but the newest :data:`MOST`; return how many."""
@@ -94,6 +100,13 @@ class AnomalyStore:
     def _columns(self, where: str, parameters: Sequence[Any]) -> dict[str, list[Any]]:
         rows = self._control.rows(f"SELECT id, {_VALUES} FROM anomalies {where}", parameters)
         return {name: [row[index] for row in rows] for index, (name, _) in enumerate(anomalies_columns())}
+
+
+def _seen_by(caller: Caller, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    if not caller.limited:
+        return columns
+    kept = [index for index, labels in enumerate(columns["labels"]) if caller.sees(json.loads(labels))]
+    return {name: [values[index] for index in kept] for name, values in columns.items()}
 
 
 def anomalies_columns() -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_HOUR, NS_PER_MINUTE, Clock
 from engine.config import Ingest
 from engine.hot.store import HotStore
+from engine.model.matchers import Matcher
 from engine.query.memory import release_unused
 from engine.vitals import Vitals
+from native.tagcolumns import tables_of
 
 LOG = logging.getLogger("tidegauge.catalogue")
 SETTLE_NS = NS_PER_MINUTE
@@ -98,8 +101,11 @@ class CatalogueKeeper:
                 self._warned.add(setting)
                 LOG.warning("%.0f %% of ingest.%s is used; GET /v1/cardinality shows by what", 100 * share, setting)
 
-    def cardinality(self, top: int) -> dict[str, Any]:
-        """Return totals, limits and the largest tables, labels and pairs, as ``GET /v1/cardinality`` answers them."""
+    def cardinality(self, top: int, matchers: Sequence[Matcher] = ()) -> dict[str, Any]:
+        """Return totals, limits and the largest tables, labels and pairs, as ``GET /v1/cardinality`` answers them.
+
+        With matchers, the same of the tag sets that satisfy them, without what tells of the others.
+        """
         native, ingest = self._catalog.native, self._ingest
         in_use = [self._hot.tagsets_in_use(table_id)[1] for table_id in self._hot.table_ids()]
         active = np.sort(np.concatenate(in_use)) if in_use else np.empty(0, np.int32)
@@ -107,6 +113,21 @@ class CatalogueKeeper:
         with self._lock:
             since_ns, hour_ago = self._known[0]
         new = np.arange(hour_ago, total, dtype=np.int32)
+        if matchers:
+            active, new = (ids[self._catalog.accepts(ids, matchers)] for ids in (active, new))
+            known = self._catalog.matching(matchers)
+            return {
+                "tag_sets": {
+                    "known": len(known),
+                    "in_use": len(active),
+                    "idle": len(known) - len(active),
+                    "new": len(new),
+                    "new_since_ns": since_ns,
+                },
+                "tables": len(np.unique(tables_of(native, known))),
+                "top": _shown(count(self._catalog, active, top)),
+                "growth": _shown(count(self._catalog, new, top)),
+            }
         return {
             "tag_sets": {
                 "known": total,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.catalog import Catalog
 from engine.catalog.pooled import METRIC_TAG
 from engine.clock import NS_PER_MINUTE, Clock
@@ -82,8 +83,11 @@ class Deleter:
         start_ns: int = NEVER_NS,
         end_ns: int = FOREVER_NS,
         dry_run: bool = False,
+        caller: Caller = EVERYONE,
     ) -> Deleted:
         """Delete the rows of every tag set that satisfies all matchers, of one table or of all, in a range of time.
+
+        Of those, the ones that exist for the caller.
 
         Raises BadRequest when the matchers would select everything, or a field of a table of several.
         """
@@ -91,7 +95,7 @@ class Deleter:
         if end_ns <= start_ns:
             raise BadRequest(f"cannot delete series: the end ({end_ns}) is not after the start ({start_ns})")
         with self._deleting:
-            found = self._select(matchers, table)
+            found = self._select((*matchers, *caller.matchers), table)
             names = tuple(self._catalog.table_name(table_id) for table_id in found)
             tag_sets = sum(map(len, found.values()))
             series = sum(len(ids) * len(self._catalog.fields(table_id)) for table_id, ids in found.items())

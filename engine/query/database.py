@@ -25,14 +25,15 @@ from engine.model.rows import Int32Array
 from engine.query.connection import LOG, Seat, connect, lock, set_aside
 from engine.query.deadlines import Deadlines, Watch
 from engine.query.predicates import Evaluator
-from engine.query.relations import FINDINGS, Relations
+from engine.query.relations import FINDINGS, Relations, VisibleRelations
 from engine.query.scans import SegmentFiles
 from engine.query.scopes import Resolver, Scope, needed_of
-from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlLimits, SqlRequest
+from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlLimits, SqlRequest, Visible
 from engine.query.syntax import explain_error
 from engine.query.tagsets import TagStore
-from engine.query.validation import Statement, check_text, parse
+from engine.query.validation import check_text, parse
 from engine.query.views import Tier, Views
+from engine.query.visible import visible_tagsets
 from engine.rollups import schema
 from engine.rollups.long import NAMES
 from engine.rollups.packs import Packs, pack_directory
@@ -143,13 +144,22 @@ class Database:
                 self.catalogue.apply_definitions(definitions)
             return self.catalogue.mark()
 
-    def needed_relations(self, sql: str, parameters: Sequence[JsonScalar] = ()) -> Needed:
+    def needed_relations(self, sql: str, parameters: Sequence[JsonScalar] = (), visible: Visible = ()) -> Needed:
         """Check a statement and say what must be prepared for it.  Raises BadQuery."""
         check_text(sql, parameters)
         with self._cursor(NEEDED_TIMEOUT_SECONDS, sql) as (cursor, _):
-            statement = self._parse(cursor, sql)
-            scopes = self._resolver(cursor, parameters).scopes(statement)
-            return needed_of(self._relations, self._tags, scopes, statement)
+            relations, tagset_ids = self._seen(visible)
+            statement = parse(sql, _serialiser(cursor), relations.by_name())
+            scopes = self._resolver(cursor, relations, parameters, tagset_ids).scopes(statement)
+            return needed_of(relations, self._tags, scopes, statement)
+
+    def _seen(self, visible: Visible) -> tuple[Relations, Int32Array | None]:
+        """Return the relations that exist for a statement, and of which tag sets (None: of all)."""
+        if not visible:
+            return self._relations, None
+        self._tags.sync()
+        tagset_ids = visible_tagsets(self._tags, visible)
+        return VisibleRelations(self._relations, tagset_ids), tagset_ids
 
     # --- statements
 
@@ -167,15 +177,16 @@ class Database:
                 self._relations.mark_pooled(source.table_id)
         limits = request.limits
         with self._packs.reading(), self._cursor(limits.timeout_seconds, request.sql) as (cursor, watch):
-            statement = self._parse(cursor, request.sql)
+            relations, tagset_ids = self._seen(request.visible)
+            statement = parse(request.sql, _serialiser(cursor), relations.by_name())
             if statement.kind == "show_tables":
-                stream, rows = _stream(self._show_tables().to_reader(), limits, watch)
+                stream, rows = _stream(_show_tables(relations).to_reader(), limits, watch)
                 rows_read = files = 0
             else:
-                scopes = self._resolver(cursor, request.parameters).scopes(statement)
+                scopes = self._resolver(cursor, relations, request.parameters, tagset_ids).scopes(statement)
                 views = Views(
                     cursor,
-                    self._relations,
+                    relations,
                     self._tags,
                     self._files,
                     statement,
@@ -197,11 +208,15 @@ class Database:
         elapsed = time.monotonic() - started
         return SqlAnswer(stream=stream, rows=rows, elapsed_seconds=elapsed, rows_read=rows_read, files=files)
 
-    def _parse(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> Statement:
-        return parse(sql, _serialiser(cursor), self._relations.by_name())
-
-    def _resolver(self, cursor: duckdb.DuckDBPyConnection, parameters: Sequence[JsonScalar]) -> Resolver:
-        return Resolver(self._relations, self._tags, Evaluator(cursor, _serialiser(cursor), parameters))
+    def _resolver(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        relations: Relations,
+        parameters: Sequence[JsonScalar],
+        tagset_ids: Int32Array | None,
+    ) -> Resolver:
+        evaluator = Evaluator(cursor, _serialiser(cursor), parameters)
+        return Resolver(relations, self._tags, evaluator, tagset_ids)
 
     def _tiers(self, scopes: Sequence[Scope]) -> list[Tier]:
         """Return the parts that each scope of a rollup relation needs, all as of one moment."""
@@ -216,16 +231,6 @@ class Database:
         ]
         with self._turn(self._reading, "read rollups") as store:
             return store.parts_of(ranges)
-
-    def _show_tables(self) -> pa.Table:
-        relations = sorted(self._relations.by_name().values(), key=lambda relation: relation.name)
-        kinds = {"table": "measurement", "finding": "finding", "rollup": "rollup"}
-        return pa.table(
-            {
-                "name": pa.array([relation.name for relation in relations], pa.string()),
-                "kind": pa.array([kinds.get(relation.kind, "catalogue") for relation in relations], pa.string()),
-            }
-        )
 
     @contextmanager
     def _cursor(self, timeout_seconds: float, sql: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, Watch]]:
@@ -332,6 +337,17 @@ class Database:
                 if isinstance(error, (duckdb.FatalException, duckdb.InternalException)) or "invalidated" in text:
                     self.broken = True
                 raise Unavailable(f"cannot {action}: {text}") from None
+
+
+def _show_tables(known: Relations) -> pa.Table:
+    relations = sorted(known.by_name().values(), key=lambda relation: relation.name)
+    kinds = {"table": "measurement", "finding": "finding", "rollup": "rollup"}
+    return pa.table(
+        {
+            "name": pa.array([relation.name for relation in relations], pa.string()),
+            "kind": pa.array([kinds.get(relation.kind, "catalogue") for relation in relations], pa.string()),
+        }
+    )
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

@@ -25,7 +25,7 @@ from engine.query import wire
 from engine.query.database import Database, SeriesIds
 from engine.query.process import Pending, QueryProcess
 from engine.query.relations import FINDINGS
-from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlRequest
+from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlRequest, Visible
 from engine.query.supervisor import LinkCounters, Maker, Supervisor
 from engine.query.validation import check_text
 from engine.rollups.long import NAMES
@@ -49,7 +49,7 @@ class QueryLink(Protocol):
     def sql(self, request: SqlRequest) -> SqlAnswer:
         """Run one statement; see :meth:`engine.query.database.Database.sql`."""
 
-    def needed(self, sql: str, parameters: Sequence[JsonScalar] = ()) -> Needed:
+    def needed(self, sql: str, parameters: Sequence[JsonScalar] = (), visible: Visible = ()) -> Needed:
         """Check a statement and say what must be prepared for it."""
 
     def flush_rollups(self, pieces: Sequence[Piece], sequence: int) -> None:
@@ -118,8 +118,8 @@ class LocalLink:
     def sql(self, request: SqlRequest) -> SqlAnswer:
         return self._database().sql(request)
 
-    def needed(self, sql: str, parameters: Sequence[JsonScalar] = ()) -> Needed:
-        return self._database().needed_relations(sql, parameters)
+    def needed(self, sql: str, parameters: Sequence[JsonScalar] = (), visible: Visible = ()) -> Needed:
+        return self._database().needed_relations(sql, parameters, visible)
 
     def flush_rollups(self, pieces: Sequence[Piece], sequence: int) -> None:
         self._database().flush_rollups(pieces, sequence)
@@ -201,10 +201,12 @@ class ProcessLink:
             files=reply.files,
         )
 
-    def needed(self, sql: str, parameters: Sequence[JsonScalar] = ()) -> Needed:
+    def needed(self, sql: str, parameters: Sequence[JsonScalar] = (), visible: Visible = ()) -> Needed:
         check_text(sql, parameters)
         reply, _ = self._call(
-            lambda number: wire.AskNeeded(number, sql, list(parameters)), seconds=NEEDED_SECONDS, statement=True
+            lambda number: wire.AskNeeded(number, sql, list(parameters), visible),
+            seconds=NEEDED_SECONDS,
+            statement=True,
         )
         assert isinstance(reply, wire.FoundNeeded)
         return reply.needed

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from engine.model.rows import Int32Array
 from engine.query.syntax import fold
 from engine.query.tagsets import METRIC_TAG, TagStore
 from native.catalogue import Catalogue
@@ -186,18 +187,19 @@ class Relations:
         state = (self._catalogue.mark(), self._tags.sync())
         with self._lock:
             if self._metrics[0] != state:
-                self._metrics = (state, self._read_metrics())
+                self._metrics = (state, self._read_metrics(range(self._catalogue.table_count), self._tags.all()))
             return self._metrics[1]
 
-    def _read_metrics(self) -> MetricTable:
+    def _read_metrics(self, table_ids: Iterable[int], tagset_ids: Int32Array) -> MetricTable:
+        """Return the metrics of some tables, counting some of their tag sets."""
         found = MetricTable()
-        tables = self._tags.tables_of(self._tags.all())
+        tables = self._tags.tables_of(tagset_ids)
         series = np.bincount(tables, minlength=self._catalogue.table_count).tolist()
-        for table_id in range(self._catalogue.table_count):
+        for table_id in table_ids:
             name = self._catalogue.table_name(table_id)
             fields = self._catalogue.fields(table_id)
             if name in self._pooled:
-                self._read_pooled(table_id, len(fields), found)
+                self._read_pooled(table_id, len(fields), tagset_ids[tables == table_id], found)
                 continue
             found.names.extend(self.field_metrics(table_id))
             found.table_ids.extend([table_id] * len(fields))
@@ -205,8 +207,8 @@ class Relations:
             found.series_counts.extend([series[table_id]] * len(fields))
         return found
 
-    def _read_pooled(self, table_id: int, fields: int, found: MetricTable) -> None:
-        names = self._tags.texts(METRIC_TAG, self._tags.of_table(table_id))
+    def _read_pooled(self, table_id: int, fields: int, tagset_ids: Int32Array, found: MetricTable) -> None:
+        names = self._tags.texts(METRIC_TAG, tagset_ids)
         counted = names.value_counts()
         fallback = self.field_metrics(table_id)
         for name, count in zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True):
@@ -255,3 +257,48 @@ class Relations:
                 "series_count": pa.array(metrics.series_counts, pa.int64()),
             }
         )
+
+
+class VisibleRelations(Relations):
+    """The relations that some tag sets make up: no table, tag key or metric of the others, and not their counts.
+
+    For one statement: it does not follow the catalogue.
+    """
+
+    def __init__(self, whole: Relations, tagset_ids: Int32Array) -> None:
+        super().__init__(whole._catalogue, whole._tags)
+        self._pooled = whole._pooled
+        self._whole, self._tagset_ids = whole, tagset_ids
+        self._tables_of_ids = self._tags.tables_of(tagset_ids)
+        self._table_ids = np.unique(self._tables_of_ids).tolist()
+        self._visible_columns: dict[int, list[Column]] = {}
+        self._visible_metrics: MetricTable | None = None
+
+    def by_name(self) -> dict[str, Relation]:
+        tables = set(self._table_ids)
+        return {
+            name: relation
+            for name, relation in self._whole.by_name().items()
+            if relation.kind != "table" or relation.table_id in tables
+        }
+
+    def columns(self, table_id: int) -> list[Column]:
+        found = self._visible_columns.get(table_id)
+        if found is None:
+            ids = self._tagset_ids[self._tables_of_ids == table_id]
+            # Names are those that everyone sees; what is left out depends on the tag sets alone.
+            found = [
+                column
+                for column in self._whole.columns(table_id)
+                if column.key is None or len(self._tags.texts(column.key, ids).dictionary)
+            ]
+            self._visible_columns[table_id] = found
+        return found
+
+    def metrics(self) -> MetricTable:
+        if self._visible_metrics is None:
+            self._visible_metrics = self._read_metrics(self._table_ids, self._tagset_ids)
+        return self._visible_metrics
+
+    def fields_table(self) -> pa.Table:
+        return self._whole.fields_table()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from engine.errors import BadQuery
-from engine.model.rows import FIELD_ID_BITS, Int32Array, Int64Array
+from engine.model.rows import FIELD_ID_BITS, Int32Array
 from engine.query.links import SERIES_ID
 from engine.query.predicates import Evaluator, Predicate, Use, find_uses
 from engine.query.relations import FIXED_RELATIONS, TIME, MetricTable, Relation, Relations
@@ -23,6 +23,7 @@ from engine.query.sources import Needed, NeededTable
 from engine.query.syntax import fold
 from engine.query.tagsets import METRIC_TAG, TagStore
 from engine.query.validation import Statement
+from engine.query.visible import positions
 
 #: A statement over ``samples`` may read this many measurements at once; planning one takes about a millisecond.
 MAX_SAMPLED_TABLES = 500
@@ -63,11 +64,17 @@ class _Part:
 class Resolver:
     """Resolves the predicates of one statement, against the catalogue as it is when the resolver is made."""
 
-    def __init__(self, relations: Relations, tags: TagStore, evaluator: Evaluator) -> None:
+    def __init__(
+        self, relations: Relations, tags: TagStore, evaluator: Evaluator, visible: Int32Array | None = None
+    ) -> None:
+        """``visible``: the tag sets that exist for the statement, ascending; None for all."""
         self.relations, self.tags, self.evaluator = relations, tags, evaluator
         tags.sync()
-        self._tagset_ids = tags.all()
-        self._tables = tags.tables_of(self._tagset_ids)
+        everything = tags.all()
+        self._visible = visible
+        # Masks have a place for every tag set; those that cannot be seen are no candidates for anything.
+        self._tagset_ids = everything if visible is None else visible[visible < len(everything)]
+        self._tables = tags.tables_of(everything)
 
     @cached_property
     def _metrics(self) -> MetricTable:
@@ -123,7 +130,7 @@ class Resolver:
     # --- one predicate
 
     def _members(self, table_id: int) -> Int32Array:
-        members: Int32Array = self._tagset_ids[self._tables == table_id]
+        members: Int32Array = self._tagset_ids[self._tables[self._tagset_ids] == table_id]
         return members
 
     def _narrow_by_tag(self, part: _Part, predicate: Predicate, key: bytes, candidates: Int32Array) -> None:
@@ -133,8 +140,8 @@ class Resolver:
             return
         verdict = np.zeros(len(texts.dictionary) + 1, np.bool_)
         verdict[accepted.to_numpy()] = True
-        mask = np.zeros(len(self._tagset_ids), np.bool_)
-        mask[candidates] = verdict[_positions(texts)]
+        mask = np.zeros(len(self._tables), np.bool_)
+        mask[candidates] = verdict[positions(texts)]
         part.narrow(mask)
 
     def _narrow_by_metric(self, part: _Part, predicate: Predicate) -> None:
@@ -157,15 +164,15 @@ class Resolver:
         texts = self.tags.texts(METRIC_TAG, members)
         unnamed = any(name in names for name in self.relations.field_metrics(table_id))
         verdict = np.array([*(name in names for name in texts.dictionary.to_pylist()), unnamed])
-        mask = np.ones(len(self._tagset_ids), np.bool_)
-        mask[members] = verdict[_positions(texts)]
+        mask = np.ones(len(self._tables), np.bool_)
+        mask[members] = verdict[positions(texts)]
         part.narrow(mask)
 
     def _narrow_by_series(self, part: _Part, predicate: Predicate) -> None:
         series_ids = self.evaluator.integers(predicate.expression)
         if series_ids is None:
             return
-        mask = np.zeros(len(self._tagset_ids), np.bool_)
+        mask = np.zeros(len(self._tables), np.bool_)
         tagset_ids = [series_id >> FIELD_ID_BITS for series_id in series_ids]
         mask[[tagset_id for tagset_id in tagset_ids if 0 <= tagset_id < len(mask)]] = True
         part.narrow(mask)
@@ -181,6 +188,10 @@ class Resolver:
         known = [mask for mask in masks if mask is not None]
         if len(known) == len(masks):
             scope.tagset_ids = np.flatnonzero(np.logical_or.reduce(known)).astype(np.int32)
+        if self._visible is not None and relation.kind not in ("finding", "metrics"):
+            # The one place where a limit is imposed: views hand out no row of another tag set than these.
+            seen = self._members(relation.table_id) if relation.kind == "table" else self._tagset_ids
+            scope.tagset_ids = seen if scope.tagset_ids is None else np.intersect1d(scope.tagset_ids, seen)
         if all(each is not None for each in fields):
             scope.fields = _by_table(pair for each in fields if each is not None for pair in each)
         if relation.kind == "samples":
@@ -200,12 +211,6 @@ def _by_table(pairs: Iterable[tuple[int, int]]) -> dict[int, tuple[int, ...]]:
     for table_id, field_id in pairs:
         found.setdefault(table_id, set()).add(field_id)
     return {table_id: tuple(sorted(ids)) for table_id, ids in sorted(found.items())}
-
-
-def _positions(texts: pa.DictionaryArray) -> Int64Array:
-    """Return the place of each string in the dictionary, its length for NULL."""
-    positions: Int64Array = texts.indices.cast(pa.int64()).fill_null(len(texts.dictionary)).to_numpy()
-    return positions
 
 
 def mentioned_fields(relations: Relations, table_id: int, mentions: frozenset[str] | None) -> tuple[int, ...] | None:

@@ -11,6 +11,8 @@ import msgspec
 from engine.segments.deletions import Hole
 
 JsonScalar = str | int | float | bool | None
+#: Matchers as (label, operator, value); without any, every series can be seen.
+Visible = tuple[tuple[str, str, str], ...]
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_MAX_ROWS = 1_000_000
@@ -59,7 +61,7 @@ class SqlRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``parameters`` stand for ``?`` or ``$1`` in order.  ``tables`` holds one source for each table of :class:`Needed`;
     a table without a source is taken to be empty.  ``findings`` maps relation names (``alerts``, ``decisions``, ...)
     to Arrow IPC streams, with their schema even when they have no rows.  ``definitions`` are native catalogue
-    definitions that the other side may not know yet.
+    definitions that the other side may not know yet.  ``visible``: which series there are for the statement.
     """
 
     sql: str
@@ -67,6 +69,7 @@ class SqlRequest(msgspec.Struct, frozen=True, kw_only=True):
     tables: tuple[TableSource, ...] = ()
     findings: dict[str, bytes] = {}
     definitions: bytes = b""
+    visible: Visible = ()
     limits: SqlLimits = SqlLimits()
 
 

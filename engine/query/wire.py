@@ -13,7 +13,7 @@ import struct
 import msgspec
 
 from engine import errors
-from engine.query.sources import JsonScalar, Needed, SqlRequest
+from engine.query.sources import JsonScalar, Needed, SqlRequest, Visible
 
 _HEADER = struct.Struct("<II")
 
@@ -43,6 +43,7 @@ class AskNeeded(msgspec.Struct, frozen=True, tag=True):
     id: int
     sql: str
     parameters: list[JsonScalar]
+    visible: Visible = ()
 
 
 class RunSql(msgspec.Struct, frozen=True, tag=True):

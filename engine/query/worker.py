@@ -204,7 +204,7 @@ class Worker:
         self._reply(reply, answer.stream)
 
     def _ask_needed(self, message: wire.AskNeeded) -> None:
-        needed = self._database.needed_relations(message.sql, message.parameters)
+        needed = self._database.needed_relations(message.sql, message.parameters, message.visible)
         self._reply(wire.FoundNeeded(message.id, needed))
 
     def _flush(self, message: wire.Flush, attachment: bytearray) -> None:

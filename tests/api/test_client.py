@@ -16,7 +16,7 @@ import pytest
 
 import tidegauge
 from api.client import ARROW_STREAM, Client, SqlTable, arrow_stream, connect, json_batch
-from api.errors import Forbidden, TooLarge, Unauthorized, UnsupportedMedia
+from api.errors import TooLarge, Unauthorized, UnsupportedMedia
 from engine import errors
 from tests.recording_server import Answer, RecordingServer, Seen
 
@@ -238,7 +238,7 @@ def test_the_other_verbs() -> None:
         (400, "bad_request", errors.BadRequest),
         (400, "something new", errors.BadRequest),
         (401, "unauthorized", Unauthorized),
-        (403, "forbidden", Forbidden),
+        (403, "forbidden", errors.Forbidden),
         (404, "not_found", errors.NotFound),
         (404, "", errors.NotFound),
         (413, "too_large", TooLarge),
