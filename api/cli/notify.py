@@ -7,7 +7,7 @@ import secrets
 import time
 
 from api.cli import WrongUse
-from engine.alerting.alerts import FIRING, Alert, notification_body
+from engine.alerting.alerts import FIRING, Alert, alert_json, notification_body
 from engine.config import load_config
 from engine.delivery.senders import sender_of
 from engine.errors import Unavailable
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise WrongUse(f"cannot test channel {name!r}: the configuration has no such channel, want {known}")
     now_ns = time.time_ns()
     delivery = secrets.token_hex(16)
-    body = notification_body("test", _example(name, now_ns), delivery=delivery, channel=name)
+    body = notification_body("test", alert_json(_example(name, now_ns)), delivery=delivery, channel=name)
     attempt = sender_of(channels[name]).send(delivery, body.encode(), now_ns)
     if not attempt.delivered:
         raise Unavailable(f"cannot notify channel {name!r}: {attempt.error}")

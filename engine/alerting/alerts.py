@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from engine.model.times import time_text as time_text
 
@@ -18,6 +19,7 @@ CANCELLED = "cancelled"
 STATES = (PENDING, FIRING, RESOLVED, CANCELLED)
 
 NOTIFICATION_VERSION = 1
+_SORTED = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 HEARTBEAT = "heartbeat"
 DIGEST = "digest"
 
@@ -30,8 +32,7 @@ STORED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
+class Alert(msgspec.Struct, frozen=True, gc=False):
     """One alert: a rule broken by one series, from its first breaching sample to its end.
 
     ``value``: at the last change of state; None when it was not a number.  ``started_ns``: time of the first
@@ -79,8 +80,7 @@ class Alert:
         return self.acknowledged_until_ns is None or now_ns < self.acknowledged_until_ns
 
 
-@dataclass(frozen=True, slots=True)
-class AlertEvent:
+class AlertEvent(msgspec.Struct, frozen=True, gc=False):
     """One entry of an alert's history, with the alert as it was right after it."""
 
     id: int
@@ -107,7 +107,7 @@ def number_or_none(value: float | None) -> float | None:
 
 def labels_json(labels: Mapping[str, str]) -> str:
     """Return labels as JSON with sorted keys: the same labels give the same text."""
-    return json.dumps(dict(labels), sort_keys=True, ensure_ascii=False)
+    return _SORTED.encode(dict(labels))
 
 
 def alert_json(alert: Alert) -> dict[str, Any]:
@@ -130,9 +130,9 @@ def alert_json(alert: Alert) -> dict[str, Any]:
     }
 
 
-def notification_body(event: str, alert: Alert, *, delivery: str, channel: str) -> str:
-    """Return the JSON text that ``channel`` receives; the same text at every attempt."""
-    return _body(event, delivery, channel, {"alert": alert_json(alert)})
+def notification_body(event: str, shown: Mapping[str, Any], *, delivery: str, channel: str) -> str:
+    """Return the JSON text that ``channel`` receives of an alert as :func:`alert_json` shows it."""
+    return _body(event, delivery, channel, {"alert": shown})
 
 
 def plain_body(event: str, message: str, *, delivery: str, channel: str) -> str:
@@ -142,7 +142,7 @@ def plain_body(event: str, message: str, *, delivery: str, channel: str) -> str:
 
 def _body(event: str, delivery: str, channel: str, content: dict[str, Any]) -> str:
     head: dict[str, Any] = {"version": NOTIFICATION_VERSION, "delivery": delivery, "event": event, "channel": channel}
-    return json.dumps(head | content, ensure_ascii=False, separators=(",", ":"))
+    return msgspec.json.encode(head | content).decode()
 
 
 def alerts_columns() -> tuple[tuple[str, str], ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from engine.alerting.alerts import Alert
 from engine.alerting.silences import Silence, active_silences
@@ -24,27 +24,53 @@ class Flapping:
 
 NEVER = Flapping(0, Duration(0))
 
+#: Runs a SELECT with its parameters and returns the rows.
+Read = Callable[[str, Sequence[Any]], list[Any]]
 _Sources = dict[tuple[int, tuple[str, ...]], set[int]]
 
 
 class Holds:
-    """Reads through the ``connection`` of an open transaction, as of ``now_ns``, and only when first asked.
+    """Reads within an open transaction by ``read``, as of ``now_ns``, and only when first asked.
 
-    :meth:`fired` and :meth:`ended` tell it what the transaction has changed since.
+    :meth:`fired`, :meth:`ended` and :meth:`called_flapping` tell it what the transaction has changed since.
     """
 
-    def __init__(
-        self, connection: sqlite3.Connection, inhibitions: Sequence[Inhibition], flapping: Flapping, now_ns: int
-    ) -> None:
-        self._connection, self._inhibitions, self._now_ns = connection, inhibitions, now_ns
+    def __init__(self, read: Read, inhibitions: Sequence[Inhibition], flapping: Flapping, now_ns: int) -> None:
+        self._read, self._inhibitions, self._now_ns = read, inhibitions, now_ns
         self._flapping = flapping
         self._silences: list[Silence] | None = None
         self._sources: _Sources | None = None
+        # By fingerprint: how often a series has changed lately, and those that have been called flapping.
+        self._changes: dict[str, int] = {}
+        self._called: set[str] = set()
+
+    def expect(self, fingerprints: str) -> None:
+        """Read at once what :meth:`flaps` will be asked of the series in this JSON list."""
+        most, since_ns = self._flapping.changes, self._now_ns - self._flapping.window
+        if not most:
+            return
+        # Each alert is at most two changes, so the newest ones hold enough of them.
+        for key, changes in self._read(
+            "SELECT wanted.value, (SELECT coalesce(sum((fired_ns > ?1) + "
+            "coalesce(fired_ns IS NOT NULL AND resolved_ns > ?1, 0)), 0) FROM (SELECT fired_ns, resolved_ns "
+            "FROM alerts WHERE fingerprint = wanted.value ORDER BY id DESC LIMIT ?2)) FROM json_each(?3) AS wanted",
+            (since_ns, most + 1, fingerprints),
+        ):
+            self._changes[key] = changes
+        # Those that will have changed too often with the next change.
+        often = json.dumps([key for key, changes in self._changes.items() if changes >= most])
+        for (key,) in self._read(
+            "SELECT DISTINCT fingerprint FROM alerts JOIN alert_events ON alert_id = alerts.id "
+            "WHERE fingerprint IN (SELECT value FROM json_each(?1)) "
+            "AND (resolved_ns IS NULL OR resolved_ns > ?2) AND event = 'flapping' AND time_ns > ?2",
+            (often, since_ns),
+        ):
+            self._called.add(key)
 
     def reason(self, alert: Alert) -> str | None:
         """Return what holds the alert's notifications back, None when nothing does."""
         if self._silences is None:
-            self._silences = active_silences(self._connection, self._now_ns)
+            self._silences = active_silences(self._read, self._now_ns)
         silence = next((silence for silence in self._silences if silence.covers(alert)), None)
         if silence is not None:
             return f"silence {silence.id} by {silence.author} until {time_text(silence.end_ns)}"
@@ -55,23 +81,18 @@ class Holds:
         most, window = self._flapping.changes, self._flapping.window
         if not most:
             return None
-        # Each row is at most two changes, so this many rows hold enough of them.
-        ((changes,),) = self._connection.execute(
-            "SELECT coalesce(sum((fired_ns > ?1) + coalesce(fired_ns IS NOT NULL AND resolved_ns > ?1, 0)), 0) FROM "
-            "(SELECT fired_ns, resolved_ns FROM alerts WHERE fingerprint = ?2 ORDER BY id DESC LIMIT ?3)",
-            (self._now_ns - window, alert.fingerprint, most + 1),
-        )
-        return f"flapping: more than {most} changes within {window.text}" if changes > most else None
+        if alert.fingerprint not in self._changes:
+            self.expect(json.dumps([alert.fingerprint]))
+        often = self._changes[alert.fingerprint] > most
+        return f"flapping: more than {most} changes within {window.text}" if often else None
 
     def told_of_flapping(self, alert: Alert) -> bool:
-        """Return whether the alert's series has been called flapping within the window."""
-        since_ns = self._now_ns - self._flapping.window
-        found = self._connection.execute(
-            "SELECT 1 FROM alerts JOIN alert_events ON alert_id = alerts.id WHERE fingerprint = ? "
-            "AND (resolved_ns IS NULL OR resolved_ns > ?) AND event = 'flapping' AND time_ns > ? LIMIT 1",
-            (alert.fingerprint, since_ns, since_ns),
-        )
-        return found.fetchone() is not None
+        """Return whether the alert's series, which flaps, has been called flapping within the window."""
+        return alert.fingerprint in self._called
+
+    def called_flapping(self, alert: Alert) -> None:
+        """Take note that the alert's series is called flapping now."""
+        self._called.add(alert.fingerprint)
 
     def _inhibited(self, alert: Alert) -> str | None:
         sources = self._loaded()
@@ -87,10 +108,10 @@ class Holds:
     def _loaded(self) -> _Sources:
         if self._sources is None:
             self._sources = {}
-            for alert_id, *identity, labels in self._connection.execute(
-                "SELECT id, rule, severity, category, labels FROM alerts WHERE state = 'firing'"
+            for alert_id, rule, severity, category, labels in self._read(
+                "SELECT id, rule, severity, category, labels FROM alerts WHERE state = 'firing'", ()
             ):
-                self._add(alert_id, _matched(json.loads(labels), *identity))
+                self._add(alert_id, _matched(json.loads(labels), rule, severity, category))
         return self._sources
 
     def _add(self, alert_id: int, labels: Mapping[str, str]) -> None:
@@ -101,11 +122,17 @@ class Holds:
 
     def fired(self, alert: Alert) -> None:
         """Take note of an alert that fires now."""
+        self._changed(alert)
         if self._sources is not None:
             self._add(alert.id, _matched(alert.labels, alert.rule, alert.severity, alert.category))
 
+    def _changed(self, alert: Alert) -> None:
+        if alert.fingerprint in self._changes:
+            self._changes[alert.fingerprint] += 1
+
     def ended(self, alert: Alert) -> None:
         """Take note of an alert that no longer fires."""
+        self._changed(alert)
         for causes in (self._sources or {}).values():
             causes.discard(alert.id)
 

@@ -7,7 +7,6 @@ import json
 import math
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from engine.alerting.alerts import (
@@ -20,11 +19,12 @@ from engine.alerting.alerts import (
     STORED,
     Alert,
     AlertEvent,
+    alert_json,
     alert_of_row,
-    labels_json,
     notification_body,
     plain_body,
 )
+from engine.alerting.budgets import Budgets
 from engine.alerting.evaluator import (
     BECAME_FRESH,
     BECAME_PENDING,
@@ -39,13 +39,15 @@ from engine.alerting.evaluator import (
     RESOLVED as BECAME_RESOLVED,
 )
 from engine.alerting.holding import Flapping, Holds
-from engine.alerting.rules import fingerprint, render_summary
-from engine.clock import NS_PER_HOUR
+from engine.alerting.rules import LabelsOf, fingerprint, render_summary
+from engine.alerting.writes import Writes
 from engine.config import Escalation, Inhibition, Rule
 from engine.model.times import time_text
 
 _DELIVERY_DIGITS = 32
 DIGEST_LINES = 10
+RECORDED_AT_ONCE = 10_000
+_OPEN = "WHERE rule = ? AND fingerprint IN (SELECT value FROM json_each(?)) AND state IN ('pending', 'firing')"
 
 
 class Journal:
@@ -68,29 +70,50 @@ class Journal:
         self._connection = connection
         self._instance = instance
         self._now_ns = now_ns
-        self._budgets = budgets
-        self._holds = Holds(connection, inhibitions, flapping, now_ns)
+        self._writes = Writes(connection)
+        self._budgets = Budgets(self.read, budgets, now_ns)
+        self._holds = Holds(self.read, inhibitions, flapping, now_ns)
+        # The open alerts of the series that are being recorded, by fingerprint.
+        self._open: dict[str, Alert] = {}
         self.events: list[AlertEvent] = []
 
-    def select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
-        rows = self._connection.execute(f"SELECT {STORED} FROM alerts {where}", parameters)
-        return [alert_of_row(row) for row in rows]
+    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return what a SELECT gives after everything that has been written so far."""
+        self._writes.flush()
+        return self._connection.execute(sql, parameters).fetchall()
 
-    def record(
+    def flush(self) -> None:
+        """Write what has been kept back; to be called before the transaction ends."""
+        self._writes.flush()
+
+    def select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
+        return [alert_of_row(row) for row in self.read(f"SELECT {STORED} FROM alerts {where}", parameters)]
+
+    def record(self, rule: Rule, transitions: Transitions, labels_of: LabelsOf, channels: Sequence[str]) -> None:
+        """Write the changes of one rule; nothing where it has been written before."""
+        for first in range(0, len(transitions), RECORDED_AT_ONCE):
+            tagset_ids = transitions.tagset_ids[first : first + RECORDED_AT_ONCE].tolist()
+            labels = [labels_of(tagset_id) or {} for tagset_id in tagset_ids]
+            keys = [fingerprint(rule.name, each) for each in labels]
+            wanted = json.dumps(keys)
+            self._open = {alert.fingerprint: alert for alert in self.select(_OPEN, (rule.name, wanted))}
+            self._holds.expect(wanted)
+            for row, key, each in zip(range(first, len(transitions)), keys, labels, strict=False):
+                self._record(rule, transitions, row, key, each, channels)
+
+    def _record(
         self,
         rule: Rule,
         transitions: Transitions,
         row: int,
+        key: str,
         labels: Mapping[str, str],
         channels: Sequence[str],
     ) -> None:
-        """Write the change in ``row`` of ``transitions``; nothing where it has been written before."""
         kind = int(transitions.kinds[row])
         number = float(transitions.values[row])
         value = None if math.isnan(number) else number
-        key = fingerprint(rule.name, labels)
-        found = self.select("WHERE rule = ? AND fingerprint = ? AND state IN ('pending', 'firing')", (rule.name, key))
-        alert = found[0] if found else None
+        alert = self._open.get(key)
         if kind not in (BECAME_PENDING, FIRED):
             if alert is not None:
                 self._move(alert, kind, value, transitions, row)
@@ -154,30 +177,32 @@ class Journal:
         channels: Sequence[str],
         news: Mapping[str, Any],
     ) -> Alert:
-        columns: dict[str, Any] = {
-            "fingerprint": key,
-            "tagset_id": tagset_id,
-            "rule": rule.name,
-            "severity": rule.severity,
-            "category": rule.category,
-            "labels": labels_json(labels),
-            "channels": json.dumps(list(channels)),
-            "state": PENDING,
-            "threshold": rule.threshold,
-            **news,
-        }
-        cursor = self._connection.execute(
-            f"INSERT INTO alerts ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
-            tuple(columns.values()),
+        alert = self._writes.insert(
+            {
+                "fingerprint": key,
+                "tagset_id": tagset_id,
+                "rule": rule.name,
+                "severity": rule.severity,
+                "category": rule.category,
+                "labels": dict(labels),
+                "channels": tuple(channels),
+                "state": PENDING,
+                "threshold": rule.threshold,
+                "stale": False,
+                **news,
+            }
         )
-        columns |= {"labels": dict(labels), "channels": tuple(channels), "stale": False}
-        return Alert(id=int(cursor.lastrowid or 0), **columns)
+        self._open[key] = alert
+        return alert
 
     def update(self, alert: Alert, **columns: Any) -> Alert:
         """Write these columns of ``alert`` and return it with them."""
-        names = ", ".join(f"{name} = ?" for name in columns)
-        self._connection.execute(f"UPDATE alerts SET {names} WHERE id = ?", (*columns.values(), alert.id))
-        return replace(alert, **columns)
+        alert = self._writes.update(alert, columns)
+        if alert.is_open:
+            self._open[alert.fingerprint] = alert
+        else:
+            self._open.pop(alert.fingerprint, None)
+        return alert
 
     def end(self, alert: Alert, detail: str = "") -> AlertEvent:
         """Resolve a firing alert, telling whoever was told of it, or cancel a pending one."""
@@ -194,11 +219,9 @@ class Journal:
 
     def tell(self, alert: Alert, event: str, detail: str = "") -> AlertEvent:
         """Append to the history of ``alert``."""
-        cursor = self._connection.execute(
-            "INSERT INTO alert_events (alert_id, time_ns, event, value, detail) VALUES (?, ?, ?, ?, ?)",
-            (alert.id, self._now_ns, event, alert.value, detail),
-        )
-        told = AlertEvent(int(cursor.lastrowid or 0), self._now_ns, event, alert.value, detail, alert)
+        number = self._writes.number("alert_events")
+        self._writes.add("alert_events", number, alert.id, self._now_ns, event, alert.value, detail)
+        told = AlertEvent(number, self._now_ns, event, alert.value, detail, alert)
         self.events.append(told)
         return told
 
@@ -211,9 +234,7 @@ class Journal:
         reason = self._holds.reason(alert)
         flaps = self._holds.flaps(alert) if reason is None else None
         if flaps is not None:
-            self._connection.execute(
-                "UPDATE alerts SET owed = NULL WHERE fingerprint = ? AND id <> ?", (alert.fingerprint, alert.id)
-            )
+            self._writes.forgive(alert)
             if self._holds.told_of_flapping(alert):
                 reason = flaps
         if reason is not None:
@@ -229,6 +250,7 @@ class Journal:
             alert = self.update(alert, **news)
         if flaps is not None:
             self.tell(alert, event, detail)
+            self._holds.called_flapping(alert)
             return self._send(alert, "flapping", "flapping", alert.channels, flaps)
         return self._send(alert, event, tells, alert.channels, detail)
 
@@ -240,17 +262,13 @@ class Journal:
         """
         if self._holds.reason(alert) is not None:
             return None
-        self._connection.execute(
-            "INSERT INTO escalations (alert_id, step, time_ns) VALUES (?, ?, ?)", (alert.id, step.name, self._now_ns)
-        )
+        self._writes.add("escalations", alert.id, step.name, self._now_ns)
         new = tuple(channel for channel in step.channels if channel not in alert.channels)
         channels = step.channels if step.after else new
         if not channels:
             return None
         if new:
-            everyone = (*alert.channels, *new)
-            self.update(alert, channels=json.dumps(everyone))
-            alert = replace(alert, channels=everyone)
+            alert = self.update(alert, channels=(*alert.channels, *new))
         within = f" within {step.after.text}" if step.after else ""
         detail = f"step {step.name}: neither acknowledged nor resolved{within}"
         return self._send(alert, "escalated", "escalated", channels, detail)
@@ -259,47 +277,37 @@ class Journal:
         names = ", ".join(channels)
         to_whom = f"notifies {names}" if names else "notifies nobody: no channel is configured"
         told = self.tell(alert, event, f"{detail}; {to_whom}" if detail else to_whom)
+        shown = alert_json(alert)
         for channel in channels:
-            if self._over_budget(channel):
+            if self._budgets.used_up(channel):
                 self._withhold(channel, alert, tells)
                 continue
             delivery = self._delivery(str(told.id), channel)
             self._put(
-                delivery, channel, alert.id, tells, notification_body(tells, alert, delivery=delivery, channel=channel)
+                delivery, channel, alert.id, tells, notification_body(tells, shown, delivery=delivery, channel=channel)
             )
         return told
 
     def _put(self, delivery: str, channel: str, alert_id: int | None, event: str, body: str) -> None:
-        self._connection.execute(
-            "INSERT INTO notifications (delivery, channel, alert_id, event, body, created_ns, next_attempt_ns) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (delivery, channel, alert_id, event, body, self._now_ns, self._now_ns),
-        )
-
-    def _over_budget(self, channel: str) -> bool:
-        most = self._budgets.get(channel)
-        if most is None:
-            return False
-        ((spent,),) = self._connection.execute(
-            "SELECT count(*) FROM notifications WHERE channel = ? AND created_ns > ? AND alert_id IS NOT NULL",
-            (channel, self._now_ns - NS_PER_HOUR),
-        )
-        return bool(spent >= most)
+        number = self._writes.number("notifications")
+        if alert_id is not None:
+            self._budgets.spend(channel)
+        self._writes.add("notifications", number, delivery, channel, alert_id, event, body, self._now_ns, self._now_ns)
 
     def _withhold(self, channel: str, alert: Alert, tells: str) -> None:
-        if not self._connection.execute("SELECT 1 FROM withheld WHERE channel = ?", (channel,)).fetchone():
-            most = self._budgets[channel]
+        if self._budgets.begins_to_withhold(channel):
+            most = self._budgets.most(channel)
             self._say(channel, DIGEST, f"{most} notifications within an hour are the budget; what follows is summed up")
-        self._connection.execute("INSERT INTO withheld VALUES (?, ?, ?)", (channel, alert.rule, tells))
+        self._writes.add("withheld", channel, alert.rule, tells)
 
     def digest(self, channel: str) -> None:
         """Sum up what the budget of ``channel`` has withheld, once there is room again."""
-        if self._over_budget(channel):
+        if self._budgets.used_up(channel):
             return
-        rows = self._connection.execute(
+        rows = self.read(
             "SELECT rule, event, count(*) FROM withheld WHERE channel = ? GROUP BY rule, event ORDER BY 3 DESC, 1, 2",
             (channel,),
-        ).fetchall()
+        )
         if not rows:
             return
         shown = ", ".join(f"{count} x {rule} {event}" for rule, event, count in rows[:DIGEST_LINES])
@@ -308,12 +316,13 @@ class Journal:
         self._say(channel, DIGEST, f"{sum(count for *_, count in rows)} notifications were withheld: {shown}{more}")
 
     def _say(self, channel: str, event: str, message: str) -> None:
-        ((number,),) = self._connection.execute("SELECT coalesce(max(id), 0) FROM notifications")
+        ((number,),) = self.read("SELECT coalesce(max(id), 0) FROM notifications")
         delivery = self._delivery(f"{event}\0{number}", channel)
         self._put(delivery, channel, None, event, plain_body(event, message, delivery=delivery, channel=channel))
 
     def beat(self, channel: str, message: str) -> None:
         """Put a heartbeat for ``channel`` into the outbox in place of the last one, delivered or not."""
+        self.flush()
         self._connection.execute("DELETE FROM notifications WHERE channel = ? AND event = ?", (channel, HEARTBEAT))
         self._say(channel, HEARTBEAT, message)
 

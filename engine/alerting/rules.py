@@ -15,6 +15,9 @@ from engine.config import Rule
 
 _FINGERPRINT_BYTES = 16
 
+#: Tag set number -> its labels, None where there is no such tag set.
+LabelsOf = Callable[[int], Mapping[str, str] | None]
+
 COMPARISONS: dict[str, Callable[[Float64Array, float], BoolArray]] = {
     ">": np.greater,
     ">=": np.greater_equal,

@@ -7,8 +7,7 @@ alert that was told of before the silence and ended within it has its end told t
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +57,9 @@ class Silence:
         return all(matcher.accepts(values.get(matcher.label, "")) for matcher in self.matchers)
 
 
-def active_silences(connection: sqlite3.Connection, now_ns: int) -> list[Silence]:
-    """Return the silences in force, read through a transaction's connection."""
-    found = connection.execute(
-        f"SELECT {_STORED} FROM silences WHERE start_ns <= ? AND {_NOT_OVER} ORDER BY id", (now_ns, now_ns)
-    )
+def active_silences(read: Callable[[str, Sequence[Any]], list[Any]], now_ns: int) -> list[Silence]:
+    """Return the silences in force; ``read`` runs a SELECT with its parameters."""
+    found = read(f"SELECT {_STORED} FROM silences WHERE start_ns <= ? AND {_NOT_OVER} ORDER BY id", (now_ns, now_ns))
     return [_silence_of_row(row) for row in found]
 
 

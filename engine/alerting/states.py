@@ -88,9 +88,9 @@ class RuleState:
             stale=self.stale & ~row,
         )
 
-    def unquieted(self, tagset_id: int) -> RuleState:
-        """Return the state in which this series is in no cooldown."""
-        quiet_until_ns = np.where(self.tagset_ids == tagset_id, np.int64(0), self.quiet_until_ns)
+    def unquieted(self, tagset_ids: Sequence[int]) -> RuleState:
+        """Return the state in which these series are in no cooldown."""
+        quiet_until_ns = np.where(np.isin(self.tagset_ids, tagset_ids), np.int64(0), self.quiet_until_ns)
         return replace(self, quiet_until_ns=quiet_until_ns)
 
     def where(self, kept: BoolArray) -> RuleState:

@@ -8,8 +8,8 @@ here after a restart.  Recording the same transition again changes nothing.
 from __future__ import annotations
 
 import math
-import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from engine.alerting import states
@@ -29,15 +29,13 @@ from engine.alerting.alerts import (
 from engine.alerting.evaluator import Transitions
 from engine.alerting.holding import NEVER, Flapping, may_inhibit
 from engine.alerting.journal import Journal
-from engine.alerting.rules import fingerprint
+from engine.alerting.rules import LabelsOf, fingerprint
 from engine.alerting.states import RuleState, state_of_rows
 from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
 from engine.config import Escalation, Inhibition, Rule
 from engine.errors import BadRequest, NotFound
 from engine.model.times import time_text
-
-LabelsOf = Callable[[int], Mapping[str, str] | None]
 
 DEFAULT_LIST_LIMIT = 1_000
 
@@ -60,15 +58,20 @@ class AlertStore:
         self._flapping = flapping
         self._budgets = dict(budgets or {})
 
-    def _journal(self, connection: sqlite3.Connection, now_ns: int) -> Journal:
-        return Journal(
-            connection,
-            self._control.instance,
-            now_ns,
-            inhibitions=self._inhibitions,
-            flapping=self._flapping,
-            budgets=self._budgets,
-        )
+    @contextmanager
+    def _journal(self, now_ns: int) -> Iterator[Journal]:
+        """Lend the journal of one transaction."""
+        with self._control.transaction() as connection:
+            journal = Journal(
+                connection,
+                self._control.instance,
+                now_ns,
+                inhibitions=self._inhibitions,
+                flapping=self._flapping,
+                budgets=self._budgets,
+            )
+            yield journal
+            journal.flush()
 
     # ---- transitions -----------------------------------------------------------------------------
 
@@ -80,14 +83,10 @@ class AlertStore:
         """
         if not any(len(transitions) for _, transitions in changes):
             return []
-        with self._control.transaction() as connection:
-            journal = self._journal(connection, now_ns)
+        with self._journal(now_ns) as journal:
             # Causes before consequences, or those of the same tick would be told.
             for rule, transitions in sorted(changes, key=lambda change: not self._may_inhibit(change[0])):
-                channels = rule.channels or self._channels
-                for row in range(len(transitions)):
-                    labels = labels_of(int(transitions.tagset_ids[row])) or {}
-                    journal.record(rule, transitions, row, labels, channels)
+                journal.record(rule, transitions, labels_of, rule.channels or self._channels)
         return journal.events
 
     def _may_inhibit(self, rule: Rule) -> bool:
@@ -138,8 +137,7 @@ class AlertStore:
         orphans = [alert for alert in orphans if not alert.stale]
         if not orphans:
             return
-        with self._control.transaction() as connection:
-            journal = self._journal(connection, now_ns)
+        with self._journal(now_ns) as journal:
             for alert in orphans:
                 detail = "the series is no longer in the catalogue"
                 if alert.state == PENDING:
@@ -156,8 +154,7 @@ class AlertStore:
         ended = [alert for alert in open_alerts if alert.rule not in rule_names]
         if not ended:
             return []
-        with self._control.transaction() as connection:
-            journal = self._journal(connection, now_ns)
+        with self._journal(now_ns) as journal:
             for alert in ended:
                 journal.end(alert, "the rule is no longer configured")
         return journal.events
@@ -176,8 +173,7 @@ class AlertStore:
                 f"cannot acknowledge alert {alert_id}: got an expiry of {time_text(expires_ns)}, "
                 f"want a time after {time_text(now_ns)}"
             )
-        with self._control.transaction() as connection:
-            journal = self._journal(connection, now_ns)
+        with self._journal(now_ns) as journal:
             alert = self._stop_clock(journal, self._open_in(journal, alert_id, "acknowledge"))
             alert = journal.update(
                 alert,
@@ -194,8 +190,7 @@ class AlertStore:
         where = "WHERE state IN ('pending', 'firing') AND acknowledged_until_ns <= ?"
         if not self._select(where, (now_ns,)):
             return []
-        with self._control.transaction() as connection:
-            journal = self._journal(connection, now_ns)
+        with self._journal(now_ns) as journal:
             for alert in journal.select(where, (now_ns,)):
                 detail = f"the acknowledgement by {alert.acknowledged_by} has expired"
                 alert = self._stop_clock(journal, alert)
@@ -210,9 +205,8 @@ class AlertStore:
         """Sum up for each channel what its budget has withheld, once there is room again."""
         if not self._control.rows("SELECT 1 FROM withheld LIMIT 1"):
             return
-        with self._control.transaction() as connection:
-            journal = self._journal(connection, now_ns)
-            for (channel,) in connection.execute("SELECT DISTINCT channel FROM withheld").fetchall():
+        with self._journal(now_ns) as journal:
+            for (channel,) in journal.read("SELECT DISTINCT channel FROM withheld"):
                 journal.digest(channel)
 
     def beat(self, intervals_ns: Mapping[str, int], now_ns: int) -> None:
@@ -230,8 +224,7 @@ class AlertStore:
         if not due:
             return
         ((firing,),) = self._control.rows("SELECT count(*) FROM alerts WHERE state = 'firing'")
-        with self._control.transaction() as connection:
-            journal = self._journal(connection, now_ns)
+        with self._journal(now_ns) as journal:
             for channel in due:
                 journal.beat(channel, f"rules were judged at {time_text(now_ns)}, {firing} alerts fire")
 
@@ -248,8 +241,7 @@ class AlertStore:
         due = [step for step in steps if self._select(*_due(step, now_ns, "LIMIT 1"))]
         if not due:
             return []
-        with self._control.transaction() as connection:
-            journal = self._journal(connection, now_ns)
+        with self._journal(now_ns) as journal:
             for step in due:
                 for alert in journal.select(*_due(step, now_ns, "ORDER BY id")):
                     journal.escalate(alert, step)
@@ -263,8 +255,7 @@ class AlertStore:
         where = "WHERE owed = ? AND state = ? ORDER BY id"
         if not self._select(f"{where} LIMIT 1", (tells, tells)):
             return []
-        with self._control.transaction() as connection:
-            journal = self._journal(connection, now_ns)
+        with self._journal(now_ns) as journal:
             for alert in journal.select(where, (tells, tells)):
                 journal.pay(alert)
         return journal.events
@@ -274,8 +265,7 @@ class AlertStore:
 
         The rule's state must forget the series too: RuleWatch.close does both.  Raises NotFound, BadRequest.
         """
-        with self._control.transaction() as connection:
-            journal = self._journal(connection, now_ns)
+        with self._journal(now_ns) as journal:
             alert = self._open_in(journal, alert_id, "close")
             return journal.end(alert, f"closed by {by}" + (f": {note}" if note else ""))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,9 @@ import numpy as np
 from engine.alerting import alerts
 from engine.alerting.alerts import AlertEvent
 from engine.alerting.evaluator import evaluate
-from engine.alerting.rules import RuleInput
+from engine.alerting.rules import LabelsOf, RuleInput
 from engine.alerting.states import CLEARING, EMPTY_STATE, FIRING, PENDING, RuleState
-from engine.alerting.store import AlertStore, LabelsOf
+from engine.alerting.store import AlertStore
 from engine.config import Escalation, Rule
 
 _NO_INPUT = RuleInput(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float64), np.empty(0, dtype=np.int64))
@@ -107,10 +108,13 @@ class RuleWatch:
 
     def _forget_silent_ends(self, events: Sequence[AlertEvent]) -> None:
         """Begin no cooldown after an alert of which a silence has told nobody: the next one is news."""
+        silent: dict[str, list[int]] = defaultdict(list)
         for event in events:
             alert = event.alert
             if event.event == "resolved" and alert.notified_ns is None and alert.owed is not None:
-                self._states[alert.rule] = self._states[alert.rule].unquieted(alert.tagset_id)
+                silent[alert.rule].append(alert.tagset_id)
+        for name, tagset_ids in silent.items():
+            self._states[name] = self._states[name].unquieted(tagset_ids)
 
     def close(self, alert_id: int, *, by: str, note: str = "", now_ns: int) -> AlertEvent:
         """End an open alert by hand; while its series still breaks the rule it opens anew, in cooldown.

@@ -237,6 +237,7 @@ class ControlDatabase:
         self._open_connections.append(connection)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -32768")
         return connection
 
     def _migrate(self, migrations: Sequence[Migration]) -> None:

@@ -21,4 +21,4 @@ def time_text(time_ns: int | None) -> str | None:
     if time_ns is None:
         return None
     seconds, rest = divmod(time_ns, _SECOND_NS)
-    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat()[:19]}.{rest:09d}Z"
