@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from engine.detection.batch import score_matrix, score_series
 from engine.detection.causes import rank_causes
+from engine.forecasting.arrays import forecast
 
-__all__ = ["rank_causes", "score_matrix", "score_series"]
+__all__ = ["forecast", "rank_causes", "score_matrix", "score_series"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from api.lab.steps import DAY_SECONDS, places
 from engine.errors import BadRequest
 from engine.model.rows import Float64Array, Int64Array
 
@@ -23,6 +24,31 @@ class Table:
     file: str
     time_name: str | None
     times: Int64Array | None
+    columns: dict[str, Float64Array]
+
+    def at_equal_steps(self) -> EvenTable:
+        """Return the rows as values at equal distances, NaN where one is missing; without times a row is a day.
+
+        Raises BadRequest for times that do not rise, or do not lie on one grid.
+        """
+        if self.times is None:
+            return EvenTable(self.file, None, DAY_SECONDS, self.columns)
+        step_ns, rows = places(self.times, self.file)
+        columns = {}
+        for name, values in self.columns.items():
+            columns[name] = np.full(int(rows[-1]) + 1, np.nan)
+            columns[name][rows] = values
+        times = self.times[0] + step_ns * np.arange(int(rows[-1]) + 1, dtype=np.int64)
+        return EvenTable(self.file, times, step_ns / 1e9, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class EvenTable:
+    """Rows ``step_seconds`` apart: ``times`` int64[n] (ns) or None; columns float64[n], NaN where one is missing."""
+
+    file: str
+    times: Int64Array | None
+    step_seconds: float
     columns: dict[str, Float64Array]
 
 

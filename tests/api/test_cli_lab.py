@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from api.cli.main import main
+from api.lab.steps import usual_season
 from tidegauge import lab
 
 ROWS = 600
@@ -78,3 +79,52 @@ def test_other_kinds_of_files_are_refused(tmp_path: Path, capsys: pytest.Capture
     assert "ends in .parquet or .csv" in capsys.readouterr().err
     assert main(["lab", "score", str(tmp_path / "none.csv"), "--output", str(tmp_path / "out.csv")]) == 1
     assert "cannot read" in capsys.readouterr().err
+
+
+def test_columns_are_forecast(tmp_path: Path) -> None:
+    file, output = tmp_path / "in.csv", tmp_path / "out.parquet"
+    times = np.delete(np.datetime64("2026-01-01") + np.arange(60), 30)
+    used = 10.0 + np.delete(np.arange(60), 30)
+    pl.DataFrame({"time": times, "used": used, "host": ["a"] * 59}).write_csv(file)
+    assert main(["lab", "forecast", str(file), "--horizon", "14", "--output", str(output)]) == 0
+    found = pl.read_parquet(output)
+    assert found.columns == ["file", "series", "step", "time", "mean", "lo80", "hi80", "lo95", "hi95"]
+    assert found["time"].to_list()[0].isoformat() == "2026-03-02T00:00:00"
+    whole = np.insert(used, 30, np.nan)
+    np.testing.assert_array_equal(found["hi95"].to_numpy(), lab.forecast(whole, 14)["hi95"])
+    assert main(["lab", "forecast", str(file), "--horizon", "3", "--season", "1", "--output", str(output)]) == 0
+    np.testing.assert_array_equal(pl.read_parquet(output)["mean"].to_numpy(), lab.forecast(whole, 3, season=1)["mean"])
+
+
+def test_rows_without_times_are_days(tmp_path: Path) -> None:
+    file, output = tmp_path / "in.parquet", tmp_path / "out.csv"
+    table().drop("ts").write_parquet(file)
+    assert main(["lab", "forecast", str(file), "--horizon", "5", "--output", str(output)]) == 0
+    found = pl.read_csv(output).filter(pl.col("series") == "cpu")
+    np.testing.assert_allclose(found["mean"].to_numpy(), lab.forecast(VALUES["cpu"], 5)["mean"], rtol=1e-12)
+    assert "time" not in found.columns
+
+
+@pytest.mark.parametrize(
+    ("times", "sentence"),
+    [
+        ([0, 60, 30, 90], "row 3 is not later than the row before"),
+        ([0, 60, 120, 150, 210], "row 4 is not a whole number of 60 s"),
+        ([0], "it has 1 rows"),
+        ([0, 1, 2, 90_000_000], "too many"),
+        ([0, 3600], "got 2 values"),
+    ],
+)
+def test_times_that_are_no_grid(
+    times: list[int], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "in.parquet"
+    pl.DataFrame({"ts": times, "v": [1.0] * len(times)}).write_parquet(file)
+    command = ["lab", "forecast", str(file), "--unit", "s", "--horizon", "5", "--output", str(tmp_path / "o.csv")]
+    assert main(command) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("step_seconds", "season"), [(86400, 7), (3600, 24), (300, 288), (7 * 86400, 1), (7000, 1)])
+def test_usual_seasons(step_seconds: float, season: int) -> None:
+    assert usual_season(step_seconds) == season
