@@ -100,7 +100,7 @@ def _judging_seconds(engine: Engine, ticks: int) -> list[float]:
     now_ns = engine.clock.now_ns()
     inputs = []
     for rule in engine.config.rules:
-        observed = engine.observer.values(rule.metric, rule.match, now_ns)
+        observed = engine.observer.values(rule.metric, rule.matchers, now_ns)
         inputs.append(RuleInput(observed.tagset_ids, observed.values, observed.times))
     states = [EMPTY_STATE] * len(inputs)
     seconds = []

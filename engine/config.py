@@ -20,14 +20,11 @@ from msgspec import Meta
 from engine.config_base import (
     MASK,
     Aggregate,
-    Category,
     Keep,
     Level,
     Name,
-    Operator,
     Scope,
     Settings,
-    Severity,
     SignalKind,
     Span,
     Wait,
@@ -36,6 +33,8 @@ from engine.config_channels import Channel as Channel
 from engine.config_escalation import Escalation as Escalation
 from engine.config_escalation import Inhibition as Inhibition
 from engine.config_escalation import default_escalation
+from engine.config_rules import DEFAULT_RULES as DEFAULT_RULES
+from engine.config_rules import Rule as Rule
 from engine.config_toml import Problem
 from engine.config_units import ByteSize, Duration, within
 from engine.errors import BadConfig
@@ -146,18 +145,6 @@ class Watch(Settings, frozen=True, kw_only=True):
     flap_window: Annotated[Duration, within("1m", "1d")] = _duration("30m")
 
 
-# How long an alert of a category stays quiet before it may notify again.
-COOLDOWN_OF_CATEGORY: dict[str, Duration] = {
-    "system": Duration.parse("5m"),
-    "performance": Duration.parse("15m"),
-    "security": Duration.parse("1m"),
-    "integration": Duration.parse("10m"),
-    "business": Duration.parse("30m"),
-    "custom": Duration.parse("5m"),
-}
-_OF_CATEGORY = Duration(-1)
-
-
 class Detection(Settings, frozen=True, kw_only=True):
     """``metrics``: patterns (``*``, ``?``) of the metrics that are judged; none means all."""
 
@@ -165,41 +152,6 @@ class Detection(Settings, frozen=True, kw_only=True):
     interval: Annotated[Duration, within("5s", "1h")] = _duration("1m")
     metrics: tuple[str, ...] = ()
     max_series: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
-
-
-class Rule(Settings, frozen=True, kw_only=True):
-    """A threshold over one metric, judged for each tag set by itself.
-
-    ``clear`` is the level at which a firing alert resolves (None: ``threshold``).  ``divide_by`` makes the
-    value the ratio of two aggregates of the same tag set.  Without ``cooldown`` the category's own counts.
-    """
-
-    name: Name
-    metric: Name
-    op: Operator
-    threshold: float
-    category: Category = "custom"
-    severity: Severity = "warning"
-    match: dict[str, str] = msgspec.field(default_factory=dict)
-    clear: float | None = None
-    for_: Wait = msgspec.field(default=_duration("0s"), name="for")
-    keep_firing: Wait = _duration("0s")
-    cooldown: Wait = _OF_CATEGORY
-    aggregate: Aggregate = "last"
-    over: Span = _duration("60s")
-    divide_by: str | None = None
-    scale: float = 1.0
-    summary: str = "{metric} is {value}"
-    channels: tuple[str, ...] = ()
-    enabled: bool = True
-
-    def __post_init__(self) -> None:
-        if self.cooldown == _OF_CATEGORY:
-            msgspec.structs.force_setattr(self, "cooldown", COOLDOWN_OF_CATEGORY[self.category])
-
-    @property
-    def clear_level(self) -> float:
-        return self.threshold if self.clear is None else self.clear
 
 
 # Of each kind: metric, scale-up level, scale-down level, aggregate, divisor, factor.
@@ -305,79 +257,6 @@ class Config(Settings, frozen=True, kw_only=True):
         own = {step.name for step in self.escalation}
         defaults = default_escalation(self.channels) if self.watch.default_escalation else ()
         return (*(step for step in defaults if step.name not in own), *self.escalation)
-
-
-DEFAULT_RULES: tuple[Rule, ...] = (
-    Rule(
-        name="cpu-saturated",
-        category="system",
-        severity="critical",
-        metric="cpu_usage_percent",
-        op=">",
-        threshold=90.0,
-        clear=85.0,
-        summary="CPU of {host} at {value} %",
-    ),
-    Rule(
-        name="memory-exhausted",
-        category="system",
-        severity="critical",
-        metric="memory_used_percent",
-        op=">",
-        threshold=95.0,
-        clear=90.0,
-        summary="Memory of {host} at {value} %",
-    ),
-    Rule(
-        name="response-slow",
-        category="performance",
-        metric="app_response_time_ms",
-        op=">",
-        threshold=2_000.0,
-        clear=1_500.0,
-        summary="{service} on {host} answers in {value} ms",
-    ),
-    Rule(
-        name="error-rate-high",
-        category="performance",
-        metric="app_errors_total",
-        op=">",
-        threshold=5.0,
-        clear=3.0,
-        aggregate="increase",
-        divide_by="app_requests_total",
-        scale=100.0,
-        summary="{value} % of the requests to {service} on {host} fail",
-    ),
-    Rule(
-        name="probe-down",
-        category="integration",
-        metric="probe_up",
-        op="<",
-        threshold=1.0,
-        summary="{service} does not answer its probe",
-    ),
-    Rule(
-        name="failed-logins",
-        category="security",
-        severity="critical",
-        metric="security_failed_logins_total",
-        op=">",
-        threshold=10.0,
-        aggregate="increase",
-        summary="{value} failed logins on {host} within a minute",
-    ),
-    Rule(
-        name="threat-detected",
-        category="security",
-        severity="critical",
-        metric="security_threats_total",
-        op=">",
-        threshold=0.0,
-        aggregate="increase",
-        summary="{value} threats detected on {host} within a minute",
-    ),
-)
 
 
 def check_config(text: str, *, path: str) -> list[Problem]:

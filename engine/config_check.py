@@ -16,6 +16,7 @@ from msgspec import inspect
 from engine.config import Config, Rule, ScaleTarget
 from engine.config_base import MASK
 from engine.config_channels import ADDRESS, NEEDED, POSSIBLE, Channel
+from engine.config_rule_check import mistakes
 from engine.config_toml import Path, Problem, dotted, key_lines, parse_toml
 from engine.config_tree import TreeChecker, shown
 from engine.config_units import ByteSize, Duration
@@ -185,15 +186,10 @@ class _Consistency:
             seen.setdefault(name, index)
 
     def _rule(self, place: Path, rule: Rule) -> None:
-        if rule.clear is not None:
-            above = rule.op in (">", ">=")
-            if (rule.clear > rule.threshold) if above else (rule.clear < rule.threshold):
-                side = "at most" if above else "at least"
-                allowed = f'{side} the threshold, {rule.threshold:g}, for op = "{rule.op}"'
-                involved = ((*place, "threshold"), (*place, "op"))
-                self._report((*place, "clear"), rule.clear, allowed, involved=involved)
-        if rule.divide_by == "":
-            self._report((*place, "divide_by"), rule.divide_by, "the name of a metric")
+        for mistake in mistakes(rule):
+            involved = tuple((*place, key) for key in mistake.involved)
+            found = _NOTHING if mistake.found is None else mistake.found
+            self._report((*place, mistake.key), found, mistake.allowed, involved=involved)
         self._known_channels((*place, "channels"), rule.channels)
         self._template((*place, "summary"), rule.summary)
 

@@ -46,6 +46,7 @@ from engine.maintenance.compact import Compactor
 from engine.maintenance.consistency import check_segments
 from engine.maintenance.delete import Deleted, Deleter
 from engine.maintenance.detect import AnomalyFinder
+from engine.maintenance.inputs import RuleInputs
 from engine.maintenance.kept import KeptFields
 from engine.maintenance.rebuild import ROLLUP_FILE, mark_missing, set_aside_files
 from engine.maintenance.recover import Replay, check_log
@@ -59,6 +60,7 @@ from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
 from engine.query.exports import Exports, arrow_of_columns
 from engine.query.link import LocalLink, ProcessLink, QueryLink
 from engine.query.observe import Observer
+from engine.query.pasts import Pasts
 from engine.query.range import RangeAnswer, RangeQuery, RangeReader
 from engine.query.samples import SampleStore
 from engine.query.scopes import MAX_SAMPLED_TABLES
@@ -343,8 +345,13 @@ class Engine:
         )
         self.watcher = Watcher(
             rules=self.rule_watch,
-            catalog=self.catalog,
-            observer=self.observer,
+            inputs=RuleInputs(
+                self.catalog,
+                self.observer,
+                Pasts(self.catalog, self.ranges, self._raw_since_ns),
+                stale_after_ns=int(config.watch.stale_after),
+                began_ns=self.clock.now_ns(),
+            ),
             vitals=self.vitals,
             clock=self.clock,
         )
@@ -383,6 +390,7 @@ class Engine:
             Job("catalogue", CATALOGUE_SECONDS, self.keeper.run),
             Job("tokens", TOKENS_SECONDS, self.tokens.refresh),
             Job("watch", self.config.watch.tick.seconds, self.watcher.tick),
+            Job("pasts", self.config.watch.tick.seconds, self.watcher.prepare),
             Job("scale", self.config.watch.tick.seconds, self.decider.tick),
             # The first run comes an interval after the start, in its own thread: it is what imports numba.
             Job("detect", self.config.detection.interval.seconds, self.finder.tick),
@@ -555,8 +563,10 @@ class Engine:
         with self._timed("query"):
             self.recovery.require_finished("query")
             query = replace(query, matchers=(*query.matchers, *caller.matchers))
-            now_ns = self.clock.now_ns()
-            return self.ranges.answer(query, raw_since_ns=lambda table_id: self.admission.oldest_ns(now_ns, table_id))
+            return self.ranges.answer(query, raw_since_ns=self._raw_since_ns)
+
+    def _raw_since_ns(self, table_id: int) -> int:
+        return self.admission.oldest_ns(self.clock.now_ns(), table_id)
 
     def sql(self, statement: str, parameters: Sequence[Any] = (), caller: Caller = EVERYONE) -> SqlResult:
         """Run one analyst's SELECT; raises BadQuery, QueryLimit, or QueueFull when too many are waiting.
@@ -684,7 +694,10 @@ class Engine:
                 "metric": status.rule.metric,
                 "op": status.rule.op,
                 "threshold": status.rule.threshold,
+                "upper": status.rule.upper,
                 "clear": status.rule.clear_level,
+                "clear_upper": None if status.rule.upper is None else status.rule.clear_upper_level,
+                "group_by": status.rule.group_by,
                 "severity": status.rule.severity,
                 "category": status.rule.category,
                 "for_seconds": status.rule.for_.seconds,
@@ -694,6 +707,7 @@ class Engine:
                 "firing": status.firing,
                 "stale": status.stale,
                 "judged_ns": status.judged_ns,
+                "problem": self.watcher.inputs.problems.get(status.rule.name),
             }
             for status in self.rule_watch.status()
         ]

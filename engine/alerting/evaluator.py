@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from engine.alerting.rules import COMPARISONS, RuleInput
+from engine.alerting.rules import RuleInput, breaks, holds
 from engine.alerting.states import (
     CLEARING,
     EMPTY_STATE,
@@ -97,10 +97,9 @@ def evaluate(rule: Rule, state: RuleState, given: RuleInput, now_ns: int, *, sta
     ``stale_after_ns``: a value whose newest sample is older than this judges nothing.  A series of the state
     that ``given`` does not mention is treated like one with the value NaN.
     """
-    compare = COMPARISONS[rule.op]
     tagset_ids, values, times = given.tagset_ids, given.values, given.times
     oldest_ns = now_ns - stale_after_ns
-    wanted = compare(values, rule.threshold)
+    wanted = breaks(rule, values)
     if wanted.any():
         wanted &= times >= oldest_ns
     if len(state) == len(tagset_ids) and np.array_equal(state.tagset_ids, tagset_ids):
@@ -153,13 +152,12 @@ def _judge(
     rule: Rule, before: RuleState, values: Float64Array, times: Int64Array, now_ns: int, oldest_ns: int
 ) -> Transitions:
     """Return the changes of the series in ``before``; ``values`` and ``times`` are aligned with its rows."""
-    compare = COMPARISONS[rule.op]
     known = ~np.isnan(values)
     judged = known & (times >= oldest_ns)
     seen_ns = _updated(before.seen_ns, known, np.maximum(times, before.seen_ns))
     overdue = seen_ns < oldest_ns
-    breaching = judged & compare(values, rule.threshold)
-    released = judged & ~compare(values, rule.clear_level)
+    breaching = judged & breaks(rule, values)
+    released = judged & ~holds(rule, values)
 
     inactive = before.states == INACTIVE
     pending = before.states == PENDING

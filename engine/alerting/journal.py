@@ -39,7 +39,7 @@ from engine.alerting.evaluator import (
     RESOLVED as BECAME_RESOLVED,
 )
 from engine.alerting.holding import Flapping, Holds
-from engine.alerting.rules import LabelsOf, fingerprint, render_summary
+from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary
 from engine.alerting.writes import Writes
 from engine.config import Escalation, Inhibition, Rule
 from engine.model.times import time_text
@@ -187,7 +187,7 @@ class Journal:
                 "labels": dict(labels),
                 "channels": tuple(channels),
                 "state": PENDING,
-                "threshold": rule.threshold,
+                "threshold": level_of(rule, news["value"] if news["value"] is not None else math.nan),
                 "stale": False,
                 **news,
             }

@@ -17,6 +17,8 @@ _FINGERPRINT_BYTES = 16
 
 #: Tag set number -> its labels, None where there is no such tag set.
 LabelsOf = Callable[[int], Mapping[str, str] | None]
+#: Gives a group of series the number by which a rule's input will know it.
+GroupNumber = Callable[[Mapping[str, str]], int]
 
 COMPARISONS: dict[str, Callable[[Float64Array, float], BoolArray]] = {
     ">": np.greater,
@@ -26,13 +28,36 @@ COMPARISONS: dict[str, Callable[[Float64Array, float], BoolArray]] = {
 }
 
 
+def breaks(rule: Rule, values: Float64Array) -> BoolArray:
+    """Return bool[n]: which values break the rule; NaN never does."""
+    return _on_side(rule.op, values, rule.threshold, rule.upper_level)
+
+
+def holds(rule: Rule, values: Float64Array) -> BoolArray:
+    """Return bool[n]: which values keep an alert that fires already; NaN never does."""
+    return _on_side(rule.op, values, rule.clear_level, rule.clear_upper_level)
+
+
+def _on_side(op: str, values: Float64Array, low: float, high: float) -> BoolArray:
+    if op == "outside":
+        return (values < low) | (values > high)
+    if op == "inside":
+        return (values >= low) & (values <= high)
+    return COMPARISONS[op](values, low)
+
+
+def level_of(rule: Rule, value: float) -> float:
+    """Return the level that ``value`` has crossed: ``upper`` above a band, the threshold elsewhere."""
+    return rule.upper_level if rule.op == "outside" and value > rule.upper_level else rule.threshold
+
+
 @dataclass(frozen=True, slots=True)
 class RuleInput:
     """The values a rule judges at one tick, one row for each series that the rule's metric and labels select.
 
-    ``tagset_ids`` int32[n], ascending and distinct.  ``values`` float64[n]: after aggregation, division and
-    scaling; NaN where there is no value.  ``times`` int64[n]: nanoseconds since 1970 of the newest sample
-    behind each value; of no meaning where the value is NaN.
+    ``tagset_ids`` int32[n], ascending and distinct; negative ones are groups of series.  ``values`` float64[n]: what
+    is compared with the threshold, NaN where there is no value.  ``times`` int64[n]: nanoseconds since 1970 of the
+    newest sample behind each value; of no meaning where the value is NaN.
     """
 
     tagset_ids: Int32Array
@@ -73,7 +98,7 @@ def render_summary(rule: Rule, labels: Mapping[str, str], value: float) -> str:
     colon counts for the two numbers (``{value:.1f}``).  A label that the series does not have reads "(no
     label)", with the label's name.
     """
-    numbers = {"value": value, "threshold": rule.threshold}
+    numbers = {"value": value, "threshold": level_of(rule, value)}
     texts = {"metric": rule.metric, "rule": rule.name}
     parts: list[str] = []
     for literal, name, number_format, _ in string.Formatter().parse(rule.summary):

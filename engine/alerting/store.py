@@ -7,6 +7,7 @@ here after a restart.  Recording the same transition again changes nothing.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from engine.alerting.alerts import (
 from engine.alerting.evaluator import Transitions
 from engine.alerting.holding import NEVER, Flapping, may_inhibit
 from engine.alerting.journal import Journal
-from engine.alerting.rules import LabelsOf, fingerprint
+from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint
 from engine.alerting.states import RuleState, state_of_rows
 from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
@@ -92,8 +93,12 @@ class AlertStore:
     def _may_inhibit(self, rule: Rule) -> bool:
         return may_inhibit(self._inhibitions, rule.name, rule.severity, rule.category)
 
-    def restore(self, rule: Rule, labels_of: LabelsOf, now_ns: int) -> RuleState:
+    def restore(
+        self, rule: Rule, labels_of: LabelsOf, now_ns: int, group_number: GroupNumber | None = None
+    ) -> RuleState:
         """Return what ``rule`` remembered when the server stopped.
+
+        Groups, whose numbers are negative and last as long as a process, go by the number of their labels now.
 
         Firing stays firing, pending keeps its start, a cooldown goes on.  A series counts as seen at
         ``now_ns``, so that data has ``stale_after`` to come in again.  An alert whose tag set number means
@@ -101,17 +106,20 @@ class AlertStore:
         """
         quiet_until_ns: dict[str, int] = {}
         rows: dict[str, dict[str, Any]] = {}
-        for key, tagset_id, resolved_ns in self._control.rows(
-            "SELECT fingerprint, tagset_id, max(resolved_ns) FROM alerts "
+        for key, tagset_id, labels_text, resolved_ns in self._control.rows(
+            "SELECT fingerprint, tagset_id, labels, max(resolved_ns) FROM alerts "
             "WHERE rule = ? AND state = 'resolved' AND notified_ns IS NOT NULL AND resolved_ns > ? "
             "GROUP BY fingerprint",
             (rule.name, now_ns - rule.cooldown),
         ):
             quiet_until_ns[key] = resolved_ns + rule.cooldown
+            if tagset_id < 0 and group_number is not None:
+                tagset_id = group_number(json.loads(labels_text))
             if fingerprint(rule.name, labels_of(tagset_id) or {}) == key:
                 rows[key] = _state_row(tagset_id, now_ns, quiet_until_ns=quiet_until_ns[key])
         orphans: list[Alert] = []
-        for alert in self._select("WHERE rule = ? AND state IN ('pending', 'firing')", (rule.name,)):
+        found = self._select("WHERE rule = ? AND state IN ('pending', 'firing')", (rule.name,))
+        for alert in found if group_number is None else self._renumbered(found, group_number, now_ns):
             labels = labels_of(alert.tagset_id)
             if labels is None or dict(labels) != alert.labels:
                 orphans.append(alert)
@@ -132,6 +140,14 @@ class AlertStore:
             )
         self._orphan(orphans, now_ns)
         return state_of_rows(list(rows.values()))
+
+    def _renumbered(self, found: Sequence[Alert], group_number: GroupNumber, now_ns: int) -> list[Alert]:
+        """Return the alerts of groups under the numbers that their labels have now, others as they are."""
+        numbers = [group_number(alert.labels) if alert.tagset_id < 0 else alert.tagset_id for alert in found]
+        if numbers == [alert.tagset_id for alert in found]:
+            return list(found)
+        with self._journal(now_ns) as journal:
+            return [journal.update(alert, tagset_id=number) for alert, number in zip(found, numbers, strict=True)]
 
     def _orphan(self, orphans: Sequence[Alert], now_ns: int) -> None:
         orphans = [alert for alert in orphans if not alert.stale]

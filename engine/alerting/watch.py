@@ -12,7 +12,7 @@ import numpy as np
 from engine.alerting import alerts
 from engine.alerting.alerts import AlertEvent
 from engine.alerting.evaluator import evaluate
-from engine.alerting.rules import LabelsOf, RuleInput
+from engine.alerting.rules import GroupNumber, LabelsOf, RuleInput
 from engine.alerting.states import CLEARING, EMPTY_STATE, FIRING, PENDING, RuleState
 from engine.alerting.store import AlertStore
 from engine.config import Escalation, Rule
@@ -61,12 +61,16 @@ class RuleWatch:
         self._series: dict[str, int] = {}
         self._judged_ns: int | None = None
 
-    def restore(self, labels_of: LabelsOf, now_ns: int) -> list[AlertEvent]:
-        """Take up the open alerts in the store and end those of rules that are gone; to be called first."""
+    def restore(self, labels_of: LabelsOf, now_ns: int, group_number: GroupNumber | None = None) -> list[AlertEvent]:
+        """Take up the open alerts in the store and end those of rules that are gone; to be called first.
+
+        ``labels_of``: labels of a tag set or, for a negative number, of a group of series; ``group_number``: the number
+        of a group's labels.
+        """
         with self._lock:
             ended = self._store.close_except({rule.name for rule in self.rules}, now_ns)
             for rule in self.rules:
-                self._states[rule.name] = self._store.restore(rule, labels_of, now_ns)
+                self._states[rule.name] = self._store.restore(rule, labels_of, now_ns, group_number)
         return ended
 
     def tick(self, inputs: Mapping[str, RuleInput], labels_of: LabelsOf, now_ns: int) -> list[AlertEvent]:

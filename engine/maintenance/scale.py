@@ -18,6 +18,7 @@ from engine.clock import NS_PER_DAY, Clock
 from engine.config import ScaleTarget, Signal
 from engine.config_units import Duration
 from engine.errors import NotFound
+from engine.model.matchers import equality_matchers
 from engine.model.rows import Int32Array
 from engine.query.observe import Observed as SeriesValues
 from engine.query.observe import Observer
@@ -119,7 +120,7 @@ class Decider:
     def _values(self, signal: Signal, target: ScaleTarget, now_ns: int) -> SeriesValues:
         return self._observer.values(
             signal.metric,
-            target.match,
+            equality_matchers(target.match),
             now_ns,
             aggregate=signal.aggregate,
             over_ns=int(signal.over),
@@ -130,7 +131,7 @@ class Decider:
     def _current(self, target: ScaleTarget, counted: int, oldest_ns: int, now_ns: int) -> int | None:
         if target.instances is None:
             return counted
-        values = self._observer.values(target.instances, target.match, now_ns)
+        values = self._observer.values(target.instances, equality_matchers(target.match), now_ns)
         fresh = (values.times >= oldest_ns) & np.isfinite(values.values)
         if not fresh.any():
             return None

@@ -6,20 +6,23 @@ over the samples of the last ``over`` nanoseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.catalog.catalog import Catalog, Field
-from engine.model.matchers import Matcher, equality_matchers
+from engine.clock import NS_PER_SECOND
+from engine.model.matchers import Matcher
 from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
-from engine.query.range import LOOKBACK_NS, aggregate_values, window_buckets
+from engine.query.range import LOOKBACK_NS, aggregate_values, window_buckets, window_change
 from engine.query.samples import SampleStore
 
 #: A table, and what its tag sets must have.
-_Selection = tuple[int, tuple[Matcher, ...], tuple[tuple[str, str], ...]]
+_Selection = tuple[int, tuple[Matcher, ...]]
+Matchers = tuple[Matcher, ...]
+_CHANGES = ("change", "change_percent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,9 @@ class Observed:
     def nothing() -> Observed:
         return Observed(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.int64))
 
+    def scaled(self, factor: float) -> Observed:
+        return self if factor == 1.0 else Observed(self.tagset_ids, self.values * factor, self.times)
+
 
 class Observer:
     """Reads observations of one engine; callable from any thread."""
@@ -46,7 +52,7 @@ class Observer:
     def values(
         self,
         metric: str,
-        match: Mapping[str, str],
+        matchers: Matchers,
         now_ns: int,
         *,
         aggregate: str = "last",
@@ -54,71 +60,66 @@ class Observer:
         divide_by: str | None = None,
         scale: float = 1.0,
     ) -> Observed:
-        """Return the metric's present value for each tag set that has the labels of ``match``.
+        """Return the metric's present value for each tag set that ``matchers`` accept.
 
         With ``divide_by`` the value is the ratio of the two aggregates of the same labels; a tag set without a
         divisor, or with a divisor of zero, has none.  The time is that of the newest sample behind the value.
         """
-        found = self._metric(metric, match, now_ns, aggregate, over_ns)
+        found = self.metric(metric, matchers, now_ns, aggregate=aggregate, over_ns=over_ns)
         if divide_by is not None:
-            found = self._ratio(found, self._metric(divide_by, match, now_ns, aggregate, over_ns))
-        if scale != 1.0:
-            found = Observed(found.tagset_ids, found.values * scale, found.times)
-        return found
+            found = self.ratio(found, self.metric(divide_by, matchers, now_ns, aggregate=aggregate, over_ns=over_ns))
+        return found.scaled(scale)
 
-    def _metric(self, metric: str, match: Mapping[str, str], now_ns: int, aggregate: str, over_ns: int) -> Observed:
+    def metric(
+        self, metric: str, matchers: Matchers, now_ns: int, *, aggregate: str = "last", over_ns: int = 0
+    ) -> Observed:
+        """Return one aggregate of a metric for each tag set that ``matchers`` accept.
+
+        ``change`` is the newest value in the window less the one that held when it began (the last sample of the
+        five minutes before, else the first in it), ``change_percent`` that in percent of it; both want two samples.
+        ``age`` is how many seconds ago the newest sample was, as of now.
+        """
         parts = [
-            self._field(field, match, now_ns, aggregate, over_ns) for field in self._catalog.fields_of_metric(metric)
+            self._field(field, matchers, now_ns, aggregate, over_ns) for field in self._catalog.fields_of_metric(metric)
         ]
-        parts = [part for part in parts if len(part.tagset_ids)]
-        if not parts:
-            return Observed.nothing()
-        if len(parts) == 1:
-            return parts[0]
-        tagset_ids = np.concatenate([part.tagset_ids for part in parts])
-        order = np.argsort(tagset_ids, kind="stable")
-        return Observed(
-            tagset_ids[order],
-            np.concatenate([part.values for part in parts])[order],
-            np.concatenate([part.times for part in parts])[order],
-        )
+        return united(parts)
 
-    def _select(self, field: Field, match: Mapping[str, str]) -> Int32Array | None:
+    def _select(self, field: Field, wanted: Matchers) -> Int32Array | None:
         """Return the tag sets with these labels, ascending, or None for all; remembered until there are new ones."""
-        if not match and not field.matchers:
+        if not wanted and not field.matchers:
             return None
-        key = (field.table_id, field.matchers, tuple(sorted(match.items())))
+        matchers = (*field.matchers, *wanted)
+        key = (field.table_id, matchers)
         count = self._catalog.native.tagset_count
         known = self._selected.get(key)
         if known is None or known[0] != count:
-            matchers = (*field.matchers, *equality_matchers(match))
             since, ids = known or (0, np.empty(0, np.int32))
             known = (count, np.concatenate([ids, self._catalog.tagset_ids(field.table_id, matchers, since=since)]))
             self._selected[key] = known
         return known[1]
 
-    def _among(self, field: Field, match: Mapping[str, str]) -> tuple[int, npt.NDArray[np.bool_]] | None:
+    def _among(self, field: Field, wanted: Matchers) -> tuple[int, npt.NDArray[np.bool_]] | None:
         """Return which of the table's tag sets in use have these labels, by place; None for all."""
-        if not match and not field.matchers:
+        if not wanted and not field.matchers:
             return None
-        key = (field.table_id, field.matchers, tuple(sorted(match.items())))
+        matchers = (*field.matchers, *wanted)
+        key = (field.table_id, matchers)
         generation, tagset_ids = self._samples.hot.tagsets_in_use(field.table_id)
         known = self._in_use.get(key)
         if known is None or known[0] != generation:
             known = (generation, np.empty(0, np.bool_))
         if len(known[1]) < len(tagset_ids):
             new = tagset_ids[len(known[1]) :]
-            matchers = (*field.matchers, *equality_matchers(match))
             known = (generation, np.concatenate([known[1], self._catalog.accepts(new, matchers)]))
             self._in_use[key] = known
         return known
 
-    def _latest(self, field: Field, match: Mapping[str, str]) -> Observed:
+    def _latest(self, field: Field, wanted: Matchers) -> Observed:
         hot = self._samples.hot
         latest = None
         for _ in range(3):
             # Tag sets may be forgotten between the two calls, but not every time.
-            among = self._among(field, match)
+            among = self._among(field, wanted)
             latest = hot.latest(field.table_id, field.field_id, among)
             if latest is not None or among is None or among[0] == hot.tagsets_in_use(field.table_id)[0]:
                 break
@@ -130,17 +131,32 @@ class Observer:
             tagset_ids, values, times = tagset_ids[order], values[order], times[order]
         return Observed(tagset_ids, values, times)
 
-    def _field(self, field: Field, match: Mapping[str, str], now_ns: int, aggregate: str, over_ns: int) -> Observed:
-        if aggregate == "last":
-            return self._latest(field, match)
-        selected = self._select(field, match)
+    def _field(self, field: Field, wanted: Matchers, now_ns: int, aggregate: str, over_ns: int) -> Observed:
+        if aggregate in ("last", "age"):
+            latest = self._latest(field, wanted)
+            if aggregate == "last":
+                return latest
+            ages = (now_ns - latest.times) / NS_PER_SECOND
+            return Observed(latest.tagset_ids, ages, np.full(len(ages), now_ns, np.int64))
+        selected = self._select(field, wanted)
         start_ns = now_ns - over_ns
+        if aggregate in _CHANGES:
+            series_ids, values, bases, times = window_change(
+                self._samples, field, selected, start_ns + 1, now_ns + 1, LOOKBACK_NS
+            )
+            found = values - bases
+            if aggregate == "change_percent":
+                # From zero there is no percentage.
+                series_ids, found, bases, times = _kept(bases != 0, series_ids, found, bases, times)
+                found = 100.0 * found / np.abs(bases)
+            return Observed((series_ids >> FIELD_ID_BITS).astype(np.int32), found, times)
         look_back = LOOKBACK_NS if aggregate in ("increase", "rate") else 0
         buckets = window_buckets(self._samples, field, selected, start_ns + 1, now_ns + 1, look_back)
         tagset_ids = (buckets.series_ids >> FIELD_ID_BITS).astype(np.int32)
         return Observed(tagset_ids, aggregate_values(buckets, aggregate, over_ns), buckets.last_times)
 
-    def _ratio(self, above: Observed, below: Observed) -> Observed:
+    def ratio(self, above: Observed, below: Observed) -> Observed:
+        """Return the quotients of what has equal labels; what has no divisor, or one of zero, has none."""
         positions = np.searchsorted(below.tagset_ids, above.tagset_ids)
         inside = positions < len(below.tagset_ids)
         same = inside.copy()
@@ -162,3 +178,25 @@ class Observer:
         usable = divisors != 0
         times = np.minimum(above.times[same], below.times[positions[same]])
         return Observed(above.tagset_ids[same][usable], values[usable] / divisors[usable], times[usable])
+
+
+def united(parts: Sequence[Observed]) -> Observed:
+    """Return the observations of several tables as one, ascending."""
+    parts = [part for part in parts if len(part.tagset_ids)]
+    if not parts:
+        return Observed.nothing()
+    if len(parts) == 1:
+        return parts[0]
+    tagset_ids = np.concatenate([part.tagset_ids for part in parts])
+    order = np.argsort(tagset_ids, kind="stable")
+    return Observed(
+        tagset_ids[order],
+        np.concatenate([part.values for part in parts])[order],
+        np.concatenate([part.times for part in parts])[order],
+    )
+
+
+def _kept(
+    mask: npt.NDArray[np.bool_], ids: Int64Array, one: Float64Array, two: Float64Array, times: Int64Array
+) -> tuple[Int64Array, Float64Array, Float64Array, Int64Array]:
+    return ids[mask], one[mask], two[mask], times[mask]

@@ -100,9 +100,9 @@ TierRows = Callable[[str, int, int, Int64Array, Sequence[str]], pa.Table]
 class RangeReader:
     """Answers range queries of one engine; callable from any thread."""
 
-    def __init__(self, catalog: Catalog, samples: SampleStore, tier_rows: TierRows) -> None:
+    def __init__(self, catalog: Catalog, samples: SampleStore, tier_rows: TierRows | None) -> None:
         """``tier_rows(tier, start_ns, end_ns, series_ids, names)`` gives columns of a tier's rows, everything visible
-        included.
+        included.  None: there are no tiers.
         """
         self._catalog, self._samples, self._tier_rows = catalog, samples, tier_rows
 
@@ -167,6 +167,7 @@ class RangeReader:
         else:
             wanted = (tagset_ids.astype(np.int64) << FIELD_ID_BITS) | one.field_id
             names = ("series_id", "time", "last_time", HISTOGRAM)
+            assert self._tier_rows is not None
             table = self._tier_rows(tier.name, query.start_ns, query.end_ns, wanted, names)
             bins = bins_of_column(table.column(HISTOGRAM))
             if bins is None:
@@ -189,8 +190,35 @@ class RangeReader:
 
     # --- sources
 
+    def buckets(
+        self,
+        one: Field,
+        tagset_ids: Int32Array,
+        start_ns: int,
+        end_ns: int,
+        step_ns: int,
+        *,
+        counted: bool,
+        raw_since_ns: int,
+    ) -> Buckets:
+        """Return the buckets of each series of one field, from the coarsest tier that answers like raw samples.
+
+        ``counted``: with increases.  Where no source knows all of the range, the buckets that are known come.
+        """
+        query = RangeQuery("", start_ns, end_ns, step_ns, "increase" if counted else "avg")
+        tier = self._choose(query, one, tagset_ids, raw_since_ns)
+        if tier is not None:
+            found = self._tier(query, one, tagset_ids, tier)
+            if not (counted and np.isnan(found.increases).any()):
+                return found
+            if start_ns < raw_since_ns:
+                return _take(found, ~np.isnan(found.increases))
+        return self._raw(query, one, tagset_ids)
+
     def _choose(self, query: RangeQuery, one: Field, tagset_ids: Int32Array, raw_since_ns: int) -> Tier | None:
         """Return the coarsest tier that gives the same answer as raw samples, or None for raw samples."""
+        if self._tier_rows is None:
+            return None
         newest = self._samples.newest_time_ns(one.table_id)
         usable = [
             tier
@@ -228,6 +256,7 @@ class RangeReader:
         counted = query.aggregate in _COUNTED
         start = (query.start_ns - LOOKBACK_NS) // tier.width_ns * tier.width_ns if counted else query.start_ns
         names = (*NAMES, INCREASE) if counted else NAMES
+        assert self._tier_rows is not None
         found = buckets_of_table(self._tier_rows(tier.name, start, query.end_ns, series_ids, names))
         if counted:
             # The step into the range counts from a sample as near as it does for raw samples.
@@ -277,6 +306,24 @@ def window_buckets(
     values = np.ascontiguousarray(rows.values)
     buckets = _of_columns(aggregate(rows.tagset_ids, rows.times, values, field_ids, width, start_ns))
     return _with_boundaries(buckets, start_ns) if look_back_ns else buckets
+
+
+def window_change(
+    samples: SampleStore, one: Field, tagset_ids: Int32Array | None, start_ns: int, end_ns: int, look_back_ns: int
+) -> tuple[Int64Array, Float64Array, Float64Array, Int64Array]:
+    """Return (series, newest value in ``[start_ns, end_ns)``, value when it began, time of the newest sample).
+
+    The value when it began is that of the last sample within ``look_back_ns`` before, else of the first one inside; a
+    series with a single sample has none and is left out.
+    """
+    rows = samples.collect(one.table_id, start_ns - look_back_ns, end_ns, tagset_ids, (one.field_id,))
+    field_ids = np.array(rows.field_ids, np.int32)
+    values = np.ascontiguousarray(rows.values)
+    buckets = _of_columns(aggregate(rows.tagset_ids, rows.times, values, field_ids, end_ns - start_ns, start_ns))
+    same = np.r_[False, buckets.series_ids[1:] == buckets.series_ids[:-1]]
+    bases = np.where(same, np.r_[np.nan, buckets.lasts[:-1]], buckets.firsts)
+    usable = (buckets.times >= start_ns) & (same | (buckets.counts > 1))
+    return buckets.series_ids[usable], buckets.lasts[usable], bases[usable], buckets.last_times[usable]
 
 
 def _validate(query: RangeQuery) -> None:

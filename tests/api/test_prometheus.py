@@ -277,6 +277,6 @@ def test_rules_watch_pooled_metrics(tmp_path: Path) -> None:
     server.engine.watcher.tick()
     alerts = server.json("/v1/alerts")["alerts"]
     assert [(alert["rule"], alert["labels"]) for alert in alerts] == [("down", {"host": "a"})]
-    ratio = server.engine.observer.values("up", {}, server.clock.now_ns(), divide_by="load")
+    ratio = server.engine.observer.values("up", (), server.clock.now_ns(), divide_by="load")
     assert len(ratio.values) == 0  # a divisor of zero
     server.engine.close()

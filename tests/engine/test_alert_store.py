@@ -131,6 +131,38 @@ def server(path: str) -> Iterator[Server]:
     running.control.close()
 
 
+# ---- groups ----
+
+
+def test_a_group_keeps_its_alert_and_its_cooldown_over_restarts_whatever_its_number(path: str) -> None:
+    from engine.query.groups import GroupNumbers
+
+    server = Server(path, [rule_of(cooldown=300, summary="{zone} at {value}")])
+    for start, zones in enumerate((["x", "y"], ["other", "y", "x"], ["y", "x"])):
+        # Each process numbers the groups as it meets them.
+        groups = GroupNumbers()
+        for zone in zones:
+            groups.number({"zone": zone})
+        server.labels_of = groups.labels
+        server.watch.restore(groups.labels, T0 + server.now_s * S, groups.number)
+        x, y = groups.number({"zone": "x"}), groups.number({"zone": "y"})
+        if start == 0:
+            assert server.tick(0, {x: 95.0, y: 96.0}) == ["firing", "firing"]
+            assert server.tick(5, {x: 50.0, y: 96.0}) == ["resolved"]
+        elif start == 1:
+            assert server.tick(10, {x: 50.0, y: 96.0}) == []
+            assert server.tick(15, {x: 99.0, y: 50.0}) == ["firing", "resolved"]
+        else:
+            assert server.tick(20, {x: 99.0, y: 50.0}) == []
+            assert [(alert.labels, alert.summary) for alert in server.store.find()] == [({"zone": "x"}, "x at 99")]
+            server.watch.close(server.store.find()[0].id, by="ann", now_ns=T0 + 21 * S)
+            assert server.tick(25, {x: 50.0, y: 50.0}) == []
+        server.restart()
+    firings = [detail for alert_id in (1, 2, 3) for event, detail in server.history(alert_id) if event == "firing"]
+    assert ["cooldown" in detail for detail in firings] == [False, False, True]
+    server.control.close()
+
+
 # ---- one alert's life ----
 
 

@@ -102,6 +102,26 @@ RULES = st.builds(
     keep_firing=st.sampled_from([0, 10]),
     cooldown=st.sampled_from([0, 300]),
 )
+RULES |= st.builds(
+    rule_of,
+    op=st.just("outside"),
+    threshold=st.just(84.0),
+    upper=st.just(91.0),
+    clear=st.sampled_from([None, 85.0]),
+    clear_upper=st.sampled_from([None, 86.0]),
+    for_=st.sampled_from([0, 10]),
+    keep_firing=st.sampled_from([0, 10]),
+)
+RULES |= st.builds(
+    rule_of,
+    op=st.just("inside"),
+    threshold=st.just(85.0),
+    upper=st.just(86.0),
+    clear=st.sampled_from([None, 84.0]),
+    clear_upper=st.sampled_from([None, 91.0]),
+    for_=st.sampled_from([0, 10]),
+    keep_firing=st.sampled_from([0, 10]),
+)
 
 
 @settings(deadline=None, max_examples=400)

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from engine.config import (
-    COOLDOWN_OF_CATEGORY,
     DEFAULT_RULES,
     ByteSize,
     Channel,
@@ -33,6 +32,7 @@ from engine.config import (
     parse_config,
 )
 from engine.config_check import is_loopback, split_address
+from engine.config_rules import COOLDOWN_OF_CATEGORY
 from engine.config_toml import key_lines
 from engine.errors import BadConfig
 
@@ -165,6 +165,7 @@ def collect(tree: Any, path: tuple[str, ...]) -> list[Any]:
 # Values of the example that show a use instead of the default, which is to leave the setting out.
 ILLUSTRATIONS = {
     *("server.tokens", "rules.channels", "rules.cooldown", "rules.clear", "scale.signals"),
+    *("rules.over", "rules.upper", "rules.clear_upper"),
     "channels.to",
 }
 
@@ -187,7 +188,7 @@ def test_example_file_is_valid_with_everything_switched_on() -> None:
     assert problems == []
     assert config is not None
     parts = (config.rules, config.channels, config.escalation, config.scale, config.server.tokens)
-    assert [len(part) for part in parts] == [1, 4, 1, 1, 1]
+    assert [len(part) for part in parts] == [6, 4, 1, 1, 1]
     assert config.scale[0].signals == ScaleTarget(target="any", match={}).signals
     assert (config.server.tls_key, config.agent.token_file) == (
         "/etc/tidegauge/key.pem",
@@ -212,6 +213,10 @@ def test_documented_default_is_the_default(path: tuple[str, ...], default: Any) 
         "rules.clear": "`threshold`",
         "rules.cooldown": "that of the category",
         "rules.channels": "all",
+        "rules.clear_upper": "`upper`",
+        "rules.divide_match": "`match`",
+        "rules.divide_where": "`where`",
+        "rules.group": '`"avg"`; `"sum"` with `divide_by`, `"min"` for `age`',
         "scale.signals.metric": "that of the kind",
         "scale.signals.up": "that of the kind",
         "scale.signals.down": "that of the kind",
@@ -398,6 +403,31 @@ TABLE = [
     (RULE + 'summary = "{host.name}"', 6, "rules[1].summary", "placeholders"),
     (RULE + "match = {host = 3}", 6, "rules[1].match", "a table of texts"),
     (RULE + 'divide_by = ""', 6, "rules[1].divide_by", "the name of a metric"),
+    (RULE + "upper = 95", 6, "rules[1].upper", 'no upper for op = ">"'),
+    (RULE + "clear_upper = 95", 6, "rules[1].clear_upper", 'no clear_upper for op = ">"'),
+    (RULE.replace('">"', '"inside"'), 1, "rules[1].upper", "the upper level"),
+    (RULE.replace('">"', '"inside"') + "upper = 90", 6, "rules[1].upper", "more than the threshold, 90"),
+    (RULE.replace('">"', '"inside"') + "upper = 95\nclear = 91", 7, "rules[1].clear", "at most the threshold, 90"),
+    (RULE.replace('">"', '"inside"') + "upper = 95\nclear_upper = 94", 7, "rules[1].clear_upper", "at least upper, 95"),
+    (RULE.replace('">"', '"outside"') + "upper = 95\nclear = 89", 7, "rules[1].clear", "at least the threshold, 90"),
+    (RULE.replace('">"', '"outside"') + "upper = 95\nclear_upper = 96", 7, "rules[1].clear_upper", "at most upper, 95"),
+    (
+        RULE.replace('">"', '"outside"') + "upper = 95\nclear = 94\nclear_upper = 93",
+        7,
+        "rules[1].clear",
+        "at most clear_u",
+    ),
+    (RULE + "where = 'a=5'", 6, "rules[1].where", "matchers such as"),
+    (RULE + "where = 'a=~\"(\"'", 6, "rules[1].where", "no regular expression"),
+    (RULE + "divide_match = {}", 6, "rules[1].divide_match", "divide_by beside it"),
+    (RULE + "divide_on = []", 6, "rules[1].divide_on", "divide_by beside it"),
+    (RULE + 'divide_by = "b"\ndivide_on = []\ngroup_by = []', 7, "rules[1].divide_on", "no divide_on beside group_by"),
+    (RULE + 'group_by = ["a", "a"]', 6, "rules[1].group_by", "each one once"),
+    (RULE + 'group = "sum"', 6, "rules[1].group", "group_by beside it"),
+    (RULE + 'aggregate = "age"\nforecast = "1h"', 7, "rules[1].forecast", 'no forecast for aggregate = "age"'),
+    (RULE + 'aggregate = "age"\ndivide_by = "b"', 7, "rules[1].divide_by", 'no divide_by for aggregate = "age"'),
+    (RULE + 'forecast = "1h"\ncompare_with = "days"', 6, "rules[1].forecast", "no forecast beside compare_with"),
+    (RULE + 'compare_with = "months"', 6, "rules[1].compare_with", '"days", "weeks"'),
     (RULE + RULE, 7, "rules[2].name", "entry 1 has this one already"),
     ('[[channels]]\nname = "a"\nurl = "ftp://x"', 3, "channels[1].url", "https://example.org"),
     ('[[channels]]\nname = "a"\nurl = "http://[x"', 3, "channels[1].url", "https://example.org"),

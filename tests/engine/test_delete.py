@@ -174,7 +174,7 @@ def test_the_latest_values_of_deleted_series_are_gone(tmp_path: Path) -> None:
             engine.submit_lines(line.encode()).result(30)
 
         def latest() -> dict[str, float]:
-            seen = engine.observer.values("cpu_x", {}, NOW_NS)
+            seen = engine.observer.values("cpu_x", (), NOW_NS)
             hosts = [engine.catalog.tags(each)["host"] for each in seen.tagset_ids.tolist()]
             return dict(zip(hosts, seen.values.tolist(), strict=True))
 

@@ -11,6 +11,15 @@ from engine.config import Rule
 OPERATORS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
+def on_side(op: str, value: float, low: float, high: float | None) -> bool:
+    """Say whether a value breaks a threshold, or is outside or inside of a band."""
+    if op in OPERATORS:
+        return bool(OPERATORS[op](value, low))
+    assert high is not None
+    inside = low <= value <= high
+    return inside if op == "inside" else not inside
+
+
 @dataclass
 class SeriesStory:
     """What one series has been through under one rule."""
@@ -32,9 +41,10 @@ class SeriesStory:
             self.seen_ns = max(self.seen_ns, time_ns)
         usable = not math.isnan(value) and time_ns >= now_ns - self.stale_after_ns
         overdue = self.seen_ns < now_ns - self.stale_after_ns
-        above = usable and OPERATORS[rule.op](value, rule.threshold)
+        above = usable and on_side(rule.op, value, rule.threshold, rule.upper)
         clear = rule.threshold if rule.clear is None else rule.clear
-        held = usable and OPERATORS[rule.op](value, clear)
+        clear_upper = rule.upper if rule.clear_upper is None else rule.clear_upper
+        held = usable and on_side(rule.op, value, clear, clear_upper)
 
         if self.state == "inactive":
             if not above:

@@ -26,12 +26,14 @@ from engine.detection.store import AnomalyStore
 from engine.disk.real import RealFileSystem
 from engine.hot.store import HotStore
 from engine.maintenance.detect import AnomalyFinder
+from engine.maintenance.inputs import RuleInputs, past_ns
 from engine.maintenance.replay.history import Reader
 from engine.maintenance.scale import Decider
 from engine.maintenance.watch import Watcher
-from engine.model.rows import Int32Array, Int64Array, Rows, concat, sort_merge
+from engine.model.rows import NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
 from engine.query.observe import Observer
-from engine.query.range import LOOKBACK_NS
+from engine.query.pasts import Pasts
+from engine.query.range import LOOKBACK_NS, RangeReader
 from engine.query.samples import SampleStore, narrow
 from engine.scaling.store import ScaleStore
 from engine.vitals import Vitals
@@ -100,7 +102,14 @@ class Rehearsal:
             stale_after_ns=int(config.watch.stale_after),
             escalation=config.effective_escalation,
         )
-        self._watcher = Watcher(rules=rules, catalog=catalog, observer=observer, vitals=vitals, clock=clock)
+        inputs = RuleInputs(
+            catalog,
+            observer,
+            Pasts(catalog, RangeReader(catalog, self.samples, None), lambda _: NEVER_NS),
+            stale_after_ns=int(config.watch.stale_after),
+            began_ns=start_ns,
+        )
+        self._watcher = Watcher(rules=rules, inputs=inputs, vitals=vitals, clock=clock)
         self._anomalies = AnomalyStore(self._control)
         self._finder = AnomalyFinder(
             settings=config.detection,
@@ -125,7 +134,7 @@ class Rehearsal:
         )
         self._tick_ns, self._interval_ns = tick_ns, int(config.detection.interval)
         self._watched_ns = self._detected_ns = self._dropped_ns = self._forgot_ns = start_ns
-        self._kept_ns = look_back_ns(config)
+        self._kept_ns = look_back_ns(config, with_past=past is not None)
         self._idle_ns = max(int(config.ingest.idle_after), int(config.watch.stale_after))
         self._waiting: dict[int, list[_Waiting]] = {}
         self._sequence = 0
@@ -220,10 +229,15 @@ class Rehearsal:
         return [(str(channel), str(event), int(number)) for channel, event, number in self._control.rows(counted)]
 
 
-def look_back_ns(config: Config) -> int:
-    """Return how much of the newest samples rules and decisions look at."""
+def look_back_ns(config: Config, *, with_past: bool) -> int:
+    """Return how much of the newest samples rules and decisions look at.
+
+    ``with_past``: what a rule compares with is read from elsewhere, and rarely.
+    """
     windows = [int(rule.over) for rule in config.effective_rules]
     windows += [int(signal.over) for target in config.scale for signal in target.signals]
+    if not with_past:
+        windows += [past_ns(rule) for rule in config.rules]
     return max(windows, default=0) + LOOKBACK_NS + NS_PER_HOUR
 
 

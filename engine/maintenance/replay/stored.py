@@ -51,7 +51,7 @@ def replay(
     extent = history.extent()
     oldest_ns = start_ns if extent is None else min(start_ns, extent[0])
     # Rules need what they look back to, and the newest value of whoever reports seldom.
-    before_ns = look_back_ns(config) + int(config.watch.stale_after)
+    before_ns = look_back_ns(config, with_past=True) + int(config.watch.stale_after)
     from_ns = max(oldest_ns, start_ns - max(before_ns, learn_ns if config.detection.enabled else 0))
     rows = 0
     with (
