@@ -31,6 +31,7 @@ COMMANDS = {
     "replay": "tell what alerts there would have been over stored history",
     "sql": "run SQL against a server or a data directory",
     "import": "load files: line protocol, CSV, Parquet, Arrow",
+    "export": "write samples, or the answer of a statement, to a file",
     "token": "make, list and revoke API tokens",
     "check": "validate a configuration file",
     "notify": "send a test notification to a channel",

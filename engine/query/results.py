@@ -220,7 +220,7 @@ def to_csv(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
     from pyarrow import csv
 
     sink = pa.BufferOutputStream()
-    columns = [_csv_column(column) for column in table.columns]
+    columns = [csv_column(column) for column in table.columns]
     if len(columns) == 1 and columns[0].null_count:
         columns = [columns[0].cast(pa.string()).fill_null("")]
     flat = pa.table(columns, names=table.column_names)
@@ -228,7 +228,7 @@ def to_csv(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _csv_column(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+def csv_column(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     type_ = column.type
     if pa.types.is_integer(type_) or pa.types.is_boolean(type_) or pa.types.is_string(type_):
         return column
