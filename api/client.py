@@ -299,9 +299,14 @@ class Client:
         found: list[dict[str, Any]] = self._get("/v1/tokens", {})["tokens"]
         return found
 
-    def create_token(self, name: str, scopes: Sequence[str], *, match: str | Mapping[str, str] = "") -> str:
-        """Make an API token and return it; the server keeps its hash alone.  Raises BadRequest."""
-        body = msgspec.json.encode({"name": name, "scopes": list(scopes), "match": _matchers(match)})
+    def create_token(
+        self, name: str, scopes: Sequence[str], *, match: str | Mapping[str, str] = "", **shares: int | str | None
+    ) -> str:
+        """Make an API token and return it; the server keeps its hash alone.  Raises BadRequest.
+
+        ``shares``: ``weight``, ``concurrency``, ``queue`` and ``timeout`` of its queries (docs/configuration.md).
+        """
+        body = msgspec.json.encode({"name": name, "scopes": list(scopes), "match": _matchers(match)} | shares)
         response = self._send("POST", "/v1/tokens", body, {"Content-Type": "application/json"})
         if response.status != 201:
             raise _error_of(response)

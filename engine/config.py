@@ -46,13 +46,18 @@ _size = ByteSize.parse
 class Token(Settings, frozen=True, kw_only=True):
     """An API token.  ``sha256``: the token's SHA-256 in lower-case hex; the token itself is kept nowhere.
 
-    ``match``: label matchers; only series that satisfy them exist for who has the token.
+    ``match``: label matchers; only series that satisfy them exist for who has the token.  The rest says how its queries
+    share the server with others'; None: as for all tokens.
     """
 
     name: Name
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", extra={"secret": True})]
     scopes: Annotated[tuple[Scope, ...], Meta(min_length=1)]
     match: str = ""
+    weight: Annotated[int, Meta(ge=1, le=1_000)] = 1
+    concurrency: Annotated[int, Meta(ge=1, le=256)] | None = None
+    queue: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    timeout: Annotated[Duration, within("100ms", "1h")] | None = None
 
     def __repr__(self) -> str:
         return f"Token(name={self.name!r}, sha256={MASK!r}, scopes={self.scopes!r}, match={self.match!r})"
@@ -133,6 +138,8 @@ class Query(Settings, frozen=True, kw_only=True):
     memory: Annotated[ByteSize, within("64MiB")] = _size("1GiB")
     concurrency: Annotated[int, Meta(ge=1, le=256)] = 4
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 64
+    concurrency_per_token: Annotated[int, Meta(ge=1, le=256)] = 3
+    queue_per_token: Annotated[int, Meta(ge=0, le=100_000)] = 32
     in_process: bool = False
 
 

@@ -319,7 +319,19 @@ class Engine:
     def _open_queries(self) -> None:
         query = self.config.query
         self.exports = Exports(self.samples, self._root)
-        self._turns = Turns(query.concurrency, query.queue, query.timeout.seconds)
+        self.sql_turns, self.query_turns = (
+            Turns(
+                path,
+                query.concurrency,
+                query.queue,
+                query.timeout.seconds,
+                caller_at_once=query.concurrency_per_token,
+                caller_waiting=query.queue_per_token,
+                monotonic=self.clock.monotonic,
+                vitals=self.vitals,
+            )
+            for path in ("sql", "query")
+        )
         self.ranges = RangeReader(self.catalog, self.samples, self._tier_rows)
         self.observer = Observer(self.catalog, self.samples)
 
@@ -569,13 +581,18 @@ class Engine:
         return self.admission.oldest_ns(self.clock.now_ns(), table_id)
 
     def sql(self, statement: str, parameters: Sequence[Any] = (), caller: Caller = EVERYONE) -> SqlResult:
-        """Run one analyst's SELECT; raises BadQuery, QueryLimit, or QueueFull when too many are waiting.
+        """Wait for a turn, then :meth:`run_sql`; raises QueueFull as well, when too many are waiting."""
+        with self.sql_turns.take(caller):
+            return self.run_sql(statement, parameters, caller)
 
-        It sees what exists for the caller.
+    def run_sql(self, statement: str, parameters: Sequence[Any] = (), caller: Caller = EVERYONE) -> SqlResult:
+        """Run one analyst's SELECT, which sees what exists for the caller; raises BadQuery or QueryLimit.
+
+        Whoever calls this holds a turn of :attr:`sql_turns`.
 
         Raises Recovering for a statement that reads samples or tiers until all of them are there.
         """
-        with self._timed("sql"), self._turns.take():
+        with self._timed("sql"):
             visible = visible_to(caller)
             needed = self.link.needed(statement, list(parameters), visible)
             if needed.tables or needed.rollups:
@@ -595,7 +612,7 @@ class Engine:
                         findings=findings,
                         visible=visible,
                         limits=SqlLimits(
-                            timeout_seconds=settings.timeout.seconds,
+                            timeout_seconds=caller.timeout_seconds or settings.timeout.seconds,
                             max_rows=settings.max_rows,
                             max_result_bytes=int(settings.max_result),
                         ),

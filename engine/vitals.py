@@ -57,6 +57,12 @@ class Vitals:
             buckets=_LATENCY_BUCKETS_SECONDS,
             registry=self.registry,
         )
+        self.query_turns = self._counter(
+            "query_turns", "Turns of queries by token: granted, refused, left while waiting", "path", "token", "outcome"
+        )
+        self.query_turn_seconds = self._counter("query_turn_seconds", "Time that turns have taken", "path", "token")
+        self.query_running = self._gauge("query_running", "Queries that have their turn", "path", "token")
+        self.query_waiting = self._gauge("query_waiting", "Queries that wait for their turn", "path", "token")
         self.rule_tick_seconds = Histogram(
             "tidegauge_rule_tick_seconds",
             "Time to evaluate all rules once",
@@ -80,6 +86,9 @@ class Vitals:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"tidegauge_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"tidegauge_{name}", text, labels, registry=self.registry)
 
     def wrote(self, cause: str, rows: int, written_bytes: int) -> None:
         """Count what went into a segment: rows "sealed" for the first time, "rewritten" by sealing, or "compacted"."""

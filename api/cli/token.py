@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engine.catalog.tokens import TokenStore
 
 SCOPES = ("read", "write", "ack", "admin")
+SHARES = ("weight", "concurrency", "queue", "timeout")
 _FILE = "control.sqlite"
 _EPILOG = f"""example:
   tidegauge token create agents --scope write
@@ -36,6 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument("name", metavar="NAME", help="who it is for")
     create.add_argument("--scope", required=True, metavar="SCOPES", help=f"what for, of {', '.join(SCOPES)}")
     create.add_argument("--match", default="", metavar="MATCHERS", help="""only these series, 'team="payments"'""")
+    create.add_argument("--weight", type=int, default=1, metavar="N", help="its share of the time for queries")
+    create.add_argument("--concurrency", type=int, metavar="N", help="how many of its queries run at once")
+    create.add_argument("--queue", type=int, metavar="N", help="how many more wait")
+    create.add_argument("--timeout", metavar="TIME", help='how long each may take, "10s"')
     listing = actions.add_parser("list", help="list tokens, the revoked ones too")
     revoke = actions.add_parser("revoke", help="make a token invalid")
     revoke.add_argument("name", metavar="NAME", help="whose")
@@ -61,10 +66,15 @@ def _scopes(arguments: argparse.Namespace) -> list[str]:
     return scopes
 
 
+def _shares(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in SHARES}
+
+
 def _show(tokens: list[dict[str, Any]]) -> None:
     for each in tokens:
         ended = f", revoked {each['revoked_at']}" if each["revoked_at"] else ""
         limit = f", only {each['match']}" if each["match"] else ""
+        limit += "".join(f", {name} {each[name]}" for name in SHARES if each[name] not in (None, 1))
         print(f"{each['name']}: {','.join(each['scopes'])}{limit}, created {each['created_at']}{ended}")
 
 
@@ -91,7 +101,7 @@ def _store(arguments: argparse.Namespace, *, make: bool = False) -> Iterator[Tok
 def _create(arguments: argparse.Namespace) -> None:
     from api.routes.tokens import TokenBody, settings_of
 
-    body = TokenBody(arguments.name, _scopes(arguments), arguments.match)
+    body = TokenBody(arguments.name, _scopes(arguments), arguments.match, **_shares(arguments))
     with _store(arguments, make=True) as store:
         print(store.create(settings_of(body), time.time_ns()))
 
@@ -120,7 +130,7 @@ def _client(arguments: argparse.Namespace) -> Any:
 
 def _create_there(arguments: argparse.Namespace) -> None:
     with _client(arguments) as client:
-        print(client.create_token(arguments.name, _scopes(arguments), match=arguments.match))
+        print(client.create_token(arguments.name, _scopes(arguments), match=arguments.match, **_shares(arguments)))
 
 
 def _list_there(arguments: argparse.Namespace) -> None:

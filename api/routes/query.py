@@ -12,6 +12,7 @@ from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from api.arguments import parse_duration_ns, parse_start, parse_time
 from api.auth import caller_of
+from api.turns import QueryThreads, turn_of
 from engine.catalog.callers import Caller
 from engine.errors import BadRequest
 from engine.model.matchers import Matcher, parse_matchers
@@ -53,23 +54,28 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
     """Return the routes of one engine."""
     # Counting reads every tag set in use: one at a time.
     counting = asyncio.Lock()
+    threads = QueryThreads(2 * engine.config.query.concurrency)
 
     def run_sql(statement: str, parameters: list[Any], request: Request[Any, Any, Any]) -> Response[bytes]:
         media_type, form = negotiate(request.headers.get("accept", ""))
-        answer = engine.sql(statement, parameters, caller_of(request))
+        answer = engine.run_sql(statement, parameters, caller_of(request))
         body = render(answer.table, form, answer.metadata)
         # Proxies drop names with underscores.
         told = {name.replace("_", "-"): value for name, value in answer.metadata.items() if value is not None}
         headers = {f"X-Tidegauge-{name}": str(value) for name, value in told.items()}
         return Response(body, media_type=media_type, headers=headers)
 
+    async def sql_in_turn(statement: str, parameters: list[Any], request: Request[Any, Any, Any]) -> Response[bytes]:
+        async with turn_of(engine.sql_turns, caller_of(request)):
+            return await threads.run(lambda: run_sql(statement, parameters, request))
+
     @post("/v1/sql", status_code=200, summary="Run one SELECT; the form of the answer by Accept")
     async def post_sql(data: JSONBody[SqlBody], request: Request[Any, Any, Any]) -> Response[bytes]:
-        return await asyncio.to_thread(run_sql, data.sql, data.parameters, request)
+        return await sql_in_turn(data.sql, data.parameters, request)
 
     @get("/v1/sql", summary="Run one SELECT given as ?q=")
     async def get_sql(q: FromQuery[str], request: Request[Any, Any, Any]) -> Response[bytes]:
-        return await asyncio.to_thread(run_sql, q, [], request)
+        return await sql_in_turn(q, [], request)
 
     @get("/v1/query", summary="Aligned aggregated series from raw samples or the best tier")
     async def get_query(
@@ -94,7 +100,9 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
             parse_matchers(match),
             None if by is None else tuple(label for label in by.split(",") if label),
         )
-        answer = await asyncio.to_thread(engine.query, query, caller_of(request))
+        caller = caller_of(request)
+        async with turn_of(engine.query_turns, caller):
+            answer = await threads.run(lambda: engine.query(query, caller))
         shown = answer.series[:limit]
         body = {
             "metric": answer.metric,

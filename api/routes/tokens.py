@@ -10,9 +10,8 @@ from litestar import delete, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, JSONBody
 
-from engine.catalog.tokens import StoredToken
+from engine.catalog.tokens import StoredToken, token_of
 from engine.config import Token
-from engine.errors import BadRequest
 from engine.model.times import time_text
 from engine.runtime import Engine
 
@@ -25,14 +24,16 @@ class TokenBody(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     scopes: list[str]
     match: str = ""
+    weight: int = 1
+    concurrency: int | None = None
+    queue: int | None = None
+    timeout: str | None = None
 
 
 def settings_of(body: TokenBody) -> Token:
     """Return the settings of a new token; raises BadRequest for those it cannot have."""
-    try:
-        return msgspec.convert(msgspec.structs.asdict(body) | {"sha256": _UNSET}, Token)
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"cannot create token {body.name!r}: {error}") from None
+    given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not None}
+    return token_of(given | {"sha256": _UNSET})
 
 
 def shown_token(stored: StoredToken) -> dict[str, Any]:
@@ -41,6 +42,10 @@ def shown_token(stored: StoredToken) -> dict[str, Any]:
         "name": stored.token.name,
         "scopes": stored.token.scopes,
         "match": stored.token.match,
+        "weight": stored.token.weight,
+        "concurrency": stored.token.concurrency,
+        "queue": stored.token.queue,
+        "timeout": None if stored.token.timeout is None else stored.token.timeout.text,
         "created_at": time_text(stored.created_ns),
         "revoked_at": time_text(stored.revoked_ns),
     }

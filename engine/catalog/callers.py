@@ -16,11 +16,16 @@ class Caller:
     """One caller of the engine.
 
     ``matchers``: only series (and findings about series) whose labels satisfy all of them exist for this caller; none:
-    everything does.
+    everything does.  ``weight``: its share of the time for queries, beside others; ``concurrency``, ``queue``: how many
+    of its queries run and wait at most; ``timeout_seconds``: for each.  None: as for all.
     """
 
     name: str = ""
     matchers: tuple[Matcher, ...] = ()
+    weight: int = 1
+    concurrency: int | None = None
+    queue: int | None = None
+    timeout_seconds: float | None = None
 
     @property
     def limited(self) -> bool:
@@ -47,7 +52,14 @@ def caller_of_token(token: Token) -> Caller:
         raise BadRequest("got match beside the scope write, want read, ack or admin: a limited token does not write")
     if any(matcher.label == METRIC_TAG for matcher in matchers):
         raise BadRequest(f"got the label {METRIC_TAG} in match, want labels of series: metrics are not limited")
-    return Caller(token.name, matchers)
+    return Caller(
+        token.name,
+        matchers,
+        weight=token.weight,
+        concurrency=token.concurrency,
+        queue=token.queue,
+        timeout_seconds=None if token.timeout is None else token.timeout.seconds,
+    )
 
 
 def token_problems(tokens: Iterable[Token]) -> list[str]:

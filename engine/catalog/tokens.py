@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from engine.catalog.callers import caller_of_token
 from engine.catalog.control import ControlDatabase
 from engine.config import Token
+from engine.config_units import Duration
 from engine.errors import BadRequest, NotFound
 
 #: What a token begins with, so that one that has leaked is recognised for what it is.
@@ -108,11 +109,25 @@ class TokenStore:
 
 
 def _settings_text(token: Token) -> str:
-    fields = msgspec.structs.asdict(token)
+    fields = {name: value for name, value in msgspec.structs.asdict(token).items() if value is not None}
     del fields["name"], fields["sha256"]
+    if token.timeout is not None:
+        fields["timeout"] = token.timeout.text
     return msgspec.json.encode(fields).decode()
 
 
+def token_of(settings: Mapping[str, object]) -> Token:
+    """Return a token with settings as a file or a request has them; raises BadRequest for what it cannot have."""
+    try:
+        return msgspec.convert(dict(settings), Token, dec_hook=_parsed)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise BadRequest(f"cannot create token {settings.get('name')!r}: {error}") from None
+
+
+def _parsed(kind: type[object], value: object) -> object:
+    assert issubclass(kind, Duration)
+    return kind.parse(str(value))
+
+
 def _token_of(row: Sequence[object]) -> Token:
-    settings = msgspec.json.decode(str(row[2]))
-    return msgspec.convert({"name": row[0], "sha256": row[1], **settings}, Token)
+    return token_of({"name": row[0], "sha256": row[1], **msgspec.json.decode(str(row[2]))})

@@ -1,41 +1,192 @@
-"""Taking turns: so many queries at once, so many waiting, the rest told to come back."""
+"""Taking turns: so many queries at once, fairly among callers; so many waiting, the rest told to come back.
+
+Of the callers that wait, the one that has had the least time for its weight goes next (stride scheduling by time used:
+Waldspurger and Weihl, "Stride Scheduling", 1995; what runs counts as it goes).  One that has been away starts from
+where the others are: time not used is not saved up.  A caller's own queries go in order of arrival.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
+from engine.catalog.callers import Caller
 from engine.errors import QueueFull
+from engine.vitals import Vitals
+
+#: A turn costs at least this, so that very short ones alternate too.
+LEAST_SECONDS = 0.001
+LONGEST_RETRY_AFTER_SECONDS = 60
+#: How fast the mean length of a turn follows: each turn counts for a tenth.
+SHARE_OF_LAST = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """One caller's queries.  ``used``: seconds divided by weight, of turns that are over."""
+
+    name: str
+    weight: int = 1
+    at_once: int | None = None
+    used: float = 0.0
+    waiting: deque[Turn] = field(default_factory=deque)
+    running: dict[Turn, float] = field(default_factory=dict)
+
+    def may_run(self) -> bool:
+        return self.at_once is None or len(self.running) < self.at_once
+
+    def due(self, now: float) -> float:
+        return self.used + sum(now - since for since in self.running.values()) / self.weight
+
+
+class Turn:
+    """A place in the queue; ``granted`` is completed when the query may run."""
+
+    __slots__ = ("granted", "line", "number")
+
+    def __init__(self, line: _Line, number: int) -> None:
+        self.line, self.number = line, number
+        self.granted: Future[None] = Future()
 
 
 class Turns:
-    """Lets ``at_once`` callers in, makes ``waiting`` more wait for at most ``patience_seconds``."""
+    """Lets ``at_once`` queries in, makes ``waiting`` more wait for at most ``patience_seconds``.
 
-    def __init__(self, at_once: int, waiting: int, patience_seconds: float) -> None:
-        self._free = threading.Semaphore(at_once)
+    Callers by name may have ``caller_at_once`` and ``caller_waiting`` of these, unless they come with numbers of their
+    own; whoever has no name, and so is everyone, is not held to them.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        at_once: int,
+        waiting: int,
+        patience_seconds: float,
+        *,
+        caller_at_once: int,
+        caller_waiting: int,
+        monotonic: Callable[[], float],
+        vitals: Vitals,
+    ) -> None:
+        """``path`` names the queue in metrics and messages."""
+        self._path, self._at_once, self._limit, self.patience_seconds = path, at_once, waiting, patience_seconds
+        self._caller_at_once, self._caller_waiting = caller_at_once, caller_waiting
+        self._monotonic, self._vitals = monotonic, vitals
         self._lock = threading.Lock()
-        self._limit, self._patience_seconds = waiting, patience_seconds
-        self._waiting = 0
+        self._lines: dict[str, _Line] = {}
+        self._running = self._waiting = self._arrived = 0
+        self._virtual = 0.0
+        self._mean_seconds = 0.0
 
     @contextmanager
-    def take(self) -> Iterator[None]:
+    def take(self, caller: Caller) -> Iterator[None]:
         """Hold a turn while the block runs; raises QueueFull when too many wait or the wait is too long."""
-        if not self._free.acquire(blocking=False):
-            self._wait()
+        turn = self.enter(caller)
         try:
+            try:
+                turn.granted.result(self.patience_seconds)
+            except TimeoutError:
+                raise self.impatient(turn) from None
             yield
         finally:
-            self._free.release()
+            self.leave(turn)
 
-    def _wait(self) -> None:
+    def enter(self, caller: Caller) -> Turn:
+        """Return a turn, granted or waiting, which must be left in the end; raises QueueFull."""
         with self._lock:
-            if self._waiting >= self._limit:
-                raise QueueFull(f"cannot start the query: {self._waiting} are waiting already (query.queue)")
+            line = self._line(caller)
+            mine = caller.queue if caller.queue is not None else self._caller_waiting if caller.name else self._limit
+            self._arrived += 1
+            turn = Turn(line, self._arrived)
+            line.waiting.append(turn)
             self._waiting += 1
-        try:
-            if not self._free.acquire(timeout=self._patience_seconds):
-                raise QueueFull(f"cannot start the query: none of those running ended in {self._patience_seconds:g} s")
-        finally:
-            with self._lock:
+            self._grant()
+            if turn.granted.done():
+                return turn
+            if len(line.waiting) > mine or self._waiting > self._limit:
+                line.waiting.remove(turn)
                 self._waiting -= 1
+                self._count(line, "refused")
+                raise self._full(line, mine)
+            self._show(line)
+            return turn
+
+    def leave(self, turn: Turn) -> None:
+        """End a turn, or no longer wait for one; harmless when repeated."""
+        line = turn.line
+        with self._lock:
+            since = line.running.pop(turn, None)
+            if since is not None:
+                seconds = self._monotonic() - since
+                line.used += seconds / line.weight
+                self._running -= 1
+                self._mean_seconds += SHARE_OF_LAST * (seconds - self._mean_seconds)
+                self._vitals.query_turn_seconds.labels(self._path, line.name).inc(max(0.0, seconds))
+                self._grant()
+            elif turn in line.waiting:
+                line.waiting.remove(turn)
+                self._waiting -= 1
+                self._count(line, "left")
+            self._show(line)
+
+    def impatient(self, turn: Turn) -> QueueFull:
+        """Return the error of a turn that was waited for in vain."""
+        return QueueFull(
+            f"cannot start the query: its turn did not come within {self.patience_seconds:g} s",
+            retry_after_seconds=self._retry_after(),
+        )
+
+    # --- under the lock
+
+    def _line(self, caller: Caller) -> _Line:
+        line = self._lines.get(caller.name)
+        if line is None:
+            line = self._lines[caller.name] = _Line(caller.name)
+        line.weight = caller.weight
+        line.at_once = caller.concurrency
+        if line.at_once is None and caller.name:
+            line.at_once = self._caller_at_once
+        if not line.waiting and not line.running:
+            line.used = max(line.used, self._virtual)
+        return line
+
+    def _grant(self) -> None:
+        """Let in whom there is room for."""
+        now = self._monotonic()
+        while self._running < self._at_once:
+            ready = [line for line in self._lines.values() if line.waiting and line.may_run()]
+            if not ready:
+                return
+            line = min(ready, key=lambda each: (each.due(now), each.waiting[0].number))
+            self._virtual = max(self._virtual, line.due(now))
+            turn = line.waiting.popleft()
+            self._waiting -= 1
+            line.used += LEAST_SECONDS / line.weight
+            line.running[turn] = now
+            self._running += 1
+            self._count(line, "granted")
+            self._show(line)
+            turn.granted.set_result(None)
+
+    def _full(self, line: _Line, mine: int) -> QueueFull:
+        if len(line.waiting) >= mine and line.name:
+            message = f"cannot start the query: {len(line.waiting)} of {line.name!r} are waiting already"
+        else:
+            message = f"cannot start the query: {self._waiting} are waiting already (query.queue)"
+        return QueueFull(message, retry_after_seconds=self._retry_after())
+
+    def _retry_after(self) -> int:
+        seconds = self._mean_seconds * (self._waiting + 1) / self._at_once
+        return max(1, min(LONGEST_RETRY_AFTER_SECONDS, math.ceil(seconds)))
+
+    def _count(self, line: _Line, outcome: str) -> None:
+        self._vitals.query_turns.labels(self._path, line.name, outcome).inc()
+
+    def _show(self, line: _Line) -> None:
+        self._vitals.query_running.labels(self._path, line.name).set(len(line.running))
+        self._vitals.query_waiting.labels(self._path, line.name).set(len(line.waiting))

@@ -109,7 +109,8 @@ def test_tokens_over_http(tmp_path: Path) -> None:
             ("root", ["admin"], ""),
             ("r", ["read"], 'team="a"'),
         ]
-        assert all(set(each) == {"name", "scopes", "match", "created_at", "revoked_at"} for each in listed)
+        shown = {"name", "scopes", "match", "weight", "concurrency", "queue", "timeout", "created_at", "revoked_at"}
+        assert all(set(each) == shown for each in listed)
         assert asked("DELETE", "/v1/tokens/r", root)[0] == 200
         assert asked("GET", "/v1/labels", reader["token"])[0] == 401
         assert asked("DELETE", "/v1/tokens/root", root)[0] == 200
@@ -118,7 +119,16 @@ def test_tokens_over_http(tmp_path: Path) -> None:
         assert asked("POST", "/v1/tokens", root, {"name": "x", "scopes": ["read"]})[0] == 401
 
 
-@pytest.mark.parametrize("body", [{"name": "", "scopes": ["read"]}, {"name": "a", "scopes": ["root"]}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"name": "", "scopes": ["read"]},
+        {"name": "a", "scopes": ["root"]},
+        {"name": "a", "scopes": []},
+        {"name": "a", "scopes": ["read"], "weight": 0},
+        {"name": "a", "scopes": ["read"], "timeout": "soon"},
+    ],
+)
 def test_settings_a_token_cannot_have(tmp_path: Path, body: dict[str, Any]) -> None:
     with Engine.open(str(tmp_path / "data"), config(), clock=ManualClock(NOW_NS)) as engine:
         status, _, answer = Caller(Application(engine, config()))("POST", "/v1/tokens", json.dumps(body).encode(), JSON)
@@ -150,12 +160,15 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytest.Capt
     assert main(["token", "list", "--data", data]) == 2
     assert "has no control.sqlite" in capsys.readouterr().err
     made = ["token", "create", "pay", "--scope", "read,ack", "--match", 'team="payments"', "--data", data]
+    made += ["--weight", "3", "--queue", "5", "--timeout", "10s"]
     assert main(made) == 0
     secret = capsys.readouterr().out.strip()
     assert main(made) == 1
     assert "there is one of that name" in capsys.readouterr().err
     assert main(["token", "list", "--data", data]) == 0
-    assert capsys.readouterr().out.startswith('pay: read,ack, only team="payments", created 2')
+    assert capsys.readouterr().out.startswith(
+        'pay: read,ack, only team="payments", weight 3, queue 5, timeout 10s, created 2'
+    )
     assert main(["token", "create", "x", "--scope", "root", "--data", data]) == 2
     assert "want read, write, ack, admin" in capsys.readouterr().err
     with sqlite3.connect(tmp_path / "data" / "control.sqlite") as connection:
