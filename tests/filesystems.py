@@ -172,6 +172,10 @@ class MemoryFileSystem:
             self._apply(self._files_on_disk, change)
         del self._unsynced_names[:until]
 
+    def sync_file(self, path: str) -> None:
+        self._content(path).sync()
+        self.sync_dir(dirname(path))
+
     def free_bytes(self, path: str) -> int:
         return 1 << 40
 
@@ -279,6 +283,9 @@ class LayeredFileSystem:
 
     def sync_dir(self, path: str) -> None:
         self.around("sync_dir", path, lambda: self.inner.sync_dir(path))
+
+    def sync_file(self, path: str) -> None:
+        self.around("sync_file", path, lambda: self.inner.sync_file(path))
 
     def free_bytes(self, path: str) -> int:
         return self.around("free_bytes", path, lambda: self.inner.free_bytes(path))

@@ -126,13 +126,16 @@ class Catalog:
         """Read the persisted definitions; a torn tail (a crash while persisting) is cut off, other damage raises.
 
         A torn tail loses nothing: the log files that also hold those definitions are removed only after the append
-        that was torn had been synced.
+        that was torn had been synced.  Raises DiskFull or Unavailable when the disk does not allow it.
         """
         if self._fs is None or self._path is None or self._files is None:
             return
-        self._files.load(self.native)
-        if self._fs.exists(self._path):
-            self._load_log(self._fs, self._path)
+        try:
+            self._files.load(self.native)
+            if self._fs.exists(self._path):
+                self._load_log(self._fs, self._path)
+        except OSError as error:
+            raise storage_error("open the catalogue", error, self._path) from error
         for file in self.native.tagset_files():
             if (largest := file.largest_table()) >= self.native.table_count:
                 raise Damage(
@@ -166,6 +169,8 @@ class Catalog:
             fs.truncate(path, end)
         elif status != "end":
             raise Damage(f"cannot read catalogue: {status.replace('_', ' ')}", path=path, offset=end)
+        # Nothing that has been read is persisted again, so it has to be on disk before the log is shortened.
+        fs.sync_file(path)
         self._good_bytes = end
 
     def persist(self, until: Mark | None = None) -> None:

@@ -110,6 +110,12 @@ class FileSystem(Protocol):
     def sync_dir(self, path: str) -> None:
         """Return once all names created, changed and removed in a directory are on disk."""
 
+    def sync_file(self, path: str) -> None:
+        """Return once a file's content and name are on disk, whoever wrote them.
+
+        A process that ended between writing and syncing leaves what its successor reads and a power cut takes away.
+        """
+
     def free_bytes(self, path: str) -> int:
         """Return how many bytes can still be stored on the device that holds ``path``."""
 

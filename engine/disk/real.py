@@ -178,6 +178,14 @@ class RealFileSystem:
     def sync_dir(self, path: str) -> None:
         _sync_dir(path)
 
+    def sync_file(self, path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        _sync_dir(os.path.dirname(path))
+
     def free_bytes(self, path: str) -> int:
         state = os.statvfs(path)
         return state.f_bavail * state.f_frsize

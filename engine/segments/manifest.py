@@ -127,6 +127,9 @@ class ManifestStore:
             if self._repair:
                 self._write(Manifest(version=1))
             readable = [Manifest(version=1)]
+        if self._repair:
+            # Files that only the one before lists may go from now on.
+            self._fs.sync_dir(self._root)
         self._current = readable[0]
         self._spare = readable[1] if len(readable) > 1 else None
         self._next_version = max([*versions, self._current.version]) + 1

@@ -141,6 +141,9 @@ class _Reading:
     def frames_of(self, file: WalFile, following: int | None) -> Iterator[WalFrame]:
         """Yield the frames of one file; ``following``: the next one's first sequence, None for the newest."""
         report = self._report
+        if self._repair and following is None:
+            # What counts from now on must not go with the next power cut; all before the newest was synced.
+            self._fs.sync_file(file.path)
         data = memoryview(self._fs.read(file.path))
         report.files += 1
         report.last_sequence = max(report.last_sequence, file.first_sequence - 1)

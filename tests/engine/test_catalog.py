@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import re
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.catalog.catalog import Catalog
-from engine.errors import BadRequest, Damage
+from engine.errors import BadRequest, Damage, Unavailable
 from engine.model.matchers import Matcher, parse_matchers
-from tests.filesystems import MemoryFileSystem
+from tests.filesystems import FailingFileSystem, MemoryFileSystem, broken_disk
 
 PATH = "data/catalog.log"
 
@@ -163,4 +164,35 @@ def test_a_torn_tail_is_cut_and_other_damage_is_named() -> None:
     damaged[-1] ^= 1
     fs.write_atomic(PATH, [bytes(damaged)])
     with pytest.raises(Damage, match="catalogue"):
+        Catalog(fs, PATH).load()
+
+
+def test_what_a_start_has_read_survives_the_next_power_cut() -> None:
+    memory, broken = MemoryFileSystem(), [True]
+    memory.makedirs("data")
+    fs = FailingFileSystem(memory, lambda operation, path: broken_disk() if broken[0] and operation == "sync" else None)
+    first = Catalog(fs, PATH)
+    first.native.table(b"cpu")
+    with pytest.raises(Unavailable, match="persist the catalogue"):
+        first.persist()
+    # The process ends here.  Its successor finds the definitions in the system's memory and builds upon them.
+    broken[0] = False
+    second = Catalog(fs, PATH)
+    second.load()
+    assert second.table_names() == ["cpu"]
+    second.persist()
+    for seed in range(8):
+        after = Catalog(memory.crash(Random(seed)), PATH)
+        after.load()
+        assert after.table_names() == ["cpu"]
+
+
+def test_a_disk_that_refuses_while_opening_is_told() -> None:
+    memory = MemoryFileSystem()
+    memory.makedirs("data")
+    first = Catalog(memory, PATH)
+    first.native.table(b"cpu")
+    first.persist()
+    fs = FailingFileSystem(memory, lambda operation, path: broken_disk() if operation == "sync_file" else None)
+    with pytest.raises(Unavailable, match=r"cannot open the catalogue: .* want a working disk"):
         Catalog(fs, PATH).load()

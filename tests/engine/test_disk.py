@@ -118,6 +118,19 @@ def test_renaming_removing_truncating(place: Place) -> None:
         fs.rename(f"{root}/gone", f"{root}/d/gone")
 
 
+def test_syncing_what_another_process_has_written(place: Place) -> None:
+    fs, root = place
+    file = fs.open_append(f"{root}/log")
+    file.write(b"one")
+    file.close()
+    fs.sync_file(f"{root}/log")
+    assert fs.read(f"{root}/log") == b"one"
+    if isinstance(fs, MemoryFileSystem):
+        assert all(fs.crash(Random(seed)).read(f"{root}/log") == b"one" for seed in range(8))
+    with pytest.raises(FileNotFoundError):
+        fs.sync_file(f"{root}/nothing")
+
+
 def test_reading_a_part(place: Place) -> None:
     fs, root = place
     fs.write_file_synced(f"{root}/a", [b"0123456789"])
