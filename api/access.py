@@ -36,7 +36,9 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/silences"): "filtered",
     ("POST", "/v1/silences"): "filtered",
     ("DELETE", "/v1/silences/{silence_id}"): "filtered",
-    # Rules count series, and decisions come from many: neither has labels to go by.
+    # Rules count series; decisions and bottlenecks come from many: none has labels to go by.
+    ("GET", "/v1/bottlenecks"): "refused",
+    ("POST", "/v1/bottlenecks"): "refused",
     ("GET", "/v1/rules"): "refused",
     ("GET", "/v1/scale"): "refused",
     ("GET", "/v1/scale/{target}"): "refused",

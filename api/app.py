@@ -20,6 +20,7 @@ from api.errors import body_of, headers_of, status_of
 from api.exposition import TEXT_PATH
 from api.prometheus import REMOTE_WRITE_PATH, PrometheusHandlers
 from api.routes.anomalies import anomaly_routes
+from api.routes.bottlenecks import bottleneck_routes
 from api.routes.health import health_routes
 from api.routes.query import query_routes
 from api.routes.silences import silence_routes
@@ -85,6 +86,7 @@ class Application:
                 *silence_routes(engine),
                 *anomaly_routes(engine),
                 *token_routes(engine),
+                *bottleneck_routes(engine),
             ],
             exception_handlers={HTTPException: _http_error, Exception: _engine_error},
             openapi_config=OpenAPIConfig(

@@ -118,7 +118,7 @@ def needed_scope(method: str, path: str) -> str:
         return "ack"
     if path == "/v1/tokens" or path.startswith("/v1/tokens/"):
         return "admin"
-    if method in ("GET", "HEAD") or path == "/v1/sql":
+    if method in ("GET", "HEAD") or path in ("/v1/sql", "/v1/bottlenecks"):
         return "read"
     if path == "/v1/silences" or path.startswith("/v1/silences/"):
         return "ack"

@@ -1,6 +1,6 @@
 """The configuration: one TOML file, one frozen Struct for each component, every setting with a default.
 
-    server  ingest  storage  retention  query  watch  agent      one table each
+    server  ingest  storage  retention  query  watch  detection  bottlenecks  agent      one table each
     rules  channels  escalation  inhibit  scale                  lists: [[rules]], [[channels]] and so on
 
 :func:`load_config` gives a :class:`Config` or raises :class:`~engine.errors.BadConfig` with every problem at
@@ -29,6 +29,7 @@ from engine.config_base import (
     Span,
     Wait,
 )
+from engine.config_bottlenecks import Bottlenecks as Bottlenecks
 from engine.config_channels import Channel as Channel
 from engine.config_escalation import Escalation as Escalation
 from engine.config_escalation import Inhibition as Inhibition
@@ -244,6 +245,7 @@ class Config(Settings, frozen=True, kw_only=True):
     query: Query = Query()
     watch: Watch = Watch()
     detection: Detection = Detection()
+    bottlenecks: Bottlenecks = Bottlenecks()
     rules: tuple[Rule, ...] = ()
     channels: tuple[Channel, ...] = ()
     escalation: tuple[Escalation, ...] = ()

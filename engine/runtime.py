@@ -28,6 +28,7 @@ from engine.clock import NS_PER_DAY, NS_PER_HOUR, Clock, SystemClock
 from engine.config import Config
 from engine.config_units import Duration
 from engine.delivery.outbox import STATES, Outbox
+from engine.detection.findings import FindingStore, bottlenecks_columns
 from engine.detection.store import AnomalyStore, anomalies_columns
 from engine.disk.filesystem import Bytes, FileSystem
 from engine.disk.guard import DiskGuard
@@ -41,6 +42,7 @@ from engine.ingest.lines import LinesDecoder
 from engine.ingest.objects import ObjectsDecoder
 from engine.ingest.pipeline import Pipeline
 from engine.ingest.prometheus import RemoteWriteBodies, TextBodies
+from engine.maintenance.bottlenecks import BottleneckFinder, Question, Report
 from engine.maintenance.catalogue import LIMITS, WARN_SHARE, CatalogueKeeper
 from engine.maintenance.compact import Compactor
 from engine.maintenance.consistency import check_segments
@@ -60,6 +62,7 @@ from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
 from engine.query.exports import Exports, arrow_of_columns
 from engine.query.link import LocalLink, ProcessLink, QueryLink
 from engine.query.observe import Observer
+from engine.query.panels import PanelReader
 from engine.query.pasts import Pasts
 from engine.query.range import RangeAnswer, RangeQuery, RangeReader
 from engine.query.samples import SampleStore
@@ -93,7 +96,7 @@ DELIVER_SECONDS = 0.5
 #: A decision is answered for this many ticks before asking for it makes a new one.
 DECISION_TICKS = 3
 #: The relations of the engine's own findings that this version fills.
-FINDINGS = ("alerts", "alert_events", "anomalies", "decisions")
+FINDINGS = ("alerts", "alert_events", "anomalies", "bottlenecks", "decisions")
 #: The jobs that run while the log is replayed; the others judge samples or remove them, and wait until all are there.
 WITHOUT_WHOLE_SAMPLES = ("rollup", "seal", "scale", "tokens")
 #: Writes are turned away once the hot store holds this many times its limit: sealing cannot keep up.
@@ -379,6 +382,19 @@ class Engine:
             fs=self._fs,
             path=self._path("detectors.state"),
         )
+        self.bottlenecks = FindingStore(self.control)
+        self.bottleneck_finder = BottleneckFinder(
+            settings=config.bottlenecks,
+            rules=config.effective_rules,
+            counters=config.rollups.counters,
+            catalog=self.catalog,
+            panels=PanelReader(self.catalog, self.ranges, self._raw_since_ns),
+            alerts=self.alerts,
+            anomalies=self.anomalies,
+            store=self.bottlenecks,
+            vitals=self.vitals,
+            clock=self.clock,
+        )
         self.decisions = ScaleStore(self.control)
         self.decider = Decider(
             targets=config.scale,
@@ -393,6 +409,8 @@ class Engine:
 
     def _start_jobs(self) -> None:
         self._scheduler = Scheduler(self.vitals)
+        switches = {"detect": self.config.detection.enabled, "bottlenecks": self.config.bottlenecks.enabled}
+        switched_off = {name for name, on in switches.items() if not on}
         for job in (
             Job("rollup", FLUSH_SECONDS, partial(self.flush_rollups, due_only=True)),
             Job("seal", SEAL_CHECK_SECONDS, self.sealer.run),
@@ -406,9 +424,10 @@ class Engine:
             Job("scale", self.config.watch.tick.seconds, self.decider.tick),
             # The first run comes an interval after the start, in its own thread: it is what imports numba.
             Job("detect", self.config.detection.interval.seconds, self.finder.tick),
+            Job("bottlenecks", self.config.bottlenecks.interval.seconds, self.bottleneck_finder.tick),
             *(Job(f"deliver-{name}", DELIVER_SECONDS, partial(self._deliver, name)) for name in self.outbox.channels),
         ):
-            if job.name == "detect" and not self.config.detection.enabled:
+            if job.name in switched_off:
                 continue
             whole = job.name in WITHOUT_WHOLE_SAMPLES or job.name.startswith("deliver-")
             self._scheduler.start(job if whole else replace(job, run=partial(self._once_recovered, job.run)))
@@ -658,6 +677,8 @@ class Engine:
                     f"cannot query relation {name!r}: its rows have no labels, and the token {caller.name!r} is limited"
                     " to series by their labels"
                 )
+            case "bottlenecks":
+                columns, table = bottlenecks_columns(), self.bottlenecks.table()
             case "decisions":
                 columns, table = decisions_columns(), self.decisions.decisions_table()
             case _:
@@ -703,6 +724,14 @@ class Engine:
         """Return the decision for a configured target; raises NotFound for another."""
         return self.decider.latest(target)
 
+    def look_for_bottlenecks(self, question: Question | None = None) -> Report:
+        """Look for bottlenecks now: as configured, keeping what is found, or as a question says, keeping nothing.
+
+        Raises Recovering until all samples are there, BadRequest for a question that makes no sense.
+        """
+        self.recovery.require_finished("look for bottlenecks")
+        return self.bottleneck_finder.tick() if question is None else self.bottleneck_finder.ask(question)
+
     def rules(self) -> list[dict[str, Any]]:
         """Return how each rule stands."""
         return [
@@ -738,6 +767,7 @@ class Engine:
         self.vitals.retained.labels("alerts").inc(self.alerts.prune(before_ns))
         self.vitals.retained.labels("silences").inc(self.silences.prune(before_ns))
         self.vitals.retained.labels("anomalies").inc(self.anomalies.prune(before_ns))
+        self.vitals.retained.labels("bottlenecks").inc(self.bottlenecks.prune(before_ns))
         self.vitals.retained.labels("decisions").inc(self.decisions.prune(before_ns))
 
     # --- about itself
@@ -832,7 +862,12 @@ class Engine:
         watch("notifications_held_back", "Alerts that owe a notification", self.alerts.count_owed)
         watch("detection_series", "Series that are judged against their own past", lambda: self.finder.series)
         watch("detection_left_out", "Series that detection has no room for", lambda: self.finder.left_out)
+        watch("bottlenecks_left_out", "Series that bottleneck analysis did not read", self._bottlenecks_left_out)
         watch("rules", "Rules that are evaluated", lambda: len(self.rule_watch.rules))
+
+    def _bottlenecks_left_out(self) -> float:
+        latest = self.bottleneck_finder.latest
+        return 0.0 if latest is None else float(latest.left_out)
 
     def _limit_used(self, setting: str) -> float:
         return self.keeper.shares()[setting]

@@ -79,6 +79,14 @@ class Vitals:
         self.detection_lost = self._counter("detection_lost", "Times that what detection had learned was unreadable")
         self.anomalies = self._counter("anomalies", "Anomalies noted")
         self.anomalies_dropped = self._counter("anomalies_dropped", "Anomalies beyond what one tick notes")
+        self.bottleneck_seconds = Histogram(
+            "tidegauge_bottleneck_seconds",
+            "Time to look for bottlenecks once",
+            buckets=_LATENCY_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self.bottlenecks = self._counter("bottlenecks", "Bottlenecks found, each counted once")
+        self.bottleneck_outcomes = self._counter("bottleneck_outcomes", "What became of bottlenecks", "outcome")
         self.alert_transitions = self._counter("alert_transitions", "Alert state changes", "to")
         self.notifications = self._counter("notifications", "Notification attempts by outcome", "outcome")
         self.decisions = self._counter("scale_decisions", "Scaling decisions answered", "action")

@@ -174,6 +174,40 @@ MIGRATIONS: tuple[Migration, ...] = (
         )""",
         "CREATE UNIQUE INDEX tokens_valid ON tokens (name) WHERE revoked_ns IS NULL",
     ),
+    (
+        """CREATE TABLE bottlenecks (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            time_ns INTEGER NOT NULL,
+            last_seen_ns INTEGER NOT NULL,
+            times_seen INTEGER NOT NULL DEFAULT 1,
+            first_moved_ns INTEGER,
+            kind TEXT NOT NULL CHECK (kind IN ('changed', 'saturated')),
+            service TEXT NOT NULL,
+            instance TEXT NOT NULL,
+            resource TEXT NOT NULL,
+            aspect TEXT NOT NULL,
+            metric TEXT NOT NULL,
+            value REAL NOT NULL,
+            expected REAL NOT NULL,
+            basis TEXT NOT NULL,
+            confidence REAL NOT NULL,
+            gain REAL NOT NULL,
+            effect_metric TEXT NOT NULL,
+            effect_share REAL NOT NULL,
+            effect_from REAL NOT NULL,
+            effect_to REAL NOT NULL,
+            effect_by TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            recommendation TEXT NOT NULL,
+            evidence TEXT NOT NULL,
+            outcome TEXT,
+            outcome_time_ns INTEGER,
+            outcome_share REAL
+        )""",
+        # At most one open finding for a resource of a service.
+        "CREATE UNIQUE INDEX bottlenecks_open ON bottlenecks (service, resource) WHERE outcome IS NULL",
+        "CREATE INDEX bottlenecks_time ON bottlenecks (time_ns)",
+    ),
 )
 
 

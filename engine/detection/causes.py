@@ -65,6 +65,16 @@ class Ranking:
     causes: tuple[Cause, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """A ranking with what it rests on: each column as it was read, and its evidence."""
+
+    ranking: Ranking
+    metrics: tuple[Metric, ...]
+    evidence: Evidence
+    callees: Calls
+
+
 def rank_causes(
     columns: Sequence[str],
     normal: npt.ArrayLike,
@@ -82,13 +92,33 @@ def rank_causes(
     (service, seconds from the first abnormal row, negative before it).  ``step_seconds``: between rows, default 60.
     Raises BadRequest when the arrays do not fit the columns.
     """
+    return analyse(
+        columns, normal, abnormal, entry=entry, graph=graph, changes=changes, step_seconds=step_seconds
+    ).ranking
+
+
+def analyse(
+    columns: Sequence[str],
+    normal: npt.ArrayLike,
+    abnormal: npt.ArrayLike,
+    *,
+    entry: str | None = None,
+    seen_from_outside: bool = True,
+    graph: Sequence[tuple[str, str]] | None = None,
+    changes: Sequence[tuple[str, float]] | None = None,
+    step_seconds: float | None = None,
+) -> Analysis:
+    """Rank as :func:`rank_causes` does, and return the evidence too.
+
+    ``seen_from_outside``: the service of ``entry`` only sees the symptom, so it is hardly its cause.
+    """
     before, during = _matrix("normal", normal, columns), _matrix("abnormal", abnormal, columns)
     metrics = [read_metric(column) for column in columns]
     evidence = weigh(metrics, before, during, entry)
     services = list(dict.fromkeys(metric.service for metric in metrics))
     callees = _callees(metrics, services, graph or ())
     suspicion = _suspicion(metrics, evidence, services, callees)
-    vantage = None if entry is None else entry.rpartition("/")[0]
+    vantage = None if entry is None or not seen_from_outside else entry.rpartition("/")[0]
     for service in services:
         suspicion[service] *= (ADDRESS if is_address(service) else 1.0) * (VANTAGE if service == vantage else 1.0)
     if changes:
@@ -101,11 +131,15 @@ def rank_causes(
     lifted = [strength[at] + BY_SERVICE * suspicion[metric.service] for at, metric in enumerate(metrics)]
     ranked = sorted(range(len(metrics)), key=lambda at: -lifted[at])
     changed = dict(changes or ())
-    return Ranking(
+    concerned = _concerned(metrics, services)
+    ranking = Ranking(
         metrics=tuple(columns[at] for at in ranked),
         services=tuple(order),
-        causes=tuple(_cause(service, suspicion[service], metrics, evidence, changed) for service in order),
+        causes=tuple(
+            _cause(service, suspicion[service], concerned[service], metrics, evidence, changed) for service in order
+        ),
     )
+    return Analysis(ranking, tuple(metrics), evidence, callees)
 
 
 def _matrix(name: str, values: npt.ArrayLike, columns: Sequence[str]) -> Float64Array:
@@ -198,15 +232,25 @@ def _change_prior(changes: Sequence[tuple[str, float]], step_seconds: float) -> 
     return prior
 
 
+def _concerned(metrics: Sequence[Metric], services: Sequence[str]) -> dict[str, list[int]]:
+    """Return the columns of each service: its own and those about calls to it."""
+    concerned: dict[str, list[int]] = {service: [] for service in services}
+    for at, metric in enumerate(metrics):
+        for service in {metric.service, metric.service if metric.call is None else metric.call[1]}:
+            if service in concerned:
+                concerned[service].append(at)
+    return concerned
+
+
 def _cause(
-    service: str, suspicion: float, metrics: Sequence[Metric], evidence: Evidence, changed: Mapping[str, float]
+    service: str,
+    suspicion: float,
+    places: Sequence[int],
+    metrics: Sequence[Metric],
+    evidence: Evidence,
+    changed: Mapping[str, float],
 ) -> Cause:
-    concerned = [
-        at
-        for at, metric in enumerate(metrics)
-        if (metric.service == service or (metric.call is not None and metric.call[1] == service))
-        and evidence.strength[at] > 0
-    ]
+    concerned = [at for at in places if evidence.strength[at] > 0]
     concerned.sort(key=lambda at: -evidence.strength[at])
     telling = [at for at in concerned if evidence.strength[at] >= 0.5 * evidence.strength[concerned[0]]]
     rows = [int(evidence.first_row[at]) for at in telling if evidence.first_row[at] >= 0]

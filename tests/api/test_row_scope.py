@@ -36,9 +36,10 @@ RULES_OF_THE_TEST = (Rule(name="busy", metric="cpu_usage", op=">", threshold=50.
 RELATIONS = {
     **dict.fromkeys(("samples", "series", "metrics", "alerts", "alert_events", "anomalies"), "filtered"),
     **dict.fromkeys(("rollup_1m", "rollup_5m", "rollup_15m", "rollup_1h", "rollup_1d"), "filtered"),
+    "bottlenecks": "refused",
     "decisions": "refused",
     # Reserved names that nothing fills yet.
-    **dict.fromkeys(("bottlenecks", "deploys", "audit"), "absent"),
+    **dict.fromkeys(("deploys", "audit"), "absent"),
 }
 
 
