@@ -12,6 +12,8 @@ _UNITS_NS = {
     "ns": 1, "us": 1_000, "ms": NS_PER_MS, "s": NS_PER_SECOND, "m": NS_PER_MINUTE, "h": NS_PER_HOUR,
     "d": NS_PER_DAY, "w": 7 * NS_PER_DAY, "y": 365 * NS_PER_DAY,
 }  # fmt: skip
+#: A step as long as the range.
+WHOLE_RANGE = "range"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d|w|y)?")
 _SECONDS_BELOW, _MILLIS_BELOW, _MICROS_BELOW = 5_000_000_000, 5_000_000_000_000, 5_000_000_000_000_000
 
@@ -35,6 +37,15 @@ def parse_start(text: str, now_ns: int, step_ns: int) -> int:
     start_ns = parse_time(text, now_ns)
     relative = parse_time(text, now_ns + 1) != start_ns
     return start_ns // step_ns * step_ns if relative and step_ns > 0 else start_ns
+
+
+def parse_range(start: str, end: str, step: str, now_ns: int) -> tuple[int, int, int]:
+    """Return (start, end, step) of aligned series; the step ``range`` makes one bucket of all.  Raises BadRequest."""
+    if step == WHOLE_RANGE:
+        start_ns, end_ns = parse_time(start, now_ns), parse_time(end, now_ns)
+        return start_ns, end_ns, max(1, end_ns - start_ns)
+    step_ns = parse_duration_ns(step)
+    return parse_start(start, now_ns, step_ns), parse_time(end, now_ns), step_ns
 
 
 def parse_time(text: str, now_ns: int) -> int:

@@ -218,7 +218,7 @@ class Client:
 
     def query(
         self,
-        metric: str,
+        metric: str | Sequence[str],
         *,
         match: str | Mapping[str, str] = "",
         start: str | int | datetime.datetime = "-1h",
@@ -226,13 +226,16 @@ class Client:
         step: str = "1m",
         agg: str = "avg",
         by: Sequence[str] | None = None,
+        topk: int | None = None,
+        bottomk: int | None = None,
     ) -> RangeAnswer:
         """Return aligned series; a time is text as in ``GET /v1/query``, int nanoseconds, or a datetime."""
         import numpy as np
 
-        from engine.query.range import RangeAnswer, SeriesPoints
+        from engine.query.range import RangeAnswer
+        from engine.query.ranking import SeriesPoints
 
-        wanted = {
+        wanted: dict[str, str | Sequence[str]] = {
             "metric": metric,
             "match": _matchers(match),
             "start": _time(start),
@@ -242,6 +245,7 @@ class Client:
         }
         if by is not None:
             wanted["by"] = ",".join(by)
+        wanted |= {name: str(count) for name, count in (("topk", topk), ("bottomk", bottomk)) if count is not None}
         answer = self._get("/v1/query", wanted)
         if answer["truncated"]:
             total, most = answer["series_total"], len(answer["series"])
@@ -252,6 +256,7 @@ class Client:
                 np.array(line["times"], np.int64),
                 # JSON has no NaN; the server writes null.
                 np.array([np.nan if value is None else value for value in line["values"]], np.float64),
+                line.get("metric", answer["metric"]),
             )
             for line in answer["series"]
         ]
@@ -329,8 +334,9 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _get(self, path: str, wanted: Mapping[str, str]) -> Any:
-        query = urlencode({name: value for name, value in wanted.items() if value})
+    def _get(self, path: str, wanted: Mapping[str, str | Sequence[str]]) -> Any:
+        # Merging by no label at all is not the same as not merging.
+        query = urlencode({name: value for name, value in wanted.items() if value or name == "by"}, doseq=True)
         target = f"{path}?{query}" if query else path
         response = self._checked("GET", target, None, {"Accept": "application/json"})
         try:

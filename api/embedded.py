@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from api.arguments import parse_duration_ns, parse_start, parse_time
+from api.arguments import parse_range
 from api.client import SqlTable, arrow_stream, json_batch
 from api.exposition import PrometheusText
 from engine.config import load_config
@@ -68,7 +68,7 @@ class Embedded:
 
     def query(
         self,
-        metric: str,
+        metric: str | Sequence[str],
         *,
         match: str | Mapping[str, str] = "",
         start: str | int = "-1h",
@@ -76,19 +76,25 @@ class Embedded:
         step: str = "1m",
         agg: str = "avg",
         by: Sequence[str] | None = None,
+        topk: int | None = None,
+        bottomk: int | None = None,
     ) -> RangeAnswer:
         """Return aligned series; times as in ``GET /v1/query`` (docs/http.md)."""
         now_ns = self.engine.clock.now_ns()
         matchers = parse_matchers(match) if isinstance(match, str) else equality_matchers(match)
-        step_ns = parse_duration_ns(step)
+        start_ns, end_ns, step_ns = parse_range(str(start), str(end), step, now_ns)
+        first, *further = [metric] if isinstance(metric, str) else metric
         query = RangeQuery(
-            metric,
-            parse_start(str(start), now_ns, step_ns),
-            parse_time(str(end), now_ns),
+            first,
+            start_ns,
+            end_ns,
             step_ns,
             agg,
             matchers,
             None if by is None else tuple(by),
+            further_metrics=tuple(further),
+            top=topk,
+            bottom=bottomk,
         )
         return self.engine.query(query)
 

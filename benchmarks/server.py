@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -194,5 +194,5 @@ def checked(response: Response, what: str) -> Response:
     return response
 
 
-def with_query(path: str, parameters: Mapping[str, str]) -> str:
-    return f"{path}?{urlencode(parameters)}"
+def with_query(path: str, parameters: Mapping[str, str | Sequence[str]]) -> str:
+    return f"{path}?{urlencode(parameters, doseq=True)}"

@@ -28,6 +28,7 @@ NS_PER_SECOND = 1_000_000_000
 
 
 class _Line(msgspec.Struct):
+    metric: str
     labels: dict[str, str]
     times: list[int]
     values: list[float]
@@ -54,17 +55,12 @@ class Request:
 
     def read(self, raw: bytes) -> Answer:
         """Turn the answer's body into rows."""
-        return _read_native(raw) if self.native else _read_arrow(self.query, raw)
+        return _read_native(self.query, raw) if self.native else _read_arrow(self.query, raw)
 
 
 def is_native(query: Query) -> bool:
-    """Tell whether ``/v1/query`` can express the query: aggregated buckets of one field."""
-    return len(query.fields) == 1 and query.kind in (
-        "max-per-minute",
-        "max-per-hour",
-        "mean-per-host-hour",
-        "latest-minutes",
-    )
+    """Tell whether ``/v1/query`` can express the query: aggregated buckets."""
+    return query.kind in ("max-per-minute", "max-per-hour", "mean-per-host-hour", "latest-minutes")
 
 
 def native_request(connection: Connection, query: Query) -> Request:
@@ -73,8 +69,8 @@ def native_request(connection: Connection, query: Query) -> Request:
     if query.kind == "latest-minutes":
         start_ns = max(start_ns, query.end_ns - LATEST_MINUTES * NS_PER_MINUTE)
     by_host = query.kind == "mean-per-host-hour"
-    parameters = {
-        "metric": f"{CPU.name}_{query.fields[0]}",
+    parameters: dict[str, str | list[str]] = {
+        "metric": [_metric(field) for field in query.fields],
         "match": _matcher(query.host_names),
         "start": str(start_ns),
         "end": str(query.end_ns),
@@ -101,16 +97,27 @@ def _matcher(hosts: Sequence[str]) -> str:
     return f'hostname="{hosts[0]}"' if len(hosts) == 1 else f'hostname=~"{"|".join(hosts)}"'
 
 
-def _read_native(raw: bytes) -> Answer:
+def _read_native(query: Query, raw: bytes) -> Answer:
     lines = msgspec.json.decode(raw, type=_Lines)
     if lines.truncated:
         raise RuntimeError("cannot read answer: it is truncated")
-    times: Int64Array = np.array([time for line in lines.series for time in line.times], np.int64)
-    values: Float64Array = np.array([value for line in lines.series for value in line.values], np.float64)
+    answers = [_answer_of([line for line in lines.series if line.metric == _metric(field)]) for field in query.fields]
+    first = answers[0]
+    for other in answers[1:]:
+        if not (np.array_equal(other.times, first.times) and np.array_equal(other.hosts, first.hosts)):
+            raise RuntimeError("cannot read answer: its fields have different rows")
+    return Answer(first.times, first.hosts, np.concatenate([each.values for each in answers]))
+
+
+def _metric(field: str) -> str:
+    return f"{CPU.name}_{field}"
+
+
+def _answer_of(lines: Sequence[_Line]) -> Answer:
+    times: Int64Array = np.array([time for line in lines for time in line.times], np.int64)
+    values: Float64Array = np.array([value for line in lines for value in line.values], np.float64)
     hosts = [
-        host_numbers([line.labels["hostname"]])[0] if line.labels else NO_HOST
-        for line in lines.series
-        for _ in line.times
+        host_numbers([line.labels["hostname"]])[0] if line.labels else NO_HOST for line in lines for _ in line.times
     ]
     return Answer(times, np.array(hosts, np.int64), values[None, :])
 

@@ -84,6 +84,7 @@ LOG = logging.getLogger("tidegauge")
 
 FLUSH_SECONDS = 5.0
 SEAL_CHECK_SECONDS = 1.0
+ARRANGE_SECONDS = 1.0
 RETAIN_SECONDS = 60.0
 CATALOGUE_SECONDS = 2.0
 COMPACT_SECONDS = 60.0
@@ -98,7 +99,7 @@ DECISION_TICKS = 3
 #: The relations of the engine's own findings that this version fills.
 FINDINGS = ("alerts", "alert_events", "anomalies", "bottlenecks", "decisions")
 #: The jobs that run while the log is replayed; the others judge samples or remove them, and wait until all are there.
-WITHOUT_WHOLE_SAMPLES = ("rollup", "seal", "scale", "tokens")
+WITHOUT_WHOLE_SAMPLES = ("rollup", "arrange", "seal", "scale", "tokens")
 #: Writes are turned away once the hot store holds this many times its limit: sealing cannot keep up.
 HOT_CEILING = 3
 
@@ -413,6 +414,7 @@ class Engine:
         switched_off = {name for name, on in switches.items() if not on}
         for job in (
             Job("rollup", FLUSH_SECONDS, partial(self.flush_rollups, due_only=True)),
+            Job("arrange", ARRANGE_SECONDS, self.hot.arrange),
             Job("seal", SEAL_CHECK_SECONDS, self.sealer.run),
             Job("retain", RETAIN_SECONDS, self.retainer.run),
             Job("compact", COMPACT_SECONDS, self.compactor.run),

@@ -10,14 +10,14 @@ from litestar import Request, Response, delete, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromQuery, JSONBody, QueryParameter
 
-from api.arguments import parse_duration_ns, parse_start, parse_time
+from api.arguments import parse_range, parse_time
 from api.auth import caller_of
 from api.turns import QueryThreads, turn_of
 from engine.catalog.callers import Caller
 from engine.errors import BadRequest
 from engine.model.matchers import Matcher, parse_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS
-from engine.query.range import RangeQuery
+from engine.query.range import RangeAnswer, RangeQuery
 from engine.query.results import render
 from engine.runtime import Engine
 
@@ -50,6 +50,27 @@ def negotiate(accept: str) -> tuple[str, str]:
     raise BadRequest(f"cannot answer as {accept!r}: want one of {', '.join(FORMATS)}")
 
 
+def range_json(answer: RangeAnswer, limit: int) -> bytes:
+    """Return the body of ``GET /v1/query``, with at most ``limit`` series."""
+    shown = answer.series[:limit]
+    body = {
+        "metric": answer.metric,
+        "aggregate": answer.aggregate,
+        "step_seconds": answer.step_ns / 1e9,
+        "tier": answer.tier,
+        "rows_read": answer.rows_read,
+        "relative_error": answer.relative_error,
+        "fresh_to": answer.fresh_to_ns,
+        "series_total": len(answer.series),
+        "truncated": len(shown) < len(answer.series),
+        "series": [
+            {"metric": line.metric, "labels": line.labels, "times": line.times.tolist(), "values": line.values.tolist()}
+            for line in shown
+        ],
+    }
+    return msgspec.json.encode(body)
+
+
 def query_routes(engine: Engine) -> list[BaseRouteHandler]:
     """Return the routes of one engine."""
     # Counting reads every tag set in use: one at a time.
@@ -77,48 +98,39 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
     async def get_sql(q: FromQuery[str], request: Request[Any, Any, Any]) -> Response[bytes]:
         return await sql_in_turn(q, [], request)
 
+    def run_query(query: RangeQuery, caller: Caller, limit: int) -> Response[bytes]:
+        return Response(range_json(engine.query(query, caller), limit), media_type="application/json")
+
     @get("/v1/query", summary="Aligned aggregated series from raw samples or the best tier")
     async def get_query(
         request: Request[Any, Any, Any],
-        metric: FromQuery[str],
+        metric: FromQuery[list[str]],
         match: FromQuery[str] = "",
         start: FromQuery[str] = "-1h",
         end: FromQuery[str] = "now",
         step: FromQuery[str] = "1m",
         agg: FromQuery[str] = "avg",
         by: FromQuery[str | None] = None,
+        topk: Annotated[int | None, QueryParameter(ge=1, le=MAX_SERIES)] = None,
+        bottomk: Annotated[int | None, QueryParameter(ge=1, le=MAX_SERIES)] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=MAX_SERIES)] = MAX_SERIES,
     ) -> Response[bytes]:
-        now_ns = engine.clock.now_ns()
-        step_ns = parse_duration_ns(step)
+        start_ns, end_ns, step_ns = parse_range(start, end, step, engine.clock.now_ns())
         query = RangeQuery(
-            metric,
-            parse_start(start, now_ns, step_ns),
-            parse_time(end, now_ns),
+            metric[0],
+            start_ns,
+            end_ns,
             step_ns,
             agg,
             parse_matchers(match),
             None if by is None else tuple(label for label in by.split(",") if label),
+            further_metrics=tuple(metric[1:]),
+            top=topk,
+            bottom=bottomk,
         )
         caller = caller_of(request)
         async with turn_of(engine.query_turns, caller):
-            answer = await threads.run(lambda: engine.query(query, caller))
-        shown = answer.series[:limit]
-        body = {
-            "metric": answer.metric,
-            "aggregate": answer.aggregate,
-            "step_seconds": answer.step_ns / 1e9,
-            "tier": answer.tier,
-            "rows_read": answer.rows_read,
-            "relative_error": answer.relative_error,
-            "fresh_to": answer.fresh_to_ns,
-            "series_total": len(answer.series),
-            "truncated": len(shown) < len(answer.series),
-            "series": [
-                {"labels": line.labels, "times": line.times.tolist(), "values": line.values.tolist()} for line in shown
-            ],
-        }
-        return Response(msgspec.json.encode(body), media_type="application/json")
+            return await threads.run(lambda: run_query(query, caller, limit))
 
     @get("/v1/series", summary="The series of the catalogue")
     async def get_series(

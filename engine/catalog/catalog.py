@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from engine.catalog.packing import PACKED_VERSION, pack_definitions, unpack_definitions
 from engine.catalog.pooled import METRIC_TAG, POOLED_TABLES
+from engine.catalog.selections import Selections
 from engine.catalog.tagsetfiles import DIRECTORY, TagsetFiles, release_pages
 from engine.disk.filesystem import FileSystem, storage_error
 from engine.errors import Damage, NewerFormat
@@ -66,6 +67,8 @@ _WITHOUT_NAME = Matcher.of(METRIC_TAG, "=", "")
 _POOLED_NAMES = frozenset(name.encode() for name in POOLED_TABLES)
 #: So many metric names of a pooled table are remembered; beyond, the tag sets are looked through each time.
 MAX_REMEMBERED_NAMES = 100_000
+#: Up to so many values of a label are looked up one by one.
+MAX_LOOKED_UP_TEXTS = 64
 
 
 def _only_pooled(fields: Sequence[Field]) -> bool:
@@ -107,6 +110,7 @@ class Catalog:
         self._path = path
         self._lock = threading.RLock()
         self._files: TagsetFiles | None = None
+        self._selections = Selections()
         if fs is not None and path is not None:
             self._files = TagsetFiles(fs, os.path.join(os.path.dirname(path), DIRECTORY), seed)
         self._pooled_names: dict[int, tuple[int, set[str] | None]] = {}
@@ -385,17 +389,32 @@ class Catalog:
         return codes, texts
 
     def tagset_ids(self, table_id: int, matchers: Sequence[Matcher] = (), *, since: int = 0) -> npt.NDArray[np.int32]:
-        """Return the table's tag sets numbered ``since`` or higher that satisfy all matchers, ascending."""
-        native, until = self.native, self.native.tagset_count
-        exact = [matcher for matcher in matchers if matcher.operator == "=" and matcher.value]
-        if exact:
-            ids = members_with(native, table_id, exact[0].label.encode(), exact[0].value.encode(), since, until)
-        else:
+        """Return the table's tag sets numbered ``since`` or higher that satisfy all matchers, ascending.
+
+        The array is shared: read only.
+        """
+        until = self.native.tagset_count
+        if since:
+            return self._found(table_id, matchers, since, until)
+        return self._selections.of(
+            (table_id, *matchers), until, lambda first: self._found(table_id, matchers, first, until)
+        )
+
+    def _found(self, table_id: int, matchers: Sequence[Matcher], since: int, until: int) -> npt.NDArray[np.int32]:
+        native, ids, by = self.native, None, None
+        for matcher in matchers:
+            texts = matcher.wanted_texts()
+            if texts is not None and "" not in texts and len(texts) <= MAX_LOOKED_UP_TEXTS:
+                by, label = matcher, matcher.label.encode()
+                parts = [members_with(native, table_id, label, text.encode(), since, until) for text in texts]
+                ids = parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))
+                break
+        if ids is None:
             ids = members_of(native, table_id, since, until)
         for matcher in matchers:
             if not len(ids):
                 break
-            if matcher is not (exact[0] if exact else None):
+            if matcher is not by:
                 ids = ids[self._accepted(ids, matcher)]
         return ids
 

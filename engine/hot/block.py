@@ -41,6 +41,8 @@ class Block:
         self.late = late
         self.count = 0
         self.frozen = False
+        #: Readers look for few of its rows: once it is frozen it is worth sorting.
+        self.searched = False
         self.first_sequence = 0
         self.last_sequence = 0
         self.min_time_ns = 0
@@ -96,14 +98,21 @@ class Block:
         count = self.count
         return Rows(tagset_ids[:count], times[:count], self.field_ids, values[:, :count])
 
+    @property
+    def in_order(self) -> bool:
+        """Whether :meth:`view` gives rows sorted by (tag set, time); once it does, it always will."""
+        return self._sorted is not None and not self.late
+
     def sorted_view(self) -> Rows:
         """Return a frozen block's rows sorted by (tag set, time) and merged; computed once."""
         with self._sort_lock:
             if self._sorted is None:
-                rows = self._sorted = sort_merge(self.view())
+                rows = sort_merge(self.view())
                 if not self.late:
                     # Strictly newer rows hold no key twice, so the sorted rows can stand in for the others.
                     self._arrays = rows.tagset_ids, rows.times, rows.values
+                # Last: whoever sees it takes the rows above for sorted.
+                self._sorted = rows
             return self._sorted
 
     def of(self, rows: Rows) -> Block:

@@ -42,12 +42,13 @@ def _grown(array: _Array, count: int, size: int, fill: float) -> _Array:
 
 @dataclass(frozen=True, slots=True)
 class BlockView:
-    """The rows of one block at the moment of a snapshot, in order of arrival or sorted."""
+    """The rows of one block at the moment of a snapshot, in order of arrival or (``in_order``) by (tag set, time)."""
 
     block: Block
     rows: Rows
     min_time_ns: int
     max_time_ns: int
+    in_order: bool = False
 
     @property
     def late(self) -> bool:
@@ -288,7 +289,7 @@ class HotStore:
             if table is None:
                 return ()
             views = [
-                BlockView(block, block.view(), block.min_time_ns, block.max_time_ns)
+                _view_of(block)
                 for block in table.blocks
                 if block.count and block.min_time_ns < end_ns and block.max_time_ns >= start_ns
             ]
@@ -356,6 +357,22 @@ class HotStore:
     def block_numbers(self) -> set[int]:
         with self.lock:
             return {block.number for table in self._tables.values() for block in table.blocks}
+
+    def arrange(self) -> int:
+        """Sort the frozen blocks in which readers have searched, so that they need not look at every row again.
+
+        Returns how many blocks were sorted.  Holds no lock while it does.
+        """
+        with self.lock:
+            blocks = [
+                block
+                for table in self._tables.values()
+                for block in table.blocks
+                if block.frozen and block.searched and not block.late and not block.in_order
+            ]
+        for block in blocks:
+            block.sorted_view()
+        return len(blocks)
 
     # --- sealing
 
@@ -438,6 +455,12 @@ class HotStore:
         dropped = sum(int((block.view().times < before_ns).sum()) for block in blocks)
         self.replace(table_id, blocks, [(NEVER_NS, before_ns)])
         return dropped
+
+
+def _view_of(block: Block) -> BlockView:
+    in_order = block.in_order
+    # The order is asked for first: a block may be sorted at any moment, and stays so.
+    return BlockView(block, block.view(), block.min_time_ns, block.max_time_ns, in_order)
 
 
 def remaining_of(sealed: Sequence[Block], ranges: Sequence[tuple[int, int]]) -> dict[int, Block | None]:

@@ -16,6 +16,7 @@ from engine.errors import BadRequest
 Operator = Literal["=", "!=", "=~", "!~"]
 _MATCHER = re.compile(r'\s*(?P<label>[^=!~,"\s{}]+)\s*(?P<operator>=~|!~|!=|=)\s*"(?P<value>(?:[^"\\]|\\.)*)"\s*')
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
+_SPECIAL = re.compile(r"[^\w :/,;=@%&~'\"|-]")
 MAX_PATTERN_LENGTH = 1_000
 
 
@@ -27,13 +28,15 @@ class Matcher:
     operator: Operator
     value: str
     pattern: re.Pattern[str] | None = field(default=None, compare=False, repr=False)
+    #: The values that a pattern without special characters, ``a|b|c``, stands for.
+    texts: frozenset[str] | None = field(default=None, compare=False, repr=False)
 
     @staticmethod
     def of(label: str, operator: str, value: str) -> Matcher:
         """Build a matcher; raises BadRequest for an unknown operator or an unusable regular expression."""
         if operator not in ("=", "!=", "=~", "!~"):
             raise BadRequest(f"cannot match label {label!r}: got operator {operator!r}, want one of = != =~ !~")
-        pattern = None
+        pattern = texts = None
         if operator in ("=~", "!~"):
             if len(value) > MAX_PATTERN_LENGTH:
                 raise BadRequest(
@@ -44,10 +47,20 @@ class Matcher:
                 pattern = re.compile(value)
             except re.error as error:
                 raise BadRequest(f"cannot match label {label!r}: {value!r} is no regular expression: {error}") from None
-        return Matcher(label, cast(Operator, operator), value, pattern)
+            if not _SPECIAL.search(value):
+                texts = frozenset(value.split("|"))
+        return Matcher(label, cast(Operator, operator), value, pattern, texts)
+
+    def wanted_texts(self) -> frozenset[str] | None:
+        """Return the values of which a selected series has one, None where they cannot be listed."""
+        if self.operator == "=":
+            return frozenset((self.value,))
+        return self.texts if self.operator == "=~" else None
 
     def accepts(self, value: str) -> bool:
         """Tell whether a series whose label has ``value`` (empty when it has no such label) is selected."""
+        if self.texts is not None:
+            return (value in self.texts) == (self.operator == "=~")
         if self.pattern is not None:
             found = self.pattern.fullmatch(value) is not None
             return found if self.operator == "=~" else not found

@@ -16,7 +16,8 @@ from engine.catalog.catalog import Catalog, Field
 from engine.clock import NS_PER_SECOND
 from engine.model.matchers import Matcher
 from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
-from engine.query.range import LOOKBACK_NS, aggregate_values, window_buckets, window_change
+from engine.query.buckets import aggregate_values
+from engine.query.range import LOOKBACK_NS, window_buckets, window_change
 from engine.query.samples import SampleStore
 
 #: A table, and what its tag sets must have.

@@ -10,8 +10,9 @@ from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND
 from engine.model.matchers import Matcher
 from engine.model.rows import FIELD_ID_BITS, Float64Array, Int64Array
+from engine.query.buckets import Buckets
 from engine.query.observe import Observed, united
-from engine.query.range import Buckets, RangeReader
+from engine.query.range import RangeReader
 
 #: Widths of buckets that tiers know or make up, ns.
 WIDTHS_NS = tuple(minutes * NS_PER_MINUTE for minutes in (1, 5, 15, 60, 3 * 60, 24 * 60))

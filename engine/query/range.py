@@ -11,22 +11,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from engine.catalog.catalog import Catalog, Field
-from engine.clock import NS_PER_MINUTE, NS_PER_SECOND
+from engine.clock import NS_PER_MINUTE
 from engine.errors import BadRequest, QueryLimit
 from engine.model.matchers import Matcher
-from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
+from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, Float64Array, Int32Array, Int64Array
+from engine.query.buckets import (
+    Buckets,
+    aggregate_values,
+    buckets_of_rows,
+    buckets_of_table,
+    merge_buckets,
+    take_buckets,
+    with_boundaries,
+)
 from engine.query.grouping import lines_of
-from engine.query.quantiles import SHARES, bins_of_column, of_bins, of_samples
+from engine.query.quantiles import SHARES, GroupedQuantiles, bins_of_column, of_bins, of_samples
+from engine.query.ranking import SeriesPoints, highest
 from engine.query.samples import SampleStore
 from engine.rollups.bins import RELATIVE_ERROR
 from engine.rollups.long import HISTOGRAM, INCREASE, NAMES
 from engine.rollups.tiers import TIERS, Tier
-from native.rollup import BucketColumns, aggregate
-from native.sorting import sort_order
 
 AGGREGATES = ("avg", "sum", "min", "max", "count", "first", "last", "increase", "rate", *SHARES)
 _COUNTED = ("increase", "rate")
@@ -39,7 +46,11 @@ LOOKBACK_NS = 5 * NS_PER_MINUTE
 
 @dataclass(frozen=True, slots=True)
 class RangeQuery:
-    """``by``: None keeps every series apart; otherwise series with equal values of these labels are merged."""
+    """``by``: None keeps every series apart; otherwise series with equal values of these labels are merged.
+
+    ``further_metrics`` are answered like ``metric``, each with lines of its own; those of one table are read together.
+    ``top`` and ``bottom``: of each bucket only the points of so many lines with the highest or the lowest values.
+    """
 
     metric: str
     start_ns: int
@@ -48,15 +59,39 @@ class RangeQuery:
     aggregate: str = "avg"
     matchers: tuple[Matcher, ...] = ()
     by: tuple[str, ...] | None = None
+    further_metrics: tuple[str, ...] = ()
+    top: int | None = None
+    bottom: int | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (self.metric, *self.further_metrics)
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesPoints:
-    """One line of an answer.  ``times``: int64[n] bucket starts; ``values``: float64[n]; empty buckets are left out."""
+class Selected:
+    """Fields of one table, each with the metric it is asked as, ascending, and the tag sets asked for (ascending).
 
-    labels: dict[str, str]
-    times: Int64Array
-    values: Float64Array
+    ``tagset_ids`` int32[n]; ``every``: they are all that the table has.
+    """
+
+    table_id: int
+    metrics: dict[int, str]
+    tagset_ids: Int32Array
+    every: bool
+
+    @property
+    def field_ids(self) -> tuple[int, ...]:
+        return tuple(self.metrics)
+
+    @property
+    def narrowed(self) -> Int32Array | None:
+        return None if self.every else self.tagset_ids
+
+    @property
+    def series_ids(self) -> Int64Array:
+        fields = np.array(self.field_ids, np.int64)
+        return ((self.tagset_ids.astype(np.int64) << FIELD_ID_BITS)[:, None] | fields).ravel()
 
 
 @dataclass(slots=True)
@@ -78,22 +113,8 @@ class RangeAnswer:
     relative_error: float | None = None
 
 
-@dataclass(slots=True)
-class Buckets:
-    """Bucket columns sorted by (series, time), whichever source they come from."""
-
-    series_ids: Int64Array
-    times: Int64Array
-    counts: Int64Array
-    sums: Float64Array
-    mins: Float64Array
-    maxs: Float64Array
-    firsts: Float64Array
-    lasts: Float64Array
-    last_times: Int64Array
-    increases: Float64Array
-
-
+#: Metric, labels of its lines, their quantiles, how many rows these are from, and the newest time among them.
+_Quantiles = tuple[str, list[dict[str, str]], GroupedQuantiles, int, int]
 TierRows = Callable[[str, int, int, Int64Array, Sequence[str]], pa.Table]
 
 
@@ -112,81 +133,114 @@ class RangeReader:
         Raises BadRequest for a query that makes no sense and QueryLimit for one that is too large.
         """
         _validate(query)
-        fields = self._catalog.fields_of_metric(query.metric)
         answer = RangeAnswer(query.metric, query.aggregate, query.step_ns, "raw")
-        for one in fields:
-            tagset_ids = self._catalog.tagset_ids(one.table_id, (*one.matchers, *query.matchers))
-            if not len(tagset_ids):
-                continue
-            points = len(tagset_ids) * ((query.end_ns - query.start_ns) // query.step_ns + 1)
-            if query.by is None and points > MAX_POINTS:
-                raise QueryLimit(
-                    f"cannot answer query: {len(tagset_ids)} series make up to {points} points,"
-                    f" the limit is {MAX_POINTS}; narrow the matchers, take a longer step or group with by="
-                )
+        for one in self._selected(query):
             since_ns = raw_since_ns(one.table_id)
-            tier = self._choose(query, one, tagset_ids, since_ns)
+            tier = self._choose(query, one, since_ns)
             read = self._read_quantiles if query.aggregate in SHARES else self._read_buckets
-            if tier is not None and not read(answer, query, one, tagset_ids, tier):
+            if tier is not None and not read(answer, query, one, tier):
                 if query.start_ns < since_ns:
-                    raise BadRequest(_not_kept(query, tier))
+                    raise BadRequest(_not_kept(query, one, tier))
                 tier = None
             if tier is None:
-                read(answer, query, one, tagset_ids, None)
+                read(answer, query, one, None)
             else:
                 answer.tier = tier.name
+        if query.further_metrics:
+            # Those of several tables come table by table.
+            place = {metric: number for number, metric in enumerate(query.metrics)}
+            answer.series.sort(key=lambda line: place[line.metric])
+        if query.top is not None:
+            answer.series = highest(answer.series, query.top)
+        elif query.bottom is not None:
+            answer.series = highest(answer.series, query.bottom, lowest=True)
         return answer
 
-    def _read_buckets(
-        self, answer: RangeAnswer, query: RangeQuery, one: Field, tagset_ids: Int32Array, tier: Tier | None
-    ) -> bool:
+    def _selected(self, query: RangeQuery) -> list[Selected]:
+        """Return what is to be read, metrics of the same tag sets together.  Raises QueryLimit for too many points."""
+        tables: dict[tuple[int, tuple[Matcher, ...]], dict[int, str]] = {}
+        for metric in dict.fromkeys(query.metrics):
+            for one in self._catalog.fields_of_metric(metric):
+                tables.setdefault((one.table_id, one.matchers), {})[one.field_id] = metric
+        found = []
+        for (table_id, matchers), metrics in tables.items():
+            tagset_ids = self._catalog.tagset_ids(table_id, (*matchers, *query.matchers))
+            if not len(tagset_ids):
+                continue
+            lines = len(tagset_ids) * len(metrics)
+            points = lines * ((query.end_ns - query.start_ns) // query.step_ns + 1)
+            if query.by is None and points > MAX_POINTS:
+                raise QueryLimit(
+                    f"cannot answer query: {lines} series make up to {points} points,"
+                    f" the limit is {MAX_POINTS}; narrow the matchers, take a longer step or group with by="
+                )
+            every = len(tagset_ids) == len(self._catalog.tagset_ids(table_id))
+            found.append(Selected(table_id, dict(sorted(metrics.items())), tagset_ids, every))
+        return found
+
+    def _read_buckets(self, answer: RangeAnswer, query: RangeQuery, one: Selected, tier: Tier | None) -> bool:
         """Add the lines of one table to the answer; return False, and add nothing, when the tier does not know it."""
-        buckets = self._raw(query, one, tagset_ids) if tier is None else self._tier(query, one, tagset_ids, tier)
+        buckets = self._raw(query, one) if tier is None else self._tier(query, one, tier)
         if tier is not None and query.aggregate in _COUNTED and np.isnan(buckets.increases).any():
             return False
         answer.rows_read += int(buckets.counts.sum()) if tier is None else len(buckets.counts)
         if len(buckets.last_times):
             answer.fresh_to_ns = max(answer.fresh_to_ns or 0, int(buckets.last_times.max()))
-        answer.series.extend(self._lines(query, one.table_id, buckets))
+        field_ids = buckets.series_ids & (MAX_FIELDS - 1)
+        for field_id, metric in one.metrics.items():
+            apart = buckets if len(one.metrics) == 1 else take_buckets(buckets, field_ids == field_id)
+            answer.series.extend(self._lines(query, one.table_id, metric, apart))
         return True
 
-    def _read_quantiles(
-        self, answer: RangeAnswer, query: RangeQuery, one: Field, tagset_ids: Int32Array, tier: Tier | None
-    ) -> bool:
+    def _read_quantiles(self, answer: RangeAnswer, query: RangeQuery, one: Selected, tier: Tier | None) -> bool:
         """The same for quantiles: exact from raw samples, from a tier by its histograms."""
+        parts = self._raw_values(query, one) if tier is None else self._tier_bins(query, one, tier)
+        if parts is None:
+            return False
+        error = 0.0 if tier is None else RELATIVE_ERROR
+        answer.relative_error = max(answer.relative_error or 0.0, error)
+        for metric, labels, found, rows, newest_ns in parts:
+            answer.rows_read += rows
+            if rows:
+                answer.fresh_to_ns = max(answer.fresh_to_ns or 0, newest_ns)
+            if not len(found.groups):
+                continue
+            starts = np.flatnonzero(np.r_[True, found.groups[1:] != found.groups[:-1]])
+            for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(found.groups)], strict=True):
+                times = query.start_ns + found.buckets[start:end] * query.step_ns
+                line = labels[int(found.groups[start])]
+                answer.series.append(SeriesPoints(line, times, found.values[start:end], metric))
+        return True
+
+    def _raw_values(self, query: RangeQuery, one: Selected) -> list[_Quantiles]:
         share = SHARES[query.aggregate]
-        if tier is None:
-            rows = self._samples.collect(one.table_id, query.start_ns, query.end_ns, tagset_ids, (one.field_id,))
-            values = rows.values[0] if len(rows.values) else np.empty(0, np.float64)
+        rows = self._samples.collect(one.table_id, query.start_ns, query.end_ns, one.narrowed, one.field_ids)
+        parts = []
+        for field_id, values in zip(rows.field_ids, rows.values, strict=True):
             present = ~np.isnan(values)
-            times, series_ids, values = rows.times[present], rows.tagset_ids[present], values[present]
-            wide = series_ids.astype(np.int64) << FIELD_ID_BITS
+            times, tagset_ids = rows.times[present], rows.tagset_ids[present]
+            wide = tagset_ids.astype(np.int64) << FIELD_ID_BITS
             labels, groups = lines_of(self._catalog, one.table_id, wide, query.by)
-            found = of_samples(groups, (times - query.start_ns) // query.step_ns, values, share)
-            newest, error = times, 0.0
-        else:
-            wanted = (tagset_ids.astype(np.int64) << FIELD_ID_BITS) | one.field_id
-            names = ("series_id", "time", "last_time", HISTOGRAM)
-            assert self._tier_rows is not None
+            found = of_samples(groups, (times - query.start_ns) // query.step_ns, values[present], share)
+            parts.append((one.metrics[field_id], labels, found, len(times), int(times.max(initial=0))))
+        return parts
+
+    def _tier_bins(self, query: RangeQuery, one: Selected, tier: Tier) -> list[_Quantiles] | None:
+        share = SHARES[query.aggregate]
+        names = ("series_id", "time", "last_time", HISTOGRAM)
+        parts = []
+        assert self._tier_rows is not None
+        for field_id, metric in one.metrics.items():
+            wanted = (one.tagset_ids.astype(np.int64) << FIELD_ID_BITS) | field_id
             table = self._tier_rows(tier.name, query.start_ns, query.end_ns, wanted, names)
             bins = bins_of_column(table.column(HISTOGRAM))
             if bins is None:
-                return False
+                return None
             labels, groups = lines_of(self._catalog, one.table_id, table.column("series_id").to_numpy(), query.by)
             steps = (table.column("time").to_numpy() - query.start_ns) // query.step_ns
-            found = of_bins(groups, steps, bins, share)
-            newest, error = table.column("last_time").to_numpy(), RELATIVE_ERROR
-        answer.relative_error = max(answer.relative_error or 0.0, error)
-        answer.rows_read += len(newest)
-        if len(newest):
-            answer.fresh_to_ns = max(answer.fresh_to_ns or 0, int(newest.max()))
-        if not len(found.groups):
-            return True
-        starts = np.flatnonzero(np.r_[True, found.groups[1:] != found.groups[:-1]])
-        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(found.groups)], strict=True):
-            times = query.start_ns + found.buckets[start:end] * query.step_ns
-            answer.series.append(SeriesPoints(labels[int(found.groups[start])], times, found.values[start:end]))
-        return True
+            newest = int(table.column("last_time").to_numpy().max(initial=0))
+            parts.append((metric, labels, of_bins(groups, steps, bins, share), table.num_rows, newest))
+        return parts
 
     # --- sources
 
@@ -206,16 +260,17 @@ class RangeReader:
         ``counted``: with increases.  Where no source knows all of the range, the buckets that are known come.
         """
         query = RangeQuery("", start_ns, end_ns, step_ns, "increase" if counted else "avg")
-        tier = self._choose(query, one, tagset_ids, raw_since_ns)
+        selected = Selected(one.table_id, {one.field_id: one.metric}, tagset_ids, every=False)
+        tier = self._choose(query, selected, raw_since_ns)
         if tier is not None:
-            found = self._tier(query, one, tagset_ids, tier)
+            found = self._tier(query, selected, tier)
             if not (counted and np.isnan(found.increases).any()):
                 return found
             if start_ns < raw_since_ns:
-                return _take(found, ~np.isnan(found.increases))
-        return self._raw(query, one, tagset_ids)
+                return take_buckets(found, ~np.isnan(found.increases))
+        return self._raw(query, selected)
 
-    def _choose(self, query: RangeQuery, one: Field, tagset_ids: Int32Array, raw_since_ns: int) -> Tier | None:
+    def _choose(self, query: RangeQuery, one: Selected, raw_since_ns: int) -> Tier | None:
         """Return the coarsest tier that gives the same answer as raw samples, or None for raw samples."""
         if self._tier_rows is None:
             return None
@@ -230,67 +285,63 @@ class RangeReader:
         if not usable:
             return None
         expected = self._samples.expected_rows(one.table_id, query.start_ns, query.end_ns)
-        share = len(tagset_ids) / max(1, len(self._catalog.tagset_ids(one.table_id)))
+        share = len(one.tagset_ids) / max(1, len(self._catalog.tagset_ids(one.table_id)))
         if query.start_ns >= raw_since_ns and expected * share <= RAW_ROWS_PREFERRED:
             return None
         return max(usable, key=lambda tier: tier.width_ns)
 
-    def _raw(self, query: RangeQuery, one: Field, tagset_ids: Int32Array) -> Buckets:
+    def _raw(self, query: RangeQuery, one: Selected) -> Buckets:
         counted = query.aggregate in _COUNTED
         start = query.start_ns - LOOKBACK_NS if counted else query.start_ns
-        rows = self._samples.collect(one.table_id, start, query.end_ns, tagset_ids, (one.field_id,))
-        buckets = _of_columns(
-            aggregate(
-                rows.tagset_ids,
-                rows.times,
-                np.ascontiguousarray(rows.values),
-                np.array(rows.field_ids, np.int32),
-                query.step_ns,
-                query.start_ns,
-            )
-        )
-        return _with_boundaries(buckets, query.start_ns) if counted else buckets
+        rows = self._samples.collect(one.table_id, start, query.end_ns, one.narrowed, one.field_ids)
+        buckets = buckets_of_rows(rows, query.step_ns, query.start_ns)
+        return with_boundaries(buckets, query.start_ns) if counted else buckets
 
-    def _tier(self, query: RangeQuery, one: Field, tagset_ids: Int32Array, tier: Tier) -> Buckets:
-        series_ids = (tagset_ids.astype(np.int64) << FIELD_ID_BITS) | one.field_id
+    def _tier(self, query: RangeQuery, one: Selected, tier: Tier) -> Buckets:
         counted = query.aggregate in _COUNTED
         start = (query.start_ns - LOOKBACK_NS) // tier.width_ns * tier.width_ns if counted else query.start_ns
         names = (*NAMES, INCREASE) if counted else NAMES
         assert self._tier_rows is not None
-        found = buckets_of_table(self._tier_rows(tier.name, start, query.end_ns, series_ids, names))
+        found = buckets_of_table(self._tier_rows(tier.name, start, query.end_ns, one.series_ids, names))
         if counted:
             # The step into the range counts from a sample as near as it does for raw samples.
             near = (found.times >= query.start_ns) | (found.last_times >= query.start_ns - LOOKBACK_NS)
-            found = _with_boundaries(_take(found, near), query.start_ns)
+            found = with_boundaries(take_buckets(found, near), query.start_ns)
         if tier.width_ns == query.step_ns:
             return found
         into = query.start_ns + (found.times - query.start_ns) // query.step_ns * query.step_ns
-        return _merge(found, found.series_ids, into)
+        return merge_buckets(found, found.series_ids, into)
 
     # --- results
 
-    def _lines(self, query: RangeQuery, table_id: int, buckets: Buckets) -> list[SeriesPoints]:
+    def _lines(self, query: RangeQuery, table_id: int, metric: str, buckets: Buckets) -> list[SeriesPoints]:
         if not len(buckets.times):
             return []
         labels, group = lines_of(self._catalog, table_id, buckets.series_ids, query.by)
         if query.by is not None:
-            buckets = _merge(buckets, group, buckets.times)
+            buckets = merge_buckets(buckets, group, buckets.times)
             group = buckets.series_ids
         values = aggregate_values(buckets, query.aggregate, query.step_ns)
-        lines = []
-        starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-        ends = np.r_[starts[1:], len(group)]
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            lines.append(SeriesPoints(labels[int(group[start])], buckets.times[start:end], values[start:end]))
-        return lines
+        starts = np.flatnonzero(np.concatenate(([True], group[1:] != group[:-1])))
+        numbers = group[starts].tolist()
+        ends = [*starts[1:].tolist(), len(group)]
+        times = buckets.times
+        return [
+            SeriesPoints(labels[number], times[start:end], values[start:end], metric)
+            for number, start, end in zip(numbers, starts.tolist(), ends, strict=True)
+        ]
 
 
-def _not_kept(query: RangeQuery, tier: Tier) -> str:
+def _not_kept(query: RangeQuery, one: Selected, tier: Tier) -> str:
     what, setting = ("histograms", "histograms") if query.aggregate in SHARES else ("increases", "counters")
     return (
-        f"cannot answer query: {tier.name} does not have the {what} of {query.metric!r} for all of the range, and raw"
+        f"cannot answer query: {tier.name} does not have the {what} of {_named(one)} for all of the range, and raw"
         f" samples are no longer kept; want a later start (rollups.{setting} says what is kept from now on)"
     )
+
+
+def _named(one: Selected) -> str:
+    return ", ".join(repr(metric) for metric in one.metrics.values())
 
 
 def window_buckets(
@@ -302,10 +353,8 @@ def window_buckets(
     """
     width = end_ns - start_ns
     rows = samples.collect(one.table_id, start_ns - look_back_ns, end_ns, tagset_ids, (one.field_id,))
-    field_ids = np.array(rows.field_ids, np.int32)
-    values = np.ascontiguousarray(rows.values)
-    buckets = _of_columns(aggregate(rows.tagset_ids, rows.times, values, field_ids, width, start_ns))
-    return _with_boundaries(buckets, start_ns) if look_back_ns else buckets
+    buckets = buckets_of_rows(rows, width, start_ns)
+    return with_boundaries(buckets, start_ns) if look_back_ns else buckets
 
 
 def window_change(
@@ -317,9 +366,7 @@ def window_change(
     series with a single sample has none and is left out.
     """
     rows = samples.collect(one.table_id, start_ns - look_back_ns, end_ns, tagset_ids, (one.field_id,))
-    field_ids = np.array(rows.field_ids, np.int32)
-    values = np.ascontiguousarray(rows.values)
-    buckets = _of_columns(aggregate(rows.tagset_ids, rows.times, values, field_ids, end_ns - start_ns, start_ns))
+    buckets = buckets_of_rows(rows, end_ns - start_ns, start_ns)
     same = np.r_[False, buckets.series_ids[1:] == buckets.series_ids[:-1]]
     bases = np.where(same, np.r_[np.nan, buckets.lasts[:-1]], buckets.firsts)
     usable = (buckets.times >= start_ns) & (same | (buckets.counts > 1))
@@ -333,128 +380,10 @@ def _validate(query: RangeQuery) -> None:
         raise BadRequest(f"cannot answer query: the step is {query.step_ns} ns, want more than 0")
     if query.end_ns <= query.start_ns:
         raise BadRequest(f"cannot answer query: the end ({query.end_ns}) is not after the start ({query.start_ns})")
+    if query.top is not None and query.bottom is not None:
+        raise BadRequest("cannot answer query: got both topk and bottomk, want one of them")
     points = (query.end_ns - query.start_ns) // query.step_ns
     if points > MAX_POINTS_PER_SERIES:
         raise BadRequest(
             f"cannot answer query: {points} points a series, want at most {MAX_POINTS_PER_SERIES}; take a longer step"
         )
-
-
-def aggregate_values(buckets: Buckets, name: str, width_ns: int) -> Float64Array:
-    """Return one aggregate of each bucket; ``width_ns`` is what a rate is taken over."""
-    match name:
-        case "avg":
-            return buckets.sums / buckets.counts
-        case "sum":
-            return buckets.sums
-        case "min":
-            return buckets.mins
-        case "max":
-            return buckets.maxs
-        case "count":
-            return buckets.counts.astype(np.float64)
-        case "first":
-            return buckets.firsts
-        case "last":
-            return buckets.lasts
-        case "increase":
-            return buckets.increases
-        case _:
-            return buckets.increases / (width_ns / NS_PER_SECOND)
-
-
-def _of_columns(columns: BucketColumns) -> Buckets:
-    return Buckets(
-        columns.series_ids,
-        columns.times,
-        columns.counts,
-        columns.sums,
-        columns.mins,
-        columns.maxs,
-        columns.firsts,
-        columns.lasts,
-        columns.last_times,
-        columns.increases,
-    )
-
-
-def _with_boundaries(buckets: Buckets, start_ns: int) -> Buckets:
-    """Add to each bucket the step from the series' previous sample, and drop the look-back before ``start_ns``."""
-    same = np.r_[False, buckets.series_ids[1:] == buckets.series_ids[:-1]]
-    previous = np.r_[np.nan, buckets.lasts[:-1]]
-    step = buckets.firsts - previous
-    step = np.where(step >= 0, step, buckets.firsts)
-    # A series' very first sample adds nothing: what it counted before is unknown.
-    increases = buckets.increases + np.where(same, step, 0.0)
-    return _take(
-        Buckets(
-            buckets.series_ids,
-            buckets.times,
-            buckets.counts,
-            buckets.sums,
-            buckets.mins,
-            buckets.maxs,
-            buckets.firsts,
-            buckets.lasts,
-            buckets.last_times,
-            increases,
-        ),
-        buckets.times >= start_ns,
-    )
-
-
-def _take(buckets: Buckets, chosen: npt.NDArray[np.bool_] | Int64Array) -> Buckets:
-    return Buckets(*(getattr(buckets, name)[chosen] for name in Buckets.__slots__))
-
-
-def _is_sorted(groups: Int64Array, times: Int64Array) -> bool:
-    later = (groups[1:] > groups[:-1]) | ((groups[1:] == groups[:-1]) & (times[1:] >= times[:-1]))
-    return bool(later.all())
-
-
-def _merge(buckets: Buckets, groups: Int64Array, times: Int64Array) -> Buckets:
-    """Merge bucket rows with equal (group, time); sums are added in the order given."""
-    if not len(times):
-        return buckets
-    ordered = buckets
-    if not _is_sorted(groups, times):
-        # Only numbers of lines come in another order, and there are fewer of those than rows.
-        order = sort_order(groups.astype(np.int32), np.ascontiguousarray(times))
-        ordered, groups, times = _take(buckets, order), groups[order], times[order]
-    starts = np.flatnonzero(np.r_[True, (groups[1:] != groups[:-1]) | (times[1:] != times[:-1])])
-    ends = np.r_[starts[1:], len(times)] - 1
-    return Buckets(
-        groups[starts],
-        times[starts],
-        np.add.reduceat(ordered.counts, starts),
-        np.add.reduceat(ordered.sums, starts),
-        np.minimum.reduceat(ordered.mins, starts),
-        np.maximum.reduceat(ordered.maxs, starts),
-        ordered.firsts[starts],
-        ordered.lasts[ends],
-        np.maximum.reduceat(ordered.last_times, starts),
-        np.add.reduceat(ordered.increases, starts),
-    )
-
-
-def buckets_of_table(table: pa.Table) -> Buckets:
-    """Return bucket columns from a tier's rows, sorted by (series, time); increases are 0 where they are no column."""
-    series_ids, times, counts, sums, mins, maxs, firsts, lasts, _first_times, last_times = (
-        table.column(name).to_numpy() for name in NAMES
-    )
-    counted = INCREASE in table.column_names
-    found = Buckets(
-        series_ids.astype(np.int64, copy=False),
-        times.astype(np.int64, copy=False),
-        counts.astype(np.int64, copy=False),
-        sums.astype(np.float64, copy=False),
-        mins.astype(np.float64, copy=False),
-        maxs.astype(np.float64, copy=False),
-        firsts.astype(np.float64, copy=False),
-        lasts.astype(np.float64, copy=False),
-        last_times.astype(np.int64, copy=False),
-        table.column(INCREASE).to_numpy() if counted else np.zeros(len(times), np.float64),
-    )
-    if _is_sorted(found.series_ids, found.times):
-        return found
-    return _take(found, np.lexsort((found.times, found.series_ids)))

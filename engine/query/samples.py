@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from engine.disk.filesystem import FileSystem
 from engine.hot.block import Block
 from engine.hot.store import BlockView, HotStore, remaining_of
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
+from engine.model.selection import select
 from engine.segments.deletions import Deletion, Hole, expired_hole, holes_of, without_holes
 from engine.segments.footer import FooterCache
 from engine.segments.layout import SegmentMeta
@@ -248,36 +246,19 @@ class SampleStore:
                 for meta in (*snapshot.settled, *snapshot.disturbed)
             ]
         for view in (*snapshot.fresh, *snapshot.late):
-            rows = view.rows
-            if view.min_time_ns < start_ns or view.max_time_ns >= end_ns:
-                rows = rows.between(start_ns, end_ns)
-            parts.append(narrow(rows, tagset_ids, field_ids))
+            view.block.searched |= tagset_ids is not None
+            inside = start_ns <= view.min_time_ns and view.max_time_ns < end_ns
+            parts.append(
+                select(
+                    view.rows,
+                    start_ns=NEVER_NS if inside else start_ns,
+                    end_ns=FOREVER_NS if inside else end_ns,
+                    tagset_ids=tagset_ids,
+                    field_ids=field_ids,
+                    in_order=view.in_order,
+                )
+            )
         return concat(parts)
-
-
-def narrow(rows: Rows, tagset_ids: Int32Array | None, field_ids: tuple[int, ...] | None) -> Rows:
-    """Return the rows of these tag sets (ascending) and the columns of these fields; None means all."""
-    if field_ids is not None and rows.field_ids != field_ids:
-        kept = tuple(field for field in rows.field_ids if field in field_ids)
-        index = [rows.field_ids.index(field) for field in kept]
-        rows = Rows(rows.tagset_ids, rows.times, kept, rows.values[index])
-    if tagset_ids is not None and len(rows):
-        mask = _is_member(rows.tagset_ids, tagset_ids)
-        if not mask.all():
-            rows = rows.take(mask)
-    return rows
-
-
-def _is_member(values: Int32Array, sorted_set: Int32Array) -> npt.NDArray[np.bool_]:
-    if len(sorted_set) == 1:
-        only: npt.NDArray[np.bool_] = values == sorted_set[0]
-        return only
-    if not len(sorted_set):
-        return np.zeros(len(values), np.bool_)
-    wanted = np.zeros(max(int(values.max()), int(sorted_set[-1])) + 1, np.bool_)
-    wanted[sorted_set] = True
-    chosen: npt.NDArray[np.bool_] = wanted[values]
-    return chosen
 
 
 def any_between(views: Sequence[BlockView], low_ns: int, high_ns: int) -> bool:

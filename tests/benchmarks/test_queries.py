@@ -108,8 +108,8 @@ def test_difference_names_what_differs(got: Answer, sentence: str) -> None:
 def test_native_answers_are_read() -> None:
     query = Query("mean-per-host-hour", ("usage_user",), (), 0, NS_PER_HOUR)
     series = [
-        {"labels": {"hostname": "host_7"}, "times": [0, 5], "values": [1.5, 2.5]},
-        {"labels": {"hostname": "host_8"}, "times": [0], "values": [3.5]},
+        {"metric": "cpu_usage_user", "labels": {"hostname": "host_7"}, "times": [0, 5], "values": [1.5, 2.5]},
+        {"metric": "cpu_usage_user", "labels": {"hostname": "host_8"}, "times": [0], "values": [3.5]},
     ]
     raw = msgspec.json.encode({"series": series, "truncated": False, "tier": "raw"})
     answer = Request(query, b"", b"", True).read(raw)
@@ -118,13 +118,32 @@ def test_native_answers_are_read() -> None:
         Request(query, b"", b"", True).read(msgspec.json.encode({"series": [], "truncated": True}))
 
 
-def test_native_path_takes_aggregates_of_one_field() -> None:
+def test_native_answers_of_several_fields_need_the_same_rows() -> None:
+    query = Query("max-per-minute", ("usage_user", "usage_idle"), (), 0, NS_PER_HOUR)
+    idle = {"metric": "cpu_usage_idle", "labels": {}, "times": [0, 60], "values": [5.0, 6.0]}
+    user = {"metric": "cpu_usage_user", "labels": {}, "times": [0, 60], "values": [1.0, 2.0]}
+    raw = msgspec.json.encode({"series": [idle, user], "truncated": False})
+    answer = Request(query, b"", b"", True).read(raw)
+    assert difference(answer, answer_of([0, 60], [NO_HOST, NO_HOST], [[1.0, 2.0], [5.0, 6.0]])) == ""
+    with pytest.raises(RuntimeError, match="different rows"):
+        raw = msgspec.json.encode({"series": [idle, user | {"times": [0, 30]}], "truncated": False})
+        Request(query, b"", b"", True).read(raw)
+
+
+def test_native_path_takes_aggregates() -> None:
     native = {name for name, (query,) in make_queries(SHAPE, 1).items() if is_native(query)}
     assert native == {
         "single-groupby-1-1-1",
         "single-groupby-1-1-12",
         "single-groupby-1-8-1",
+        "single-groupby-5-1-1",
+        "single-groupby-5-1-12",
+        "single-groupby-5-8-1",
+        "cpu-max-all-1",
+        "cpu-max-all-8",
         "double-groupby-1",
+        "double-groupby-5",
+        "double-groupby-all",
         "groupby-orderby-limit",
     }
 

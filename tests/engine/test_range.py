@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,55 @@ def test_a_range_without_samples_has_no_lines(aggregate: str) -> None:
     assert reader.answer(query, raw_since_ns=lambda _: NEVER_NS).series == []
 
 
+@given(
+    points_strategy,
+    st.sampled_from([30, 250, 1000]),
+    st.integers(1, 3),
+    st.booleans(),
+    st.sampled_from([None, ("zone",)]),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_highest_of_each_bucket_are_those_of_a_loop(
+    points: list[tuple[int, int, float]], step: int, count: int, lowest: bool, by: tuple[str, ...] | None
+) -> None:
+    reader, _ = reader_over(points)
+    query = RangeQuery("t_x", 0, 1000 * SECOND, step * SECOND, "max", (), by)
+
+    def lines(asked: RangeQuery) -> dict[tuple[tuple[str, str], ...], dict[int, float]]:
+        return {
+            tuple(line.labels.items()): dict(zip(line.times.tolist(), line.values.tolist(), strict=True))
+            for line in reader.answer(asked, raw_since_ns=lambda _: NEVER_NS).series
+        }
+
+    asked = replace(query, bottom=count) if lowest else replace(query, top=count)
+    assert lines(asked) == oracle.highest(lines(query), count, lowest=lowest)
+
+
+def test_metrics_asked_together_are_those_asked_apart() -> None:
+    catalog, hot = Catalog(), HotStore()
+    tables = [catalog.native.table(name) for name in (b"t", b"u")]
+    for table in tables:
+        fields = tuple(catalog.native.field(table, name) for name in (b"x", b"y", b"z"))
+        ids = np.array([catalog.native.tagset(table, [(b"host", host)]) for host in (b"a", b"b")], np.int32)
+        for second in range(0, 600, 10):
+            values = np.array([[second, 2 * second], [-second, 3], [7, second % 70]], np.float64)
+            hot.append(table, Rows(ids, np.full(2, second * SECOND, np.int64), fields, values), 1 + second)
+    reader = RangeReader(catalog, SampleStore(MemoryFileSystem(), "", hot, ()), no_tiers)
+    names = ("t_z", "u_x", "t_x", "t_none", "u_y")
+    for aggregate in ("max", "rate", "p90"):
+        for by in (None, (), ("host",)):
+            query = RangeQuery("t_z", 30 * SECOND, 600 * SECOND, 70 * SECOND, aggregate, (), by)
+            together = reader.answer(replace(query, further_metrics=names[1:]), raw_since_ns=lambda _: NEVER_NS)
+            apart = [
+                line
+                for name in names
+                for line in reader.answer(replace(query, metric=name), raw_since_ns=lambda _: NEVER_NS).series
+            ]
+            assert [
+                (each.metric, each.labels, each.times.tolist(), each.values.tolist()) for each in together.series
+            ] == [(each.metric, each.labels, each.times.tolist(), each.values.tolist()) for each in apart]
+
+
 def test_matchers_narrow_and_the_answer_says_where_it_is_from() -> None:
     reader, _ = reader_over([(0, 10 * SECOND, 1.0), (1, 20 * SECOND, 2.0), (2, 30 * SECOND, 3.0)])
     query = RangeQuery("t_x", 0, 60 * SECOND, 60 * SECOND, "last", parse_matchers('zone="x"'))
@@ -103,6 +153,7 @@ def test_matchers_narrow_and_the_answer_says_where_it_is_from() -> None:
         ({"step_ns": 0}, "more than 0"),
         ({"end_ns": 0}, "not after the start"),
         ({"end_ns": 10**15, "step_ns": 1}, "longer step"),
+        ({"top": 1, "bottom": 1}, "one of them"),
     ],
 )
 def test_senseless_queries_are_refused(changes: dict[str, Any], complaint: str) -> None:

@@ -58,3 +58,24 @@ def _value(
         "max": max(values),
         "count": float(len(values)),
     }[aggregate]
+
+
+def highest(
+    lines: dict[tuple[tuple[str, str], ...], dict[int, float]], count: int, *, lowest: bool = False
+) -> dict[tuple[tuple[str, str], ...], dict[int, float]]:
+    """Return {labels: {bucket start: value}} with the points that fewer than ``count`` others of their bucket beat.
+
+    Of equal values the line that comes first wins.
+    """
+    kept: dict[tuple[tuple[str, str], ...], dict[int, float]] = {}
+    for place, (labels, line) in enumerate(lines.items()):
+        for bucket, value in line.items():
+            mine = (value if lowest else -value, place)
+            others = [
+                (other[bucket] if lowest else -other[bucket], at)
+                for at, other in enumerate(lines.values())
+                if bucket in other
+            ]
+            if sum(each < mine for each in others) < count:
+                kept.setdefault(labels, {})[bucket] = value
+    return kept

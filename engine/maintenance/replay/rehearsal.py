@@ -31,10 +31,11 @@ from engine.maintenance.replay.history import Reader
 from engine.maintenance.scale import Decider
 from engine.maintenance.watch import Watcher
 from engine.model.rows import NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
+from engine.model.selection import select
 from engine.query.observe import Observer
 from engine.query.pasts import Pasts
 from engine.query.range import LOOKBACK_NS, RangeReader
-from engine.query.samples import SampleStore, narrow
+from engine.query.samples import SampleStore
 from engine.scaling.store import ScaleStore
 from engine.vitals import Vitals
 
@@ -62,7 +63,7 @@ class ReplayedSamples(SampleStore):
         if self._past is None or start_ns >= self.held_from_ns:
             return held
         older = self._past(table_id, start_ns, min(end_ns, self.held_from_ns, self._clock.now_ns() + 1))
-        return sort_merge(concat([narrow(older, tagset_ids, field_ids), held]))
+        return sort_merge(concat([select(older, tagset_ids=tagset_ids, field_ids=field_ids), held]))
 
 
 @dataclass(slots=True)
