@@ -189,9 +189,8 @@ class _Consistency:
         for mistake in mistakes(rule):
             involved = tuple((*place, key) for key in mistake.involved)
             found = _NOTHING if mistake.found is None else mistake.found
-            self._report((*place, mistake.key), found, mistake.allowed, involved=involved)
+            self._report((*place, *mistake.key.split(".")), found, mistake.allowed, involved=involved)
         self._known_channels((*place, "channels"), rule.channels)
-        self._template((*place, "summary"), rule.summary)
 
     def _known_channels(self, path: Path, names: tuple[str, ...]) -> None:
         channels = self._tree.get("channels")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import string
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from engine.config_rules import BANDS, Rule
 from engine.errors import BadRequest
 from engine.model.matchers import parse_matchers
+
+#: Placeholders of a summary that are no labels.
+NUMBERS = ("value", "threshold")
+TEXTS = ("metric", "rule")
 
 
 class Mistake(NamedTuple):
@@ -24,6 +29,7 @@ def mistakes(rule: Rule) -> Iterator[Mistake]:
     yield from _levels(rule)
     yield from _reading(rule)
     yield from _relation(rule)
+    yield from _templates(rule)
 
 
 def _levels(rule: Rule) -> Iterator[Mistake]:
@@ -95,3 +101,46 @@ def _relation(rule: Rule) -> Iterator[Mistake]:
         yield Mistake("divide_by", rule.divide_by, 'no divide_by for aggregate = "age"', ("aggregate",))
     if rule.compare_with is not None and rule.forecast is not None:
         yield Mistake("forecast", rule.forecast, "no forecast beside compare_with", ("compare_with",))
+
+
+def _templates(rule: Rule) -> Iterator[Mistake]:
+    known = None if rule.group_by is None else {*rule.group_by, *rule.match}
+    yield from _template("summary", rule.summary, known, NUMBERS)
+    for name, template in rule.labels.items():
+        key = f"labels.{name}"
+        if not name.isidentifier():
+            yield Mistake(key, name, "a name of letters, digits and underscores")
+        elif known is not None and name in known:
+            yield Mistake(key, name, "no label that group_by or match gives already", ("group_by", "match"))
+        yield from _template(key, template, known, ())
+
+
+def _template(key: str, template: str, known: Collection[str] | None, numbers: Collection[str]) -> Iterator[Mistake]:
+    """Yield what is wrong with a template; ``known``: the labels that there can be, None for any."""
+    try:
+        fields = [field for field in string.Formatter().parse(template) if field[1] is not None]
+    except ValueError:
+        fields = [("", "", "", None)]
+    for _, name, number_format, conversion in fields:
+        if not name or not name.isidentifier() or conversion is not None:
+            braces = "{label} placeholders; {{ and }} for braces"
+            yield Mistake(key, template, f"a text with {'{value} and ' if numbers else ''}{braces}")
+        elif name in NUMBERS:
+            if name not in numbers:
+                # An alert is told apart from others by its labels.
+                yield Mistake(key, template, f"no {{{name}}} in a label, or it would change with every value")
+            elif not _is_format(number_format or ""):
+                yield Mistake(key, template, f'a format of numbers such as "{{{name}:.1f}}"')
+        elif number_format:
+            yield Mistake(key, template, f"no format for {{{name}}}, which is a text")
+        elif known is not None and name not in known and name not in TEXTS:
+            allowed = f"labels of group_by and match in braces: {', '.join(sorted(known)) or 'there are none'}"
+            yield Mistake(key, template, allowed, ("group_by", "match"))
+
+
+def _is_format(text: str) -> bool:
+    try:
+        format(1.0, text)
+    except ValueError:
+        return False
+    return True

@@ -41,7 +41,7 @@ class Rule(Settings, frozen=True, kw_only=True):
     The number: ``aggregate`` of ``metric``, by ``divide_by`` a ratio, times ``scale``; with ``compare_with`` how it
     relates to the same hour of past days or weeks, with ``forecast`` what it will be so far ahead.  ``clear`` (and
     ``clear_upper``) is the level at which a firing alert resolves (None: ``threshold``, ``upper``).  Without
-    ``cooldown`` the category's own counts.
+    ``cooldown`` the category's own counts.  ``labels`` are templates that its alerts have beside those of the series.
     """
 
     name: Name
@@ -73,6 +73,8 @@ class Rule(Settings, frozen=True, kw_only=True):
     compare_as: Literal["percent", "ratio", "difference"] = "percent"
     forecast: Annotated[Duration, within("1m", "365d")] | None = None
     forecast_from: Annotated[Duration, within("10m", "30d")] = _duration("6h")
+    when_missing: Literal["stale", "ok", "firing", "keep"] = "stale"
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
     summary: str = "{metric} is {value}"
     channels: tuple[str, ...] = ()
     enabled: bool = True

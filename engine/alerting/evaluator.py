@@ -100,7 +100,9 @@ def evaluate(rule: Rule, state: RuleState, given: RuleInput, now_ns: int, *, sta
     tagset_ids, values, times = given.tagset_ids, given.values, given.times
     oldest_ns = now_ns - stale_after_ns
     wanted = breaks(rule, values)
-    if wanted.any():
+    if rule.when_missing == "firing":
+        wanted = np.where(times >= oldest_ns, wanted, ~np.isnan(values))
+    elif wanted.any():
         wanted &= times >= oldest_ns
     if len(state) == len(tagset_ids) and np.array_equal(state.tagset_ids, tagset_ids):
         # Copies, because the next state may keep them and the caller may fill its arrays anew.
@@ -158,6 +160,15 @@ def _judge(
     overdue = seen_ns < oldest_ns
     breaching = judged & breaks(rule, values)
     released = judged & ~holds(rule, values)
+    decided = judged
+    if rule.when_missing == "keep":
+        overdue = np.zeros(len(overdue), np.bool_)
+    elif rule.when_missing == "firing":
+        breaching, decided = breaching | overdue, judged | overdue
+    elif rule.when_missing == "ok":
+        released, decided = released | overdue, judged | overdue
+    # What silence decides, it decides when it has become too long.
+    times = _updated(times, overdue, seen_ns + (now_ns - oldest_ns))
 
     inactive = before.states == INACTIVE
     pending = before.states == PENDING
@@ -166,20 +177,20 @@ def _judge(
 
     begun = inactive & breaching
     since_ns = _updated(before.since_ns, begun, times)
-    seen_ns = _updated(seen_ns, begun, times)
+    seen_ns = _updated(seen_ns, begun & judged, times)
     fired = (begun | pending) & breaching & (now_ns - since_ns >= rule.for_)
     if rule.for_ == 0:
         # With a sample from the future, now - since is negative; without a wait it does not matter.
         fired |= begun
     became_pending = begun & ~fired
-    cancelled = pending & (overdue | (judged & ~breaching))
+    cancelled = pending & (overdue | judged) & ~breaching
     began_clearing = firing & released
     cleared_ns = _updated(before.cleared_ns, began_clearing, times)
     resolved = (began_clearing | (clearing & released)) & (now_ns - cleared_ns >= rule.keep_firing)
     if rule.keep_firing == 0:
         resolved |= began_clearing
     began_clearing &= ~resolved
-    held_again = clearing & judged & ~released
+    held_again = clearing & decided & ~released
 
     states = before.states.copy()
     states[became_pending] = PENDING
@@ -188,7 +199,7 @@ def _judge(
     states[cancelled | resolved] = INACTIVE
 
     was_open = firing | clearing
-    became_stale = was_open & overdue & ~before.stale
+    became_stale = was_open & overdue & ~decided & ~before.stale
     became_fresh = before.stale & judged
     stale = (before.stale | became_stale) & ~became_fresh
 

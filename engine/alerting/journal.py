@@ -39,7 +39,7 @@ from engine.alerting.evaluator import (
     RESOLVED as BECAME_RESOLVED,
 )
 from engine.alerting.holding import Flapping, Holds
-from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary
+from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary, rule_labels
 from engine.alerting.writes import Writes
 from engine.config import Escalation, Inhibition, Rule
 from engine.model.times import time_text
@@ -139,13 +139,15 @@ class Journal:
             alert = self.update(alert, **news)
         if kind == FIRED:
             self._holds.fired(alert)
+        silent = f"no data since {time_text(int(transitions.times[row]))}" if transitions.stale[row] else ""
         if kind == BECAME_PENDING:
-            self.tell(alert, "pending")
+            self.tell(alert, "pending", silent)
         elif transitions.notify[row]:
-            self.notify(alert, "firing", FIRING)
+            self.notify(alert, "firing", FIRING, silent)
         else:
             until = time_text(int(transitions.quiet_until_ns[row]))
-            self.tell(alert, "firing", f"not notified: in the cooldown of the last alert until {until}")
+            why = f"not notified: in the cooldown of the last alert until {until}"
+            self.tell(alert, "firing", f"{silent}; {why}" if silent else why)
 
     def _move(self, alert: Alert, kind: int, value: float | None, transitions: Transitions, row: int) -> None:
         """Write a change of an alert that is open already."""
@@ -161,10 +163,10 @@ class Journal:
         elif kind == NOTIFY_NOW:
             if alert.state == FIRING and alert.notified_ns is None:
                 self.notify(alert, "notified", FIRING, "the cooldown is over and the alert still fires")
-        elif kind == BECAME_RESOLVED:
-            self.end(self.update(alert, value=value, cause_time_ns=time_ns))
         elif transitions.stale[row]:
             self.end(alert, f"no data since {time_text(time_ns)}")
+        elif kind == BECAME_RESOLVED:
+            self.end(self.update(alert, value=value, cause_time_ns=time_ns))
         else:
             self.end(self.update(alert, value=value, cause_time_ns=time_ns), "the condition no longer holds")
 
@@ -184,7 +186,7 @@ class Journal:
                 "rule": rule.name,
                 "severity": rule.severity,
                 "category": rule.category,
-                "labels": dict(labels),
+                "labels": {**labels, **rule_labels(rule, labels)},
                 "channels": tuple(channels),
                 "state": PENDING,
                 "threshold": level_of(rule, news["value"] if news["value"] is not None else math.nan),

@@ -98,10 +98,31 @@ def render_summary(rule: Rule, labels: Mapping[str, str], value: float) -> str:
     colon counts for the two numbers (``{value:.1f}``).  A label that the series does not have reads "(no
     label)", with the label's name.
     """
-    numbers = {"value": value, "threshold": level_of(rule, value)}
+    return _rendered(rule.summary, rule, labels, {"value": value, "threshold": level_of(rule, value)})
+
+
+def rule_labels(rule: Rule, labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels that the rule gives to the alert of a series with ``labels``; empty ones are left out."""
+    rendered = {name: _rendered(template, rule, labels, {}, absent="") for name, template in rule.labels.items()}
+    return {name: text for name, text in rendered.items() if text}
+
+
+def own_labels(rule: Rule, labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels of an alert of a group without those that the rule has given it."""
+    return {name: text for name, text in labels.items() if name not in rule.labels}
+
+
+def _rendered(
+    template: str,
+    rule: Rule,
+    labels: Mapping[str, str],
+    numbers: Mapping[str, float],
+    *,
+    absent: str | None = None,
+) -> str:
     texts = {"metric": rule.metric, "rule": rule.name}
     parts: list[str] = []
-    for literal, name, number_format, _ in string.Formatter().parse(rule.summary):
+    for literal, name, number_format, _ in string.Formatter().parse(template):
         parts.append(literal)
         if name is None:
             continue
@@ -110,7 +131,7 @@ def render_summary(rule: Rule, labels: Mapping[str, str], value: float) -> str:
         elif name in texts:
             parts.append(texts[name])
         else:
-            parts.append(labels.get(name, f"(no {name})"))
+            parts.append(labels.get(name, f"(no {name})" if absent is None else absent))
     return "".join(parts)
 
 

@@ -30,7 +30,7 @@ from engine.alerting.alerts import (
 from engine.alerting.evaluator import Transitions
 from engine.alerting.holding import NEVER, Flapping, may_inhibit
 from engine.alerting.journal import Journal
-from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint
+from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint, own_labels
 from engine.alerting.states import RuleState, state_of_rows
 from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
@@ -114,14 +114,14 @@ class AlertStore:
         ):
             quiet_until_ns[key] = resolved_ns + rule.cooldown
             if tagset_id < 0 and group_number is not None:
-                tagset_id = group_number(json.loads(labels_text))
+                tagset_id = group_number(own_labels(rule, json.loads(labels_text)))
             if fingerprint(rule.name, labels_of(tagset_id) or {}) == key:
                 rows[key] = _state_row(tagset_id, now_ns, quiet_until_ns=quiet_until_ns[key])
         orphans: list[Alert] = []
         found = self._select("WHERE rule = ? AND state IN ('pending', 'firing')", (rule.name,))
-        for alert in found if group_number is None else self._renumbered(found, group_number, now_ns):
+        for alert in found if group_number is None else self._renumbered(rule, found, group_number, now_ns):
             labels = labels_of(alert.tagset_id)
-            if labels is None or dict(labels) != alert.labels:
+            if labels is None or fingerprint(rule.name, labels) != alert.fingerprint:
                 orphans.append(alert)
                 continue
             state = states.PENDING
@@ -141,9 +141,11 @@ class AlertStore:
         self._orphan(orphans, now_ns)
         return state_of_rows(list(rows.values()))
 
-    def _renumbered(self, found: Sequence[Alert], group_number: GroupNumber, now_ns: int) -> list[Alert]:
+    def _renumbered(self, rule: Rule, found: Sequence[Alert], group_number: GroupNumber, now_ns: int) -> list[Alert]:
         """Return the alerts of groups under the numbers that their labels have now, others as they are."""
-        numbers = [group_number(alert.labels) if alert.tagset_id < 0 else alert.tagset_id for alert in found]
+        numbers = [
+            group_number(own_labels(rule, alert.labels)) if alert.tagset_id < 0 else alert.tagset_id for alert in found
+        ]
         if numbers == [alert.tagset_id for alert in found]:
             return list(found)
         with self._journal(now_ns) as journal:

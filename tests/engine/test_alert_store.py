@@ -163,6 +163,48 @@ def test_a_group_keeps_its_alert_and_its_cooldown_over_restarts_whatever_its_num
     server.control.close()
 
 
+def test_labels_of_a_rule_are_the_alerts_and_make_no_other_alert(path: str) -> None:
+    from engine.query.groups import GroupNumbers
+
+    groups = GroupNumbers()
+    team = {"team": "shop", "room": "{zone}", "none": "{missing}"}
+    server = Server(path, [rule_of(labels=team, summary="at {value}")])
+    server.labels_of = groups.labels
+    x = groups.number({"zone": "x"})
+    assert server.tick(0, {x: 95.0}) == ["firing"]
+    (alert,) = server.store.find()
+    assert alert.labels == {"zone": "x", "team": "shop", "room": "x"}
+    assert alert.fingerprint == fingerprint("cpu", {"zone": "x"})
+    groups = GroupNumbers()
+    groups.number({"zone": "other"})
+    server.labels_of = groups.labels
+    server.watch.restore(groups.labels, T0, groups.number)
+    assert server.tick(5, {groups.number({"zone": "x"}): 50.0}) == ["resolved"]
+    server.control.close()
+
+
+def test_what_silence_has_decided_is_told(path: str) -> None:
+    rules = [rule_of(when_missing="ok"), rule_of(name="gone", when_missing="firing")]
+    server = Server(path, rules)
+
+    def tick(now_s: int, value: float, sample_s: int) -> list[str]:
+        rows = RuleInput(np.array([7], np.int32), np.array([value]), np.array([T0 + sample_s * S], np.int64))
+        events = server.watch.tick({"cpu": rows, "gone": rows}, labels_of, T0 + now_s * S)
+        return [
+            f"{event.alert.rule} {event.event} {event.detail.removesuffix('notifies ops').removesuffix('; ')}"
+            for event in events
+        ]
+
+    assert tick(0, 95.0, 0) == ["cpu firing ", "gone firing "]
+    assert tick(5, 50.0, 5) == ["cpu resolved ", "gone resolved "]
+    assert tick(10, 95.0, 10) == ["cpu firing ", "gone firing "]
+    since = "no data since 2023-11-14T22:13:30.000000000Z"
+    assert tick(400, 95.0, 10) == [f"cpu resolved {since}"]
+    assert tick(500, 50.0, 500) == ["gone resolved "]
+    assert tick(900, 50.0, 500)[0].startswith("gone firing no data since 2023-11-14T22:21:40")
+    server.control.close()
+
+
 # ---- one alert's life ----
 
 

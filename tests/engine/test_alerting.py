@@ -93,6 +93,7 @@ RULES = st.builds(
     for_=st.sampled_from([0, 10, 60]),
     keep_firing=st.sampled_from([0, 10, 60]),
     cooldown=st.sampled_from([0, 30, 300]),
+    when_missing=st.sampled_from(["stale", "ok", "firing", "keep"]),
 ) | st.builds(
     rule_of,
     op=st.sampled_from(["<", "<="]),
@@ -101,6 +102,7 @@ RULES = st.builds(
     for_=st.sampled_from([0, 10]),
     keep_firing=st.sampled_from([0, 10]),
     cooldown=st.sampled_from([0, 300]),
+    when_missing=st.sampled_from(["stale", "ok", "firing", "keep"]),
 )
 RULES |= st.builds(
     rule_of,
@@ -188,6 +190,37 @@ def test_evaluation_changes_neither_state_nor_input(
 
 
 # ---- stories -------------------------------------------------------------------------------------
+
+
+def test_silence_ends_an_alert_where_missing_is_ok() -> None:
+    story = Story(when_missing="ok", keep_firing=60)
+    assert story.at(0, 95.0) == [("firing", True)]
+    assert story.at(300, 95.0, 0) == []
+    assert story.at(305, 95.0, 0) == [("clearing", False)]
+    # It was over once it had been silent for stale_after, at 300.
+    assert story.at(359, 95.0, 0) == []
+    assert story.at(360, 95.0, 0) == [("resolved", True)]
+
+
+def test_silence_is_an_alert_where_missing_fires() -> None:
+    story = Story(when_missing="firing", for_=60)
+    assert story.at(0, 10.0) == []
+    assert story.at(300, 10.0, 0) == []
+    assert story.at(305, 10.0, 0) == [("pending", False)]
+    assert story.last.since_ns.tolist() == [T0 + 300 * S]
+    assert story.give(359, {}) == []
+    assert story.give(360, {}) == [("firing", True)]
+    assert story.give(1_000, {}) == []
+    assert story.at(1_005, 10.0) == [("resolved", True)]
+
+
+def test_silence_changes_nothing_where_what_was_is_kept() -> None:
+    story = Story(when_missing="keep", for_=60)
+    assert story.at(0, 95.0) == [("pending", False)]
+    assert story.give(900, {}) == []
+    assert story.at(905, 95.0) == [("firing", True)]
+    assert story.give(5_000, {}) == []
+    assert not story.state.stale.any()
 
 
 def test_a_rule_without_a_wait_fires_at_the_first_breaching_sample_and_resolves_below_its_threshold() -> None:

@@ -33,10 +33,16 @@ class SeriesStory:
     quiet_until_ns: int = 0
     notified: bool = False
     stale: bool = False
+    told_ns: int = 0
 
     def tick(self, value: float, time_ns: int, now_ns: int) -> list[tuple[str, bool]]:
         """Live through one tick; return what is told: (event, whether somebody is notified)."""
         rule = self.rule
+        known = self.state != "inactive" or self.quiet_until_ns > self.told_ns
+        self.told_ns = now_ns
+        if not known:
+            # Nothing is remembered of a series that is simply quiet.
+            self.seen_ns = 0
         if not math.isnan(value):
             self.seen_ns = max(self.seen_ns, time_ns)
         usable = not math.isnan(value) and time_ns >= now_ns - self.stale_after_ns
@@ -46,17 +52,28 @@ class SeriesStory:
         clear_upper = rule.upper if rule.clear_upper is None else rule.clear_upper
         held = usable and on_side(rule.op, value, clear, clear_upper)
 
+        if overdue:
+            # What silence decides, it decides when it has become too long.
+            time_ns = self.seen_ns + self.stale_after_ns
+        if rule.when_missing == "keep":
+            overdue = False
+        elif rule.when_missing == "firing" and overdue and (known or not math.isnan(value)):
+            above = held = True
+        by_silence = overdue and rule.when_missing in ("ok", "firing")
+
         if self.state == "inactive":
             if not above:
                 return []
-            self.since_ns = self.seen_ns = time_ns
-            if rule.for_ == 0 or now_ns - time_ns >= rule.for_:
+            self.since_ns = time_ns
+            if usable:
+                self.seen_ns = time_ns
+            if rule.for_ == 0 or now_ns - self.since_ns >= rule.for_:
                 return [self._fire(now_ns)]
             self.state = "pending"
             return [("pending", False)]
 
         if self.state == "pending":
-            if overdue or (usable and not above):
+            if (overdue or usable) and not above:
                 self.state = "inactive"
                 return [("cancelled", False)]
             if above and now_ns - self.since_ns >= rule.for_:
@@ -64,12 +81,12 @@ class SeriesStory:
             return []
 
         told: list[tuple[str, bool]] = []
-        if overdue:
+        if overdue and not by_silence:
             if not self.stale:
                 self.stale = True
                 told.append(("stale", False))
-        elif usable:
-            if self.stale:
+        elif usable or by_silence:
+            if self.stale and usable:
                 self.stale = False
                 told.append(("fresh", False))
             if self.state == "clearing" and held:
