@@ -17,6 +17,7 @@ _EPILOG = """example:
   tidegauge lab score cpu.parquet --output scores.parquet
   tidegauge lab score january.csv february.csv --time when --unit s --output scores.csv
   tidegauge lab score machine.parquet --train-rows 20000 --output scores.parquet
+  tidegauge lab causes incident.parquet --start 2026-11-26T10:00:00Z --call 'web>shop' --output causes.csv
   tidegauge lab forecast disks.csv --horizon 90 --output ahead.csv
 
 A file is a table (.parquet or .csv) with a column of times and columns of numbers.
@@ -34,6 +35,12 @@ Rows are values at equal distances (the most frequent distance of the times; wha
 order. Without times a row is a day. --season is the short repetition in rows; by default a day of rows, or a week of
 days.
 """
+_CAUSES = """Rank the services of an incident, and with --metrics their metrics. Columns are called service/metric.
+
+Rows are abnormal from --start or after the first --normal-rows; or all of FILE are, beside the table --normal. The
+output has one row for each service: rank, service, suspicion (orders, has no unit), first_row and first_time (when its
+metrics first deviate; empty for none), reason, metrics (what speaks for it, strongest first).
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +56,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _files(score)
     score.add_argument("--train-rows", type=int, metavar="N", help="judge the columns together; N rows are normal")
+    causes = kinds.add_parser(
+        "causes",
+        help="which service an incident comes from",
+        description=_CAUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _files(causes, one=True)
+    when = causes.add_mutually_exclusive_group(required=True)
+    when.add_argument("--start", metavar="TIME", help="rows from this time on are abnormal (RFC 3339 or epoch)")
+    when.add_argument("--normal-rows", type=int, metavar="N", help="the first N rows are normal, the others abnormal")
+    when.add_argument("--normal", metavar="FILE", help="a table of normal rows; all of FILE is abnormal")
+    causes.add_argument("--entry", metavar="COLUMN", help="the column in which the symptom is seen")
+    causes.add_argument("--graph", metavar="FILE", help='JSON: [["caller", "callee"], …]')
+    causes.add_argument(
+        "--call", action="append", default=[], metavar="CALLER>CALLEE", help="one call; may be repeated"
+    )
+    causes.add_argument(
+        "--change", action="append", default=[], metavar="SERVICE=TIME", help="a service was changed; may be repeated"
+    )
+    causes.add_argument("--metrics", action="store_true", help="rank columns instead: rank, column")
     ahead = kinds.add_parser(
         "forecast",
         help="what each series will be",
@@ -61,15 +89,67 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ahead.add_argument("--season", type=int, metavar="N", help="rows of the short repetition; 1 for none")
 
 
-def _files(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="Parquet or CSV")
+def _files(parser: argparse.ArgumentParser, *, one: bool = False) -> None:
+    parser.add_argument("files", nargs=1 if one else "+", metavar="FILE", help="Parquet or CSV")
     parser.add_argument("--output", required=True, metavar="FILE", help="where to write; .parquet or .csv")
     parser.add_argument("--time", metavar="COLUMN", help="the column of times (default: time, timestamp or ts)")
     parser.add_argument("--unit", choices=("s", "ms", "us", "ns"), default="ns", help="of times that are numbers")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return _forecast(arguments) if arguments.kind == "forecast" else _score(arguments)
+    kinds = {"score": _score, "causes": _causes, "forecast": _forecast}
+    return kinds[arguments.kind](arguments)
+
+
+def _causes(arguments: argparse.Namespace) -> int:
+    import polars as pl
+
+    from api.lab import incident, tables
+    from engine.errors import BadRequest
+    from tidegauge import lab
+
+    if arguments.normal_rows is not None and arguments.normal_rows < 1:
+        raise WrongUse(f"cannot use --normal-rows {arguments.normal_rows}: want 1 or more")
+    tables.suffix_of(arguments.output)
+    given = {"time_name": arguments.time, "unit": arguments.unit}
+    table = tables.read(arguments.files[0], **given)
+    found = incident.split(
+        table,
+        normal=None if arguments.normal is None else tables.read(arguments.normal, **given),
+        normal_rows=arguments.normal_rows,
+        start=arguments.start,
+    )
+    if arguments.entry is not None and arguments.entry not in table.columns:
+        raise BadRequest(f"cannot use --entry {arguments.entry!r}: {table.file} has no such column of numbers")
+    ranking = lab.rank_causes(
+        found.columns,
+        found.normal,
+        found.abnormal,
+        entry=arguments.entry,
+        graph=incident.graph_of(arguments.graph, arguments.call),
+        changes=incident.changes_of(arguments.change, found.times),
+        step_seconds=found.step_seconds,
+    )
+    if arguments.metrics:
+        frame = pl.DataFrame({"rank": range(1, len(ranking.metrics) + 1), "column": ranking.metrics})
+    else:
+        causes = ranking.causes
+        rows = [None if cause.first_row < 0 else cause.first_row for cause in causes]
+        columns: dict[str, object] = {
+            "rank": range(1, len(causes) + 1),
+            "service": [cause.service for cause in causes],
+            "suspicion": [cause.suspicion for cause in causes],
+            "first_row": pl.Series(rows, dtype=pl.Int64),
+        }
+        if found.times is not None:
+            times = [None if row is None else int(found.times[row]) for row in rows]
+            columns["first_time"] = pl.Series(times, dtype=pl.Int64).cast(pl.Datetime("ns"))
+        columns["reason"] = [cause.reason for cause in causes]
+        columns["metrics"] = ["; ".join(cause.metrics) for cause in causes]
+        frame = pl.DataFrame(columns)
+    tables.write(frame, arguments.output)
+    print(f"{len(ranking.services)} services, first {ranking.services[0]}: {arguments.output}", file=sys.stderr)
+    return 0
 
 
 def _forecast(arguments: argparse.Namespace) -> int:

@@ -128,3 +128,87 @@ def test_times_that_are_no_grid(
 @pytest.mark.parametrize(("step_seconds", "season"), [(86400, 7), (3600, 24), (300, 288), (7 * 86400, 1), (7000, 1)])
 def test_usual_seasons(step_seconds: float, season: int) -> None:
     assert usual_season(step_seconds) == season
+
+
+# --- causes
+
+SERVICES = ("web", "shop", "cart")
+CALLS = [("web", "shop"), ("shop", "cart")]
+
+
+def incident() -> tuple[list[str], pl.DataFrame]:
+    """Return columns and 80 rows, of which the last 10 are abnormal: cart busy and slow, its callers slow."""
+    random = np.random.default_rng(9)
+    columns = [f"{service}/{metric}" for service in SERVICES for metric in ("cpu", "latency")]
+    values = 10 + random.normal(size=(80, len(columns)))
+    for column, factor in (("cart/cpu", 6.0), ("cart/latency", 4.0), ("shop/latency", 6.0), ("web/latency", 9.0)):
+        values[72:, columns.index(column)] *= factor
+    times = 1_700_000_000 + 60 * np.arange(80)
+    return columns, pl.DataFrame({"ts": times, **dict(zip(columns, values.T, strict=True))})
+
+
+def ranked(tmp_path: Path, *options: str) -> pl.DataFrame:
+    output = tmp_path / "out.parquet"
+    assert main(["lab", "causes", *options, "--output", str(output)]) == 0
+    return pl.read_parquet(output)
+
+
+def test_causes_are_what_the_library_answers(tmp_path: Path) -> None:
+    columns, frame = incident()
+    file, graph, normal = tmp_path / "in.csv", tmp_path / "graph.json", tmp_path / "normal.parquet"
+    frame.write_csv(file)
+    graph.write_text('[["web", "shop"]]')
+    values = frame.drop("ts").to_numpy()
+    change = ("cart", -30.0)
+    expected = lab.rank_causes(
+        columns, values[:70], values[70:], entry="web/latency", graph=CALLS, changes=[change], step_seconds=60
+    )
+    given = ["--unit", "s", "--entry", "web/latency", "--graph", str(graph), "--call", "shop > cart"]
+    change_time = f"cart={1_700_000_000 + 60 * 70 - 30}"
+    start = "2023-11-14T23:23:20Z"
+    found = ranked(tmp_path, str(file), *given, "--start", start, "--change", change_time)
+    assert found["service"].to_list() == list(expected.services)
+    assert found["service"][0] == "cart"
+    assert found["rank"].to_list() == [1, 2, 3]
+    np.testing.assert_allclose(found["suspicion"].to_numpy(), [cause.suspicion for cause in expected.causes])
+    assert found["reason"].to_list() == [cause.reason for cause in expected.causes]
+    assert found["metrics"].to_list() == ["; ".join(cause.metrics) for cause in expected.causes]
+    assert found["first_row"][0] == 2
+    assert str(found["first_time"][0]) == "2023-11-14 23:25:20"
+    assert ranked(tmp_path, str(file), *given, "--normal-rows", "70", "--change", change_time).equals(found)
+    metrics = ranked(tmp_path, str(file), *given, "--normal-rows", "70", "--change", change_time, "--metrics")
+    assert metrics["column"].to_list() == list(expected.metrics)
+    # A table of normal rows, in another order and without one of the columns.
+    frame[:70].select(["ts", *reversed(columns[1:])]).write_parquet(normal)
+    frame[70:].write_csv(file)
+    found = ranked(tmp_path, str(file), "--unit", "s", "--normal", str(normal))
+    gone = values.copy()
+    gone[:, 0] = np.nan
+    assert found["service"].to_list() == list(
+        lab.rank_causes(columns, gone[:70], values[70:], step_seconds=60).services
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        ([], 2, "one of the arguments --start --normal-rows --normal is required"),
+        (["--normal-rows", "0"], 2, "want 1 or more"),
+        (["--normal-rows", "80"], 1, "got 80 normal and 0 abnormal rows"),
+        (["--start", "2001-01-01T00:00:00Z"], 1, "got 0 normal and 80 abnormal rows"),
+        (["--start", "soon"], 1, "cannot read time 'soon'"),
+        (["--normal-rows", "70", "--entry", "web/none"], 1, "no such column of numbers"),
+        (["--normal-rows", "70", "--call", "web"], 1, "want CALLER>CALLEE"),
+        (["--normal-rows", "70", "--change", "web"], 1, "want SERVICE=TIME"),
+        (["--normal-rows", "70", "--graph", "none.json"], 1, "cannot read none.json"),
+        (["--normal", "none.csv"], 1, "cannot read none.csv"),
+    ],
+)
+def test_mistakes_with_causes_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], code: int, sentence: str
+) -> None:
+    file, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    incident()[1].write_csv(file)
+    assert main(["lab", "causes", str(file), "--unit", "s", *options, "--output", str(output)]) == code
+    assert sentence in capsys.readouterr().err
+    assert not output.exists()
