@@ -15,7 +15,8 @@ from engine.config_units import Duration, within
 ChannelType = Literal["webhook", "slack", "email", "sms"]
 ADDRESS = re.compile(r"[!-+\--;=?A-~]+@[!-+\--;=?A-~]+")
 
-_SHARED = ("name", "type", "timeout", "budget", "heartbeat")
+_GROUPING = ("group_by", "group_wait", "group_interval", "group_repeat")
+_SHARED = ("name", "type", "timeout", "budget", "heartbeat", *_GROUPING)
 #: The settings of each kind: those it needs, and those it may have beside the shared ones.
 NEEDED: dict[ChannelType, tuple[str, ...]] = {
     "webhook": ("url",),
@@ -25,9 +26,9 @@ NEEDED: dict[ChannelType, tuple[str, ...]] = {
 }
 POSSIBLE: dict[ChannelType, tuple[str, ...]] = {
     "webhook": (*_SHARED, "url", "headers", "secret"),
-    "slack": (*_SHARED, "url", "text"),
-    "email": (*_SHARED, "server", "from", "to", "security", "user", "password", "subject", "text"),
-    "sms": (*_SHARED, "url", "headers", "to", "payload", "encoding", "text"),
+    "slack": (*_SHARED, "url", "text", "group_text"),
+    "email": (*_SHARED, "server", "from", "to", "security", "user", "password", "subject", "text", "group_text"),
+    "sms": (*_SHARED, "url", "headers", "to", "payload", "encoding", "text", "group_text"),
 }
 
 
@@ -35,7 +36,8 @@ class Channel(Settings, frozen=True, kw_only=True):
     """Where notifications go; which settings belong to which type: :data:`NEEDED`, :data:`POSSIBLE`.
 
     ``secret`` signs a webhook's body: HMAC-SHA256 in the header X-Tidegauge-Signature.  ``subject``,
-    ``text`` and the values of ``payload`` are templates (engine/delivery/message.py).
+    ``text``, ``group_text`` and the values of ``payload`` are templates (engine/delivery/message.py).
+    ``group_by``: without it each event is a message of its own; with no labels all are in one group.
     """
 
     name: Name
@@ -47,6 +49,10 @@ class Channel(Settings, frozen=True, kw_only=True):
     timeout: Annotated[Duration, within("100ms", "1m")] = Duration.parse("5s")
     budget: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     heartbeat: Annotated[Duration, within("10s", "1d")] | None = None
+    group_by: tuple[str, ...] | None = None
+    group_wait: Annotated[Duration, within("0s", "1h")] = Duration.parse("30s")
+    group_interval: Annotated[Duration, within("1s", "1d")] = Duration.parse("5m")
+    group_repeat: Annotated[Duration, within("1m", "30d")] | None = None
     server: str | None = None
     security: Literal["starttls", "tls", "none"] = "starttls"
     user: str | None = None
@@ -55,6 +61,7 @@ class Channel(Settings, frozen=True, kw_only=True):
     to: tuple[str, ...] = ()
     subject: str = "{event}: {summary}"
     text: str | None = None
+    group_text: str | None = None
     payload: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=lambda: {"to": "{to}", "text": "{text}"})
     encoding: Literal["json", "form"] = "json"
 
@@ -78,6 +85,7 @@ class Channel(Settings, frozen=True, kw_only=True):
             "timeout",
             "budget",
             "heartbeat",
+            *_GROUPING,
             "server",
             "security",
             "user",
@@ -85,6 +93,7 @@ class Channel(Settings, frozen=True, kw_only=True):
             "to",
             "subject",
             "text",
+            "group_text",
             "encoding",
         )
         shown = [f"{name}={getattr(self, name)!r}" for name in plain]

@@ -238,6 +238,11 @@ class _Consistency:
             self._report((*place, "security"), channel.security, allowed)
         self._template((*place, "subject"), channel.subject)
         self._template((*place, "text"), channel.text or "")
+        self._template((*place, "group_text"), channel.group_text or "")
+        if channel.group_by is None:
+            for name in ("group_wait", "group_interval", "group_repeat", "group_text"):
+                if name in in_file:
+                    self._report((*place, name), shown(in_file[name]), "group_by beside it, the labels to group by")
         for name, template in channel.payload.items():
             self._template((*place, "payload", name), template, found=_HIDDEN)
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from engine.alerting.alerts import alert_events_columns, alerts_columns
-from engine.alerting.holding import Flapping
 from engine.alerting.silences import SilenceStore
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
@@ -343,13 +342,7 @@ class Engine:
         config = self.config
         self.control = ControlDatabase(self._path("control.sqlite"))
         channels = {channel.name: channel for channel in config.channels}
-        self.alerts = AlertStore(
-            self.control,
-            channels=tuple(channels),
-            inhibitions=config.inhibit,
-            flapping=Flapping(config.watch.flap_changes, config.watch.flap_window),
-            budgets={name: each.budget for name, each in channels.items() if each.budget is not None},
-        )
+        self.alerts = AlertStore.configured(self.control, config)
         self.tokens = TokenStore(self.control)
         self.silences = SilenceStore(self.control)
         self.rule_watch = RuleWatch(

@@ -22,6 +22,7 @@ NOTIFICATION_VERSION = 1
 _SORTED = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 HEARTBEAT = "heartbeat"
 DIGEST = "digest"
+GROUP = "group"
 
 # The columns of the table ``alerts`` that make an Alert, in the order of its attributes.
 STORED = (
@@ -132,17 +133,16 @@ def alert_json(alert: Alert) -> dict[str, Any]:
 
 def notification_body(event: str, shown: Mapping[str, Any], *, delivery: str, channel: str) -> str:
     """Return the JSON text that ``channel`` receives of an alert as :func:`alert_json` shows it."""
-    return _body(event, delivery, channel, {"alert": shown})
+    return content_body(event, {"alert": shown}, delivery=delivery, channel=channel)
 
 
-def plain_body(event: str, message: str, *, delivery: str, channel: str) -> str:
-    """Return the JSON text of a notification that is a sentence and not about one alert."""
-    return _body(event, delivery, channel, {"alert": None, "message": message})
+def content_body(event: str, content: Mapping[str, Any], *, delivery: str, channel: str) -> str:
+    """Return the JSON text that ``channel`` receives; the same text at every attempt.
 
-
-def _body(event: str, delivery: str, channel: str, content: dict[str, Any]) -> str:
+    ``content``: ``alert``, null for a notification that is not about one alert, which has a ``message`` then.
+    """
     head: dict[str, Any] = {"version": NOTIFICATION_VERSION, "delivery": delivery, "event": event, "channel": channel}
-    return msgspec.json.encode(head | content).decode()
+    return msgspec.json.encode(head | dict(content)).decode()
 
 
 def alerts_columns() -> tuple[tuple[str, str], ...]:

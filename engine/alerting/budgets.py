@@ -29,7 +29,8 @@ class Budgets:
             return False
         if channel not in self._spent:
             ((self._spent[channel],),) = self._read(
-                "SELECT count(*) FROM notifications WHERE channel = ? AND created_ns > ? AND alert_id IS NOT NULL",
+                "SELECT count(*) FROM notifications WHERE channel = ? AND created_ns > ? "
+                "AND (alert_id IS NOT NULL OR group_id IS NOT NULL)",
                 (channel, self._now_ns - NS_PER_HOUR),
             )
         return self._spent[channel] >= most

@@ -13,6 +13,7 @@ from engine.alerting.alerts import (
     CANCELLED,
     DIGEST,
     FIRING,
+    GROUP,
     HEARTBEAT,
     PENDING,
     RESOLVED,
@@ -21,8 +22,8 @@ from engine.alerting.alerts import (
     AlertEvent,
     alert_json,
     alert_of_row,
+    content_body,
     notification_body,
-    plain_body,
 )
 from engine.alerting.budgets import Budgets
 from engine.alerting.evaluator import (
@@ -38,6 +39,7 @@ from engine.alerting.evaluator import (
 from engine.alerting.evaluator import (
     RESOLVED as BECAME_RESOLVED,
 )
+from engine.alerting.groups import Grouping, Groups
 from engine.alerting.holding import Flapping, Holds
 from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary, rule_labels
 from engine.alerting.writes import Writes
@@ -66,6 +68,7 @@ class Journal:
         inhibitions: Sequence[Inhibition],
         flapping: Flapping,
         budgets: Mapping[str, int],
+        groupings: Mapping[str, Grouping],
     ) -> None:
         self._connection = connection
         self._instance = instance
@@ -73,6 +76,7 @@ class Journal:
         self._writes = Writes(connection)
         self._budgets = Budgets(self.read, budgets, now_ns)
         self._holds = Holds(self.read, inhibitions, flapping, now_ns)
+        self._groups = Groups(self.read, self._writes, groupings, now_ns)
         # The open alerts of the series that are being recorded, by fingerprint.
         self._open: dict[str, Alert] = {}
         self.events: list[AlertEvent] = []
@@ -276,11 +280,16 @@ class Journal:
         return self._send(alert, "escalated", "escalated", channels, detail)
 
     def _send(self, alert: Alert, event: str, tells: str, channels: Sequence[str], detail: str) -> AlertEvent:
-        names = ", ".join(channels)
+        names = ", ".join(
+            f"{channel}, with its group" if self._groups.groups(channel) else channel for channel in channels
+        )
         to_whom = f"notifies {names}" if names else "notifies nobody: no channel is configured"
         told = self.tell(alert, event, f"{detail}; {to_whom}" if detail else to_whom)
         shown = alert_json(alert)
         for channel in channels:
+            if self._groups.groups(channel):
+                self._groups.add(channel, alert, tells, told.id)
+                continue
             if self._budgets.used_up(channel):
                 self._withhold(channel, alert, tells)
                 continue
@@ -290,11 +299,36 @@ class Journal:
             )
         return told
 
-    def _put(self, delivery: str, channel: str, alert_id: int | None, event: str, body: str) -> None:
+    def _put(
+        self,
+        delivery: str,
+        channel: str,
+        alert_id: int | None,
+        event: str,
+        body: str,
+        *,
+        group_id: int | None = None,
+    ) -> int:
         number = self._writes.number("notifications")
-        if alert_id is not None:
+        if alert_id is not None or group_id is not None:
             self._budgets.spend(channel)
-        self._writes.add("notifications", number, delivery, channel, alert_id, event, body, self._now_ns, self._now_ns)
+        self._writes.add(
+            *("notifications", number, delivery, channel, alert_id, group_id, event, body, self._now_ns, self._now_ns)
+        )
+        return number
+
+    def tell_groups(self) -> None:
+        """Send the messages of the groups that are due; one whose channel has used up its budget waits."""
+        for number, channel in self._groups.due():
+            if not self._budgets.used_up(channel):
+                self._groups.tell(
+                    number, self.select, lambda alert: self._holds.reason(alert) is not None, self._send_group
+                )
+
+    def _send_group(self, channel: str, group_id: int, content: Mapping[str, Any]) -> int:
+        delivery = self._delivery(f"{GROUP}\0{group_id}", channel)
+        body = content_body(GROUP, content, delivery=delivery, channel=channel)
+        return self._put(delivery, channel, None, GROUP, body, group_id=group_id)
 
     def _withhold(self, channel: str, alert: Alert, tells: str) -> None:
         if self._budgets.begins_to_withhold(channel):
@@ -314,18 +348,23 @@ class Journal:
             return
         shown = ", ".join(f"{count} x {rule} {event}" for rule, event, count in rows[:DIGEST_LINES])
         more = f" and {len(rows) - DIGEST_LINES} other kinds" if len(rows) > DIGEST_LINES else ""
-        self._connection.execute("DELETE FROM withheld WHERE channel = ?", (channel,))
+        self._writes.execute("DELETE FROM withheld WHERE channel = ?", (channel,))
         self._say(channel, DIGEST, f"{sum(count for *_, count in rows)} notifications were withheld: {shown}{more}")
 
     def _say(self, channel: str, event: str, message: str) -> None:
         ((number,),) = self.read("SELECT coalesce(max(id), 0) FROM notifications")
         delivery = self._delivery(f"{event}\0{number}", channel)
-        self._put(delivery, channel, None, event, plain_body(event, message, delivery=delivery, channel=channel))
+        self._put(
+            delivery,
+            channel,
+            None,
+            event,
+            content_body(event, {"alert": None, "message": message}, delivery=delivery, channel=channel),
+        )
 
     def beat(self, channel: str, message: str) -> None:
         """Put a heartbeat for ``channel`` into the outbox in place of the last one, delivered or not."""
-        self.flush()
-        self._connection.execute("DELETE FROM notifications WHERE channel = ? AND event = ?", (channel, HEARTBEAT))
+        self._writes.execute("DELETE FROM notifications WHERE channel = ? AND event = ?", (channel, HEARTBEAT))
         self._say(channel, HEARTBEAT, message)
 
     def acknowledged_time_ns(self, alert: Alert) -> int:

@@ -28,13 +28,14 @@ from engine.alerting.alerts import (
     columns_of,
 )
 from engine.alerting.evaluator import Transitions
+from engine.alerting.groups import DUE, Grouping
 from engine.alerting.holding import NEVER, Flapping, may_inhibit
 from engine.alerting.journal import Journal
 from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint, own_labels
 from engine.alerting.states import RuleState, state_of_rows
 from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
-from engine.config import Escalation, Inhibition, Rule
+from engine.config import Config, Escalation, Inhibition, Rule
 from engine.errors import BadRequest, NotFound
 from engine.model.times import time_text
 
@@ -52,12 +53,31 @@ class AlertStore:
         inhibitions: Sequence[Inhibition] = (),
         flapping: Flapping = NEVER,
         budgets: Mapping[str, int] | None = None,
+        groupings: Mapping[str, Grouping] | None = None,
     ) -> None:
         self._control = control
         self._channels = tuple(channels)
         self._inhibitions = tuple(inhibitions)
         self._flapping = flapping
         self._budgets = dict(budgets or {})
+        self._groupings = dict(groupings or {})
+
+    @classmethod
+    def configured(cls, control: ControlDatabase, config: Config) -> AlertStore:
+        """Return the store of ``control`` with what ``config`` says about channels and notifications."""
+        channels = {channel.name: channel for channel in config.channels}
+        return cls(
+            control,
+            channels=tuple(channels),
+            inhibitions=config.inhibit,
+            flapping=Flapping(config.watch.flap_changes, config.watch.flap_window),
+            budgets={name: each.budget for name, each in channels.items() if each.budget is not None},
+            groupings={
+                name: Grouping(each.group_by, each.group_wait, each.group_interval, each.group_repeat)
+                for name, each in channels.items()
+                if each.group_by is not None
+            },
+        )
 
     @contextmanager
     def _journal(self, now_ns: int) -> Iterator[Journal]:
@@ -70,6 +90,7 @@ class AlertStore:
                 inhibitions=self._inhibitions,
                 flapping=self._flapping,
                 budgets=self._budgets,
+                groupings=self._groupings,
             )
             yield journal
             journal.flush()
@@ -226,6 +247,13 @@ class AlertStore:
         with self._journal(now_ns) as journal:
             for (channel,) in journal.read("SELECT DISTINCT channel FROM withheld"):
                 journal.digest(channel)
+
+    def tell_groups(self, now_ns: int) -> None:
+        """Send what has come to the groups of channels that group, where it is time."""
+        if not self._control.rows(f"{DUE} LIMIT 1", (now_ns, json.dumps(list(self._groupings)))):
+            return
+        with self._journal(now_ns) as journal:
+            journal.tell_groups()
 
     def beat(self, intervals_ns: Mapping[str, int], now_ns: int) -> None:
         """Put a heartbeat into the outbox for each channel whose last one is older than its interval."""
@@ -391,7 +419,8 @@ class AlertStore:
             return connection.execute(
                 "DELETE FROM alerts WHERE state IN ('resolved', 'cancelled') AND resolved_ns < ? "
                 "AND owed IS NOT 'resolved' AND NOT EXISTS (SELECT 1 FROM notifications WHERE alert_id = alerts.id "
-                "AND delivered_ns IS NULL AND dead_ns IS NULL)",
+                "AND delivered_ns IS NULL AND dead_ns IS NULL) "
+                "AND NOT EXISTS (SELECT 1 FROM alert_group_news WHERE alert_id = alerts.id)",
                 (before_ns,),
             ).rowcount
 

@@ -105,6 +105,7 @@ class RuleWatch:
         events += self._store.end_silences(alerts.FIRING, now_ns)
         events += self._store.escalate(self._escalation, now_ns)
         self._store.digest(now_ns)
+        self._store.tell_groups(now_ns)
         if self._heartbeats_ns:
             # Here and nowhere else: who does not judge the rules has no pulse.
             self._store.beat(self._heartbeats_ns, now_ns)

@@ -22,9 +22,15 @@ MOST_HELD = 20_000
 _COLUMNS = {
     "alert_events": ("id", "alert_id", "time_ns", "event", "value", "detail"),
     "escalations": ("alert_id", "step", "time_ns"),
-    "notifications": ("id", "delivery", "channel", "alert_id", "event", "body", "created_ns", "next_attempt_ns"),
+    "notifications": (
+        *("id", "delivery", "channel", "alert_id", "group_id", "event", "body", "created_ns", "next_attempt_ns"),
+    ),
     "withheld": ("channel", "rule", "event"),
+    "alert_groups": ("id", "channel", "labels", "due_ns", "sent_ns"),
+    "alert_group_news": ("group_id", "event_id", "alert_id", "tells"),
+    "notification_alerts": ("notification_id", "alert_id", "events"),
 }
+_OR = {"alert_groups": "ON CONFLICT (id) DO UPDATE SET due_ns = excluded.due_ns, sent_ns = excluded.sent_ns"}
 _IN_JSON: dict[str, Callable[[Any], str]] = {"labels": labels_json, "channels": json.dumps}
 _UNOWED = "UPDATE alerts SET owed = NULL WHERE fingerprint = ? AND id <> ?"
 
@@ -76,6 +82,11 @@ class Writes:
         if len(rows) >= MOST_HELD:
             self.flush()
 
+    def execute(self, sql: str, parameters: Sequence[Any]) -> None:
+        """Run a statement after everything that has been written so far."""
+        self.flush()
+        self._connection.execute(sql, parameters)
+
     def forgive(self, alert: Alert) -> None:
         """Let the other alerts of the same series owe nothing."""
         self._unowed.append((alert.fingerprint, alert.id))
@@ -107,7 +118,9 @@ class Writes:
 
     def _insert(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
         places = ", ".join("?" * len(columns))
-        self._connection.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
+        self._connection.executemany(
+            f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}) {_OR.get(table, '')}", rows
+        )
 
 
 def _values(alert: Alert, columns: Sequence[str]) -> tuple[Any, ...]:

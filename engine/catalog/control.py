@@ -208,6 +208,42 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE UNIQUE INDEX bottlenecks_open ON bottlenecks (service, resource) WHERE outcome IS NULL",
         "CREATE INDEX bottlenecks_time ON bottlenecks (time_ns)",
     ),
+    (
+        # What channels that group are to be told, and of which alerts each group has told that still fire.
+        """CREATE TABLE alert_groups (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            channel TEXT NOT NULL,
+            labels TEXT NOT NULL,
+            due_ns INTEGER,
+            sent_ns INTEGER,
+            UNIQUE (channel, labels)
+        )""",
+        "CREATE INDEX alert_groups_due ON alert_groups (due_ns)",
+        """CREATE TABLE alert_group_news (
+            group_id INTEGER NOT NULL REFERENCES alert_groups (id) ON DELETE CASCADE,
+            event_id INTEGER NOT NULL,
+            alert_id INTEGER NOT NULL REFERENCES alerts (id) ON DELETE CASCADE,
+            tells TEXT NOT NULL,
+            PRIMARY KEY (group_id, event_id)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX alert_group_news_of ON alert_group_news (alert_id)",
+        """CREATE TABLE alert_group_members (
+            group_id INTEGER NOT NULL REFERENCES alert_groups (id) ON DELETE CASCADE,
+            alert_id INTEGER NOT NULL REFERENCES alerts (id) ON DELETE CASCADE,
+            PRIMARY KEY (group_id, alert_id)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX alert_group_members_of ON alert_group_members (alert_id)",
+        """CREATE TABLE notification_alerts (
+            notification_id INTEGER NOT NULL REFERENCES notifications (id) ON DELETE CASCADE,
+            alert_id INTEGER NOT NULL REFERENCES alerts (id) ON DELETE CASCADE,
+            events TEXT NOT NULL,
+            PRIMARY KEY (notification_id, alert_id)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX notification_alerts_of ON notification_alerts (alert_id)",
+        "ALTER TABLE notifications ADD COLUMN group_id INTEGER",
+        """CREATE INDEX notifications_waiting_group ON notifications (channel, group_id, id)
+            WHERE group_id IS NOT NULL AND delivered_ns IS NULL AND dead_ns IS NULL""",
+    ),
 )
 
 

@@ -19,7 +19,7 @@ def slack_sender(channel: Channel, *, tls: ssl.SSLContext | None = None) -> Webh
     """Return a sender to a Slack incoming webhook."""
 
     def form(body: bytes) -> bytes:
-        text = Message(body).fill(channel.text, "slack", escape=slack_text)
+        text = Message(body).fill(channel.text, "slack", group_template=channel.group_text, escape=slack_text)
         return json.dumps({"text": text}, ensure_ascii=False).encode()
 
     return WebhookSender(channel, form=form, tls=tls)
@@ -35,7 +35,10 @@ def sms_sender(channel: Channel, *, tls: ssl.SSLContext | None = None) -> Webhoo
 
     def form(body: bytes) -> bytes:
         message = Message(body)
-        extra = {"to": ",".join(channel.to), "text": message.fill(channel.text, "sms")}
+        extra = {
+            "to": ",".join(channel.to),
+            "text": message.fill(channel.text, "sms", group_template=channel.group_text),
+        }
         payload = message.fill_payload(channel.payload, extra)
         if channel.encoding == "form":
             return urlencode(payload).encode()

@@ -90,12 +90,12 @@ class EmailSender:
         mail = EmailMessage(policy=SMTP)
         mail["From"] = self._from
         mail["To"] = ", ".join(self._channel.to)
-        mail["Subject"] = message.fill(self._channel.subject, "email")
+        mail["Subject"] = message.subject(self._channel.subject)
         mail["Date"] = format_datetime(datetime.fromtimestamp(now_ns // NS_PER_SECOND, UTC))
         mail["Message-ID"] = f"<{delivery}@tidegauge.invalid>"
         mail["X-Tidegauge-Delivery"] = delivery
         mail["Auto-Submitted"] = "auto-generated"
-        mail.set_content(message.fill(self._channel.text, "email"))
+        mail.set_content(message.fill(self._channel.text, "email", group_template=self._channel.group_text))
         return mail
 
 

@@ -2,7 +2,8 @@
 
 Whoever has something to tell puts a row into the outbox in the transaction of the event itself.  From there
 it is delivered at least once: the receiver's answer and the note of it cannot be one atomic step, so a crash
-in between sends the same notification again, under the same key.  Those of one alert come in order.
+in between sends the same notification again, under the same key.  Those of one alert, and the messages of one
+group, come in order.
 """
 
 from __future__ import annotations
@@ -143,6 +144,9 @@ class Outbox:
             f"WHERE channel = ? AND {_CONDITIONS[WAITING]} AND next_attempt_ns <= ? AND NOT EXISTS "
             "(SELECT 1 FROM notifications AS earlier WHERE earlier.channel = this.channel "
             "AND earlier.alert_id = this.alert_id AND earlier.id < this.id "
+            "AND earlier.delivered_ns IS NULL AND earlier.dead_ns IS NULL) AND NOT EXISTS "
+            "(SELECT 1 FROM notifications AS earlier WHERE earlier.channel = this.channel "
+            "AND earlier.group_id = this.group_id AND earlier.id < this.id "
             "AND earlier.delivered_ns IS NULL AND earlier.dead_ns IS NULL) ORDER BY id LIMIT ?",
             (channel, now_ns, BATCH),
         )

@@ -6,11 +6,14 @@ statement that writes, and a server is started on each of the copies.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.alerting.groups import Grouping
 from engine.alerting.silences import SilenceStore
 from engine.config import Channel, Escalation
 from engine.config_units import Duration
@@ -64,11 +67,31 @@ class Recorder:
         return Attempt(True, 204)
 
 
-def run(path: Path, first: int, sent: Sent, before: Callable[[int], None] = lambda number: None) -> list[Any]:
+@dataclass(frozen=True)
+class Life:
+    steps: Sequence[Step]
+    groupings: Mapping[str, Grouping] = field(default_factory=dict)
+
+
+PLAIN = Life(STEPS)
+# The end comes within the interval after the first message, and a third alert comes and goes within it.
+GROUPED = Life(
+    [
+        *(tick(0, {7: 95.0, 8: 95.0}), deliver(1), tick(5, HOT), deliver(6), tick(10, {7: 95.0, 9: 95.0}), deliver(11)),
+        *(tick(20, {7: 10.0, 8: 10.0, 9: 10.0}), deliver(21), tick(35, COOL), deliver(36), tick(70, COOL)),
+    ],
+    {"ops": Grouping(("rule",), wait_ns=5 * S, interval_ns=30 * S)},
+)
+
+
+def run(
+    path: Path, first: int, sent: Sent, before: Callable[[int], None] = lambda number: None, life: Life = PLAIN
+) -> list[Any]:
     """Run the steps from ``first`` on and return what the outbox holds; ``before(step)`` precedes each statement."""
-    server = Server(str(path), [rule_of()], channels=("ops",), escalation=(STEP,))
+    escalation = () if life.groupings else (STEP,)
+    server = Server(str(path), [rule_of()], channels=("ops",), escalation=escalation, groupings=life.groupings)
     outbox = Outbox(server.control, CHANNELS, sender=lambda channel: Recorder(sent))
-    for number, step in enumerate(STEPS[first:], first):
+    for number, step in enumerate(life.steps[first:], first):
         server.control._writer.set_trace_callback(lambda statement, number=number: before(number))
         step(server, outbox)
     server.control._writer.set_trace_callback(None)
@@ -78,7 +101,8 @@ def run(path: Path, first: int, sent: Sent, before: Callable[[int], None] = lamb
     return rows
 
 
-def test_a_kill_before_any_statement_neither_loses_nor_doubles_an_event(tmp_path: Path) -> None:
+def killed_everywhere(tmp_path: Path, life: Life) -> tuple[list[Any], Sent, list[tuple[int, Path, Sent]]]:
+    """Return what a whole life leaves and has sent, and the files before each statement that wrote."""
     killed: list[tuple[int, Path, Sent]] = []
     sent: Sent = []
     path = tmp_path / "whole" / "control.db"
@@ -89,7 +113,11 @@ def test_a_kill_before_any_statement_neither_loses_nor_doubles_an_event(tmp_path
         shutil.copytree(path.parent, to, ignore=shutil.ignore_patterns("*-shm"))
         killed.append((number, to / path.name, list(sent)))
 
-    whole = run(path, 0, sent, copy)
+    return run(path, 0, sent, copy, life), sent, killed
+
+
+def test_a_kill_before_any_statement_neither_loses_nor_doubles_an_event(tmp_path: Path) -> None:
+    whole, sent, killed = killed_everywhere(tmp_path, PLAIN)
     assert [(channel, event) for channel, event, _, _ in whole] == TOLD
     assert sorted(key for key, _ in sent) == sorted(key for _, _, key, _ in whole)
     assert len(killed) > 50
@@ -102,3 +130,24 @@ def test_a_kill_before_any_statement_neither_loses_nor_doubles_an_event(tmp_path
         assert {key for key, _ in received} == {key for _, _, key, _ in rows}
         assert len(dict(received)) == len(set(received)) == len(TOLD)
         assert len(received) <= len(TOLD) + 1
+
+
+def test_a_kill_before_any_statement_leaves_each_event_in_exactly_one_message_of_a_group(tmp_path: Path) -> None:
+    def told(messages: Sent) -> list[tuple[int, str]]:
+        listed = [alert for body in dict(messages).values() for alert in json.loads(body)["alerts"]]
+        return sorted((alert["id"], event) for alert in listed for event in alert["events"])
+
+    whole, sent, killed = killed_everywhere(tmp_path, GROUPED)
+    expected = [(alert, event) for alert in (1, 2, 3) for event in ("firing", "resolved")]
+    assert [(channel, event) for channel, event, _, _ in whole] == [("ops", "group")] * 2
+    assert told(sent) == expected
+    assert len(killed) > 50
+    for number, left, sent_before in killed:
+        received = list(sent_before)
+        rows = run(left, number, received, life=GROUPED)
+        assert all(delivered_ns is not None for *_, delivered_ns in rows)
+        assert {key for key, _ in received} == {key for _, _, key, _ in rows}
+        # One body for each key, whatever came twice.
+        assert len(dict(received)) == len(set(received)) == 2
+        assert told(received) == expected
+        assert len(received) <= 3

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.alerting.alerts import alert_events_columns, alerts_columns
+from engine.alerting.groups import Grouping
 from engine.alerting.holding import NEVER, Flapping
 from engine.alerting.rules import RuleInput, fingerprint
 from engine.alerting.store import AlertStore
@@ -63,8 +64,9 @@ class Server:
         heartbeats_ns: Mapping[str, int] | None = None,
         flapping: Flapping = NEVER,
         budgets: Mapping[str, int] | None = None,
+        groupings: Mapping[str, Grouping] | None = None,
     ) -> None:
-        self.flapping, self.budgets = flapping, budgets
+        self.flapping, self.budgets, self.groupings = flapping, budgets, groupings
         self.inhibitions, self.heartbeats_ns = inhibitions, heartbeats_ns
         self.path, self.rules, self.channels, self.escalation = path, rules, channels, escalation
         self.labels_of = labels_of
@@ -79,6 +81,7 @@ class Server:
             inhibitions=self.inhibitions,
             flapping=self.flapping,
             budgets=self.budgets,
+            groupings=self.groupings,
         )
         self.watch = RuleWatch(
             self.rules,

@@ -75,6 +75,31 @@ def test_default_texts_use_only_fields_that_every_alert_has(kind: str) -> None:
     assert "(no " not in Message(body_of()).fill(None, kind)
 
 
+def group_body() -> bytes:
+    alert = json.loads(body_of())["alert"]
+    alerts = [{**alert, "events": ["firing"]}, {**alert, "events": [], "labels": {"host": "<b>\n"}}]
+    content = {"message": "2 alerts fire (team=a&b)", "group": {"team": "a&b"}, "total": 5, "firing": 2}
+    head = {"delivery": "key-2", "event": "group", "channel": "ops", "alert": None}
+    return json.dumps({**head, **content, "alerts": alerts}).encode()
+
+
+def test_a_group_has_texts_of_its_own() -> None:
+    message = Message(group_body())
+    assert message.fill("never", "slack", escape=slack_text) == (
+        "*group* 2 alerts fire (team=a&amp;b)\n"
+        "firing: CPU of web-1 at 96.5 % [critical] host=web-1, rule=of the label\n"
+        "still firing: CPU of web-1 at 96.5 % [critical] host=&lt;b&gt; \n"
+        "and 3 more"
+    )
+    assert message.fill(None, "sms") == "2 alerts fire (team=a&b)"
+    assert (
+        message.fill(None, "sms", group_template="{team} {total} {firing} {labels} {host}")
+        == "a&b 5 2 team=a&b (no host)"
+    )
+    assert message.subject("{event}: {summary}") == "group: 2 alerts fire (team=a&b)"
+    assert "(no " not in message.fill(None, "email")
+
+
 def test_a_notification_without_an_alert_says_its_sentence_whatever_the_template() -> None:
     body = json.dumps({"event": "heartbeat", "channel": "ops", "delivery": "k", "alert": None, "message": "alive"})
     assert Message(body.encode()).fill("{rule}", "slack") == "heartbeat: alive"

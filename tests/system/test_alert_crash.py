@@ -29,6 +29,12 @@ default_rules = false
 name = "hook"
 url = "{hook}"
 secret = "s3cret"
+[[channels]]
+name = "grouped"
+url = "{hook}"
+group_by = ["rule"]
+group_wait = "1s"
+group_interval = "1s"
 [[escalation]]
 name = "boss"
 after = "2s"
@@ -39,18 +45,26 @@ metric = "web_cpu"
 op = ">"
 threshold = 90
 cooldown = "0s"
-channels = ["hook"]
+channels = ["hook", "grouped"]
 """
 
 
-def told(seen: list[Seen]) -> dict[tuple[int, str], set[tuple[str, bytes]]]:
-    """Return (key, body) of everything that was received, by alert and event."""
-    found: dict[tuple[int, str], set[tuple[str, bytes]]] = defaultdict(set)
+Told = dict[tuple[int, str], set[tuple[str, bytes]]]
+
+
+def told(seen: list[Seen], channel: str) -> Told:
+    """Return (key, body) of everything that was received, by alert and event; of a group, all its alerts' events."""
+    found: Told = defaultdict(set)
     for request in list(seen):
         body = json.loads(request.body)
         key = request.headers["x-tidegauge-delivery"]
         assert body["delivery"] == key
-        found[body["alert"]["id"], body["event"]].add((key, request.body))
+        if body["channel"] != channel:
+            continue
+        listed = [{"events": [body["event"]], **body["alert"]}] if body["alert"] else body["alerts"]
+        for alert in listed:
+            for event in alert["events"]:
+                found[alert["id"], event].add((key, request.body))
     return found
 
 
@@ -72,11 +86,14 @@ def test_every_event_has_one_key_over_kills_at_random_moments(tmp_path: Path) ->
             history = program.sql(
                 "SELECT alert_id, event FROM alert_events WHERE event IN ('firing', 'resolved', 'escalated')"
             )
-            until(lambda: set(told(receiver.seen)) >= set(history), "every event is delivered")
+            until(lambda: set(told(receiver.seen, "hook")) >= set(history), "every event is delivered")
+            grouped = {(alert, event) for alert, event in history if event != "escalated"}
+            until(lambda: set(told(receiver.seen, "grouped")) >= grouped, "every event is in a group's message")
             assert program.stop() == 0
     assert rows
     assert {state for _, state in rows} == {"resolved"}
     assert len(set(history)) == len(history)
-    found = told(receiver.seen)
-    assert set(found) == set(history)
-    assert {len(keys) for keys in found.values()} == {1}
+    for channel, expected in (("hook", set(history)), ("grouped", grouped)):
+        found = told(receiver.seen, channel)
+        assert set(found) == expected
+        assert {len(keys) for keys in found.values()} == {1}

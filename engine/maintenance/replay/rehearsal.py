@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from engine.alerting.alerts import Alert
-from engine.alerting.holding import Flapping
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.catalog import Catalog
@@ -88,14 +87,7 @@ class Rehearsal:
         self.samples = ReplayedSamples(self.hot, clock, past)
         self._vitals = vitals = Vitals()
         self._control = ControlDatabase(os.path.join(directory, "control.sqlite"))
-        channels = {channel.name: channel for channel in config.channels}
-        self._alerts = AlertStore(
-            self._control,
-            channels=tuple(channels),
-            inhibitions=config.inhibit,
-            flapping=Flapping(config.watch.flap_changes, config.watch.flap_window),
-            budgets={name: each.budget for name, each in channels.items() if each.budget is not None},
-        )
+        self._alerts = AlertStore.configured(self._control, config)
         observer = Observer(catalog, self.samples)
         rules = RuleWatch(
             config.effective_rules,
