@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from api.arguments import parse_range
 from api.client import SqlTable, arrow_stream, json_batch
 from api.exposition import PrometheusText
-from engine.config import load_config
+from engine.config import KEEP_ALL, load_config
+from engine.errors import BadRequest
 from engine.ingest.batch import WriteResult
 from engine.ingest.lines import precision_ns
+from engine.maintenance.snapshot import Shadow, take
 from engine.model.matchers import equality_matchers, parse_matchers
 from engine.query.range import RangeAnswer, RangeQuery
 from engine.query.results import described
@@ -23,8 +26,21 @@ from engine.scaling.answer import decision_json
 class Embedded:
     """An open data directory.  A context manager; every method may be called from any thread."""
 
-    def __init__(self, path: str, config: str | None = None) -> None:
-        self.engine = Engine.open(path, load_config(config), mode="embedded")
+    def __init__(self, path: str, config: str | None = None, *, read_only: bool = False) -> None:
+        self._shadow: Shadow | None = None
+        if not read_only:
+            self.engine = Engine.open(path, load_config(config), mode="embedded")
+            return
+        settings = load_config(config)
+        if config is None:
+            # What the owner of the directory keeps is not known here: what is there is shown.
+            settings = msgspec.structs.replace(settings, retention=KEEP_ALL)
+        self._shadow = take(path)
+        try:
+            self.engine = Engine.open(self._shadow.path, settings, mode="snapshot", fs=self._shadow.fs)
+        except BaseException:
+            self._shadow.close()
+            raise
 
     def write(
         self,
@@ -39,6 +55,8 @@ class Embedded:
         The result says what was refused and why; the rest is stored.  Raises BadRequest when nothing of it can be
         read, Overload when it should be tried again later.
         """
+        if self._shadow is not None:
+            raise BadRequest("cannot write: the data directory was opened read-only")
         if isinstance(data, str):
             data = data.encode()
         if isinstance(data, bytes | bytearray | memoryview):
@@ -110,8 +128,10 @@ class Embedded:
         return decision_json(self.engine.scale(target), self.engine.clock.now_ns())
 
     def close(self) -> None:
-        """Finish writes, seal what is in memory, release the directory."""
+        """Finish writes, seal what is in memory, release the directory; read-only: forget what was read."""
         self.engine.close()
+        if self._shadow is not None:
+            self._shadow.close()
 
     def __enter__(self) -> Embedded:
         return self

@@ -125,6 +125,18 @@ class Retention(Settings, frozen=True, kw_only=True):
     )
 
 
+#: For readers of a directory whose owner's settings are not known.
+KEEP_ALL = Retention(
+    raw=Duration(0),
+    rollup_1m=Duration(0),
+    rollup_5m=Duration(0),
+    rollup_15m=Duration(0),
+    rollup_1h=Duration(0),
+    rollup_1d=Duration(0),
+    tables=(),
+)
+
+
 class Rollups(Settings, frozen=True, kw_only=True):
     """Which metrics, by globs of their names, have more than count, sum, min, max, first and last in the tiers."""
 

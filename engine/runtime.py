@@ -121,10 +121,14 @@ class Engine:
         *,
         clock: Clock | None = None,
         fs: FileSystem | None = None,
-        mode: Literal["server", "embedded"] = "server",
+        mode: Literal["server", "embedded", "snapshot"] = "server",
         wait: bool = True,
     ) -> None:
-        """``wait``: return when the log has been replayed, not as soon as writes can be taken."""
+        """``wait``: return when the log has been replayed, not as soon as writes can be taken.
+
+        ``mode``: "snapshot" is for a directory that is thrown away afterwards: no job runs, nothing is kept.
+        """
+        self._mode = mode
         self.config = config
         self.clock = clock or SystemClock()
         self.vitals = Vitals()
@@ -156,8 +160,11 @@ class Engine:
         self._show_vitals()
         seconds = self.clock.monotonic() - started
         LOG.info("opened %s in %.3f s; %d bytes of log to replay", self._root, seconds, self.recovery.bytes_total)
+        # In a snapshot a torn end of the log is the ordinary case; its owner tells what is wrong with the rest.
         for finding in (*self.recovery.log.sentences(), *(each.message for each in self.manifest.findings)):
-            LOG.warning("while opening %s: %s", self._root, finding)
+            LOG.log(
+                logging.INFO if mode == "snapshot" else logging.WARNING, "while opening %s: %s", self._root, finding
+            )
         if wait:
             try:
                 self.recovery.wait()
@@ -186,7 +193,7 @@ class Engine:
 
     def _open_link(self, mode: str) -> None:
         query = self.config.query
-        if mode == "embedded" or query.in_process:
+        if mode != "server" or query.in_process:
             self.link: QueryLink = LocalLink(
                 self._path(ROLLUP_FILE), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
             )
@@ -422,7 +429,7 @@ class Engine:
             Job("bottlenecks", self.config.bottlenecks.interval.seconds, self.bottleneck_finder.tick),
             *(Job(f"deliver-{name}", DELIVER_SECONDS, partial(self._deliver, name)) for name in self.outbox.channels),
         ):
-            if job.name in switched_off:
+            if self._mode == "snapshot" or job.name in switched_off:
                 continue
             whole = job.name in WITHOUT_WHOLE_SAMPLES or job.name.startswith("deliver-")
             self._scheduler.start(job if whole else replace(job, run=partial(self._once_recovered, job.run)))
@@ -443,6 +450,15 @@ class Engine:
         self.recovery.close()
         self._scheduler.close()
         self.pipeline.close()
+        if self._mode != "snapshot":
+            self._keep_all()
+        self.link.close()
+        self.exports.close()
+        self.wal.close()
+        self.control.close()
+        self._lock.release()
+
+    def _keep_all(self) -> None:
         try:
             self.finder.close()
         except (TidegaugeError, OSError) as error:
@@ -456,11 +472,6 @@ class Engine:
         except (TidegaugeError, OSError) as error:
             # Everything is in the log; the next start recovers it.
             LOG.warning("stopped without sealing: %s", error)
-        self.link.close()
-        self.exports.close()
-        self.wal.close()
-        self.control.close()
-        self._lock.release()
 
     def __enter__(self) -> Engine:
         return self

@@ -49,15 +49,17 @@ __all__ = [
 ]
 
 
-def open(path: str, *, config: str | None = None) -> Embedded:
+def open(path: str, *, config: str | None = None, read_only: bool = False) -> Embedded:
     """Open a data directory in this process, creating it where there is none; a context manager.
 
-    ``config``: path of a configuration file.  Raises Unavailable when another process has the directory open,
-    BadConfig for a configuration that cannot be used, Damage for data that cannot be read.
+    ``config``: path of a configuration file.  ``read_only``: show the directory as it is now, whether or not a server
+    is using it; nothing is written to it (docs/python.md).  Raises Unavailable when another process has the directory
+    open, BadConfig for a configuration that cannot be used, Damage for data that cannot be read, NotFound when there is
+    nothing to be read.
     """
     from api.embedded import Embedded
 
-    return Embedded(path, config)
+    return Embedded(path, config, read_only=read_only)
 
 
 def connect(url: str, *, token: str | None = None, **options: Any) -> Client:

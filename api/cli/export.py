@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--as", dest="measurement", metavar="NAME", help="with --query: name of the measurement in lp, prom"
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--data", metavar="DIR", help="read this data directory")
+    where.add_argument("--data", metavar="DIR", help="read this data directory, also while a server is using it")
     where.add_argument("--url", metavar="URL", help=f"the server (default: {DEFAULT_URL})")
     parser.add_argument("--token", help=f"token with the scope read (default: ${TOKEN_VARIABLE})")
     parser.add_argument("--format", choices=FORMATS, help="default: by the suffix of --output, else csv")
@@ -230,7 +230,7 @@ def _open(arguments: argparse.Namespace) -> AbstractContextManager[Source]:
 
     if arguments.data is None:
         return tidegauge.connect(arguments.url or DEFAULT_URL, token=token_of(arguments.token), timeout=SOCKET_SECONDS)
-    return tidegauge.open(arguments.data)
+    return tidegauge.open(arguments.data, read_only=True)
 
 
 def _tell(arguments: argparse.Namespace, form: str, state: State, rows: int, seconds: float) -> None:

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("statement", nargs="?", metavar="SQL", help="what to run (default: standard input)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--data", metavar="DIR", help="open this data directory; no server may be using it")
+    where.add_argument("--data", metavar="DIR", help="read this data directory, also while a server is using it")
     where.add_argument("--url", metavar="URL", help=f"the server (default: {DEFAULT_URL})")
     parser.add_argument("--token", help=f"token with the scope read (default: ${TOKEN_VARIABLE})")
     parser.add_argument("--format", choices=FORMATS, help="default: by the suffix of --output, else table")
@@ -89,7 +89,7 @@ def _open(arguments: argparse.Namespace) -> AbstractContextManager[Source]:
         return tidegauge.connect(arguments.url or DEFAULT_URL, token=token_of(arguments.token))
     if not os.path.isdir(arguments.data):
         raise WrongUse(f"cannot open data directory {arguments.data}: there is none")
-    return tidegauge.open(arguments.data)
+    return tidegauge.open(arguments.data, read_only=True)
 
 
 def _answer(source: Source, statement: str, form: str) -> bytes:

@@ -6,6 +6,7 @@ does, once nobody reads who began before.  What a crash leaves behind unnamed is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,10 @@ class Packs:
             self._memory[number] = b"".join((MAGIC, *chunks))
             return
         os.makedirs(self._directory, exist_ok=True)
-        with open(self.path(number), "wb") as file:
+        # A file of a crash, or a link: what has the name is not written into.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(number))
+        with open(self.path(number), "xb") as file:
             file.write(MAGIC)
             for chunk in chunks:
                 file.write(chunk)

@@ -179,9 +179,9 @@ def test_a_data_directory_is_opened_and_closed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     embedded, opened = Embedded(), []
-    monkeypatch.setattr(tidegauge, "open", lambda path: opened.append(path) or embedded)
+    monkeypatch.setattr(tidegauge, "open", lambda path, read_only: opened.append((path, read_only)) or embedded)
     assert main(["sql", "--data", str(tmp_path), "SELECT 1"]) == 0
-    assert (opened, embedded.closed) == ([str(tmp_path)], True)
+    assert (opened, embedded.closed) == ([(str(tmp_path), True)], True)
     assert capsys.readouterr().out.startswith(TEXT)
 
 

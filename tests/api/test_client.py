@@ -158,6 +158,36 @@ def test_sql_gives_an_arrow_table() -> None:
     assert repr(answer) == "SqlTable(2 rows: time, host, usage)"
 
 
+TYPED = pa.table(
+    {
+        "time": pa.array([1, None], pa.timestamp("ns")),
+        "host": ["a", None],
+        "v": pa.array([1.5, None], pa.float64()),
+        "n": pa.array([2**53 + 1, 3], pa.int64()),
+        "labels": pa.array([[("host", "a")], []], pa.map_(pa.string(), pa.string())),
+    }
+)
+
+
+def test_types_of_answers_arrive_in_polars() -> None:
+    frame = asked(stream_of(TYPED), lambda client: client.sql("SELECT 1"))[0].to_polars()
+    assert frame["time"].dtype == polars.Datetime("ns")
+    assert frame["time"].cast(polars.Int64).to_list() == [1, None]
+    assert frame.drop("time", "labels").rows() == [("a", 1.5, 2**53 + 1), (None, None, 3)]
+    # Newer versions of polars have maps.
+    assert frame["labels"].to_list() in ([{"host": "a"}, {}], [[{"key": "host", "value": "a"}], []])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pandas") is None, reason="pandas is not installed here")
+def test_types_of_answers_arrive_in_pandas() -> None:
+    frame = asked(stream_of(TYPED), lambda client: client.sql("SELECT 1"))[0].to_pandas()
+    assert str(frame["time"].dtype) == "datetime64[ns]"
+    assert frame["time"].isna().tolist() == [False, True]
+    assert frame["time"][0].value == 1
+    assert frame["n"].tolist() == [2**53 + 1, 3]
+    assert frame["labels"].tolist() == [[("host", "a")], []]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("pandas") is not None, reason="pandas is installed here")
 def test_a_pandas_frame_needs_pandas() -> None:
     table = SqlTable(pa.table({"a": [1]}))

@@ -55,7 +55,9 @@ def quoted(text: str) -> str:
 
 def samples_of(db: Any, table: str, run: str = "") -> Samples:
     """Return every sample by tags, time and field, as the bits of its value; ``run``: those with that tag only."""
-    found = {}
+    found: Samples = {}
+    if table not in db.sql("SHOW TABLES")["name"].to_pylist():
+        return found
     arrow = db.sql(f'SELECT * FROM "{table}"' + (f" WHERE run = '{run}'" if run else "")).arrow
     tags = [field.name for field in arrow.schema if field.type == pa.string()]
     fields = [field.name for field in arrow.schema if field.type == pa.float64()]
