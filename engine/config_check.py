@@ -39,12 +39,12 @@ def _read(text: str) -> tuple[Config | None, list[Problem]]:
     kind = inspect.type_info(Config)
     assert isinstance(kind, inspect.StructType)
     clean = checker.struct(tree, kind, ())
-    config = msgspec.convert(clean, Config, dec_hook=_same_kind)
+    config = msgspec.convert(clean, Config, dec_hook=same_kind)
     _Consistency(config, checker, tree).check()
     return config, problems + checker.problems
 
 
-def _same_kind(kind: type[Any], value: Any) -> Any:
+def same_kind(kind: type[Any], value: Any) -> Any:
     # The tree checker has turned texts into durations and sizes already.
     return kind(value)
 

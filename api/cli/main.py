@@ -35,6 +35,7 @@ COMMANDS = {
     "token": "make, list and revoke API tokens",
     "check": "validate a configuration file",
     "notify": "send a test notification to a channel",
+    "rules": "list the rules of a configuration, and test them",
     "lab": "run the server's detectors on files",
     "verify": "check everything that is stored in a data directory",
     "bench": "run the benchmark suites",

@@ -163,12 +163,14 @@ def _judge(
     decided = judged
     if rule.when_missing == "keep":
         overdue = np.zeros(len(overdue), np.bool_)
-    elif rule.when_missing == "firing":
-        breaching, decided = breaching | overdue, judged | overdue
-    elif rule.when_missing == "ok":
-        released, decided = released | overdue, judged | overdue
-    # What silence decides, it decides when it has become too long.
-    times = _updated(times, overdue, seen_ns + (now_ns - oldest_ns))
+    elif rule.when_missing != "stale":
+        if rule.when_missing == "firing":
+            breaching = breaching | overdue
+        else:
+            released = released | overdue
+        decided = judged | overdue
+        # What silence decides, it decides when it has become too long.
+        times = _updated(times, overdue, seen_ns + (now_ns - oldest_ns))
 
     inactive = before.states == INACTIVE
     pending = before.states == PENDING

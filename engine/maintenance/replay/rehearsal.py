@@ -230,7 +230,7 @@ def look_back_ns(config: Config, *, with_past: bool) -> int:
     windows = [int(rule.over) for rule in config.effective_rules]
     windows += [int(signal.over) for target in config.scale for signal in target.signals]
     if not with_past:
-        windows += [past_ns(rule) for rule in config.rules]
+        windows += [past_ns(rule) for rule in config.effective_rules]
     return max(windows, default=0) + LOOKBACK_NS + NS_PER_HOUR
 
 
