@@ -325,6 +325,10 @@ class Client:
         """Return whether the server takes writes and answers queries; raises Unavailable if it is away."""
         return self._send("GET", "/health/ready", None, {}).status == 200
 
+    def cancel(self) -> None:
+        """End the call that another thread waits for, which raises Unavailable; the server gives a query up."""
+        self._transport.abort()
+
     def close(self) -> None:
         self._transport.close()
 

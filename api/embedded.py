@@ -17,6 +17,7 @@ from engine.ingest.batch import WriteResult
 from engine.ingest.lines import precision_ns
 from engine.maintenance.snapshot import Shadow, take
 from engine.model.matchers import equality_matchers, parse_matchers
+from engine.query.link import LocalLink
 from engine.query.range import RangeAnswer, RangeQuery
 from engine.query.results import described
 from engine.runtime import Engine
@@ -126,6 +127,12 @@ class Embedded:
     def scale(self, target: str) -> dict[str, Any]:
         """Return the scaling decision for a configured target; raises NotFound for another."""
         return decision_json(self.engine.scale(target), self.engine.clock.now_ns())
+
+    def cancel(self) -> None:
+        """Interrupt every statement that runs now; their threads get an error."""
+        link = self.engine.link
+        assert isinstance(link, LocalLink)
+        link.interrupt()
 
     def close(self) -> None:
         """Finish writes, seal what is in memory, release the directory; read-only: forget what was read."""

@@ -14,7 +14,8 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-from api.cli.statements import is_finished, split_statements
+from api.cli.shell import LEAVE, Shell, values_statement
+from api.cli.statements import is_finished
 from engine.errors import TidegaugeError
 from engine.query.functions import FUNCTIONS, OPERATORS, SIGNATURES, TABLE_FUNCTIONS
 
@@ -29,8 +30,19 @@ _KEYWORDS = (
 )
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FUNCTIONS = (*SIGNATURES, *sorted((FUNCTIONS - OPERATORS) | TABLE_FUNCTIONS))
-_LEAVE = frozenset({"exit", "quit", "\\q", ".exit", ".quit"})
-_HELP = "End a statement with ; to run it.  Tab completes names, the arrow keys recall history, \\q leaves."
+_GREETING = "End a statement with ; to run it.  Tab completes, the arrow keys recall history, \\? helps, \\q leaves."
+#: A text that is being typed behind a comparison with a label, a tag's column, a metric or a measurement.
+_VALUE = re.compile(
+    r"""(?:\blabels\s*\[\s*'(?P<label>(?:[^']|'')+)'\s*\]|(?P<column>"(?:[^"]|"")+"|\b[A-Za-z_]\w*))
+        \s*(?:=|==|!=|<>|\b(?:NOT\s+)?I?LIKE\b|\b(?:NOT\s+)?IN\s*\((?:\s*'(?:[^']|'')*'\s*,)*)
+        \s*'(?P<typed>(?:[^']|'')*)\Z""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_LABEL = re.compile(r"\blabels\s*\[\s*'(?P<typed>(?:[^']|'')*)\Z", re.IGNORECASE)
+_NAMES_OF_METRICS = ("metric", "measurement")
+#: Values that are offered at once, and what is remembered of what has been asked for.
+_MAX_OFFERED = 100
+_MAX_REMEMBERED = 1_000
 
 
 class Source(Protocol):
@@ -44,6 +56,42 @@ class SqlNames:
         self._source = source
         self._relations: list[str] | None = None
         self._columns: dict[str, list[str]] = {}
+        self._keys: list[str] | None = None
+        self._values: dict[tuple[str, str, str], list[str]] = {}
+
+    def values(self, before: str) -> tuple[str, list[str]] | None:
+        """Return what has been typed of a text between quotes, and what it may become; None outside of such a text.
+
+        ``before``: the statement up to the cursor.  Behind a comparison these are values of the label, in
+        ``labels['`` the labels there are.
+        """
+        if found := _LABEL.search(before):
+            typed = found["typed"].replace("''", "'")
+            return typed, [key for key in self._all_keys() if key.startswith(typed)]
+        found = _VALUE.search(before)
+        if found is None:
+            return None
+        typed = found["typed"].replace("''", "'")
+        if found["label"] is not None:
+            return typed, self._values_of("label", found["label"].replace("''", "'"), typed)
+        column = found["column"]
+        name = column[1:-1].replace('""', '"') if column.startswith('"') else column
+        if name.lower() in _NAMES_OF_METRICS:
+            return typed, self._values_of("name", name.lower(), typed)
+        return typed, self._values_of("label", name, typed)
+
+    def _values_of(self, kind: str, name: str, typed: str) -> list[str]:
+        asked = (kind, name, typed)
+        if asked not in self._values:
+            if len(self._values) >= _MAX_REMEMBERED:
+                self._values.clear()
+            self._values[asked] = self._first_column(values_statement(kind, name, typed, _MAX_OFFERED))
+        return self._values[asked]
+
+    def _all_keys(self) -> list[str]:
+        if self._keys is None:
+            self._keys = self._first_column("SELECT DISTINCT unnest(map_keys(labels)) AS key FROM series ORDER BY key")
+        return self._keys
 
     def candidates(self, word: str, text: str) -> list[str]:
         """Return what may stand for ``word``, typed so far, in the statement ``text``.
@@ -86,33 +134,30 @@ class _SqlCompleter(Completer):
         self._names = names
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        quoted = self._names.values(document.text_before_cursor)
+        if quoted is not None:
+            typed, values = quoted
+            width = len(typed.replace("'", "''"))
+            for value in values:
+                yield Completion(value.replace("'", "''"), start_position=-width, display=value)
+            return
         word = document.get_word_before_cursor(pattern=_WORD)
         if word or complete_event.completion_requested:
             for name in self._names.candidates(word, document.text):
                 yield Completion(name, start_position=-len(word), display_meta=SIGNATURES.get(name.lower()))
 
 
-def run_prompt(
-    source: Source,
-    *,
-    answer: Callable[[str], str],
-    session: PromptSession[str] | None = None,
-    write: Callable[[str], object] = sys.stdout.write,
-) -> None:
-    """Read and run statements until the user leaves; what goes wrong is said and the prompt goes on."""
-    session = session or new_session(source)
-    write(_HELP + "\n")
+def run_prompt(shell: Shell, session: PromptSession[str], *, write: Callable[[str], object] = sys.stdout.write) -> None:
+    """Read and run lines until the user leaves; what goes wrong is said and the prompt goes on."""
+    write(_GREETING + "\n")
     while True:
         try:
-            text = session.prompt("sql> ")
-            if text.strip().rstrip(";").lower() in _LEAVE:
+            if not shell.run(session.prompt("sql> ")):
                 return
-            for statement in split_statements(text):
-                write(answer(statement))
         except TidegaugeError as error:
             write(f"{error.message}\n")
         except KeyboardInterrupt:
-            # At the prompt: forget what was typed.  During a statement: stop waiting for it.
+            # At the prompt: forget what was typed.  During a statement: it has been cancelled.
             write("\n")
         except EOFError:
             return
@@ -124,12 +169,13 @@ def new_session(source: Source, **options: Any) -> PromptSession[str]:
     @Condition
     def unfinished() -> bool:
         text = session.default_buffer.text.strip()
-        return bool(text) and text.lower() not in _LEAVE and not is_finished(text)
+        return bool(text) and text.lower() not in LEAVE and not text.startswith("\\") and not is_finished(text)
 
     session: PromptSession[str] = PromptSession(
         history=_history(),
         completer=_SqlCompleter(SqlNames(source)),
         complete_while_typing=False,
+        complete_in_thread=True,
         multiline=unfinished,
         prompt_continuation="...> ",
         enable_history_search=True,

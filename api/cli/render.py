@@ -30,13 +30,32 @@ def render_table(table: pa.Table, *, seconds: float, max_rows: int = MAX_TABLE_R
     ]
     rows = [names, [["-" * width] for width in widths], *zip(*columns, strict=True)]
     lines = [line for row in rows for line in _lines_of(row, widths, right)]
-    took = f"{1_000 * seconds:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
-    count = table.num_rows
-    if count > max_rows:
-        lines.append(f"{max_rows} of {count} rows shown ({took}); another --format gives all of them")
-    else:
-        lines.append(f"{count} {'row' if count == 1 else 'rows'} ({took})")
+    lines.append(_count_line(table.num_rows, max_rows, seconds))
     return "\n".join(lines) + "\n"
+
+
+def render_vertical(table: pa.Table, *, seconds: float, max_rows: int = MAX_TABLE_ROWS) -> str:
+    """Return each row as a block of lines, a column a line: for rows that are wider than the terminal."""
+    shown = table.slice(0, max_rows)
+    names = [_cell(name)[0] for name in shown.column_names]
+    width = max(map(_width, names), default=0)
+    columns = [[_cell(text) for text in _texts(column)] for column in shown.columns]
+    lines = []
+    for number, row in enumerate(zip(*columns, strict=True), start=1):
+        lines.append(f"-[ row {number} ]-")
+        for name, cell in zip(names, row, strict=True):
+            first, *rest = cell
+            lines.append(f"{name}{' ' * (width - _width(name))} | {first}".rstrip())
+            lines += [f"{' ' * width} | {line}".rstrip() for line in rest]
+    lines.append(_count_line(table.num_rows, max_rows, seconds))
+    return "\n".join(lines) + "\n"
+
+
+def _count_line(count: int, max_rows: int, seconds: float) -> str:
+    took = f"{1_000 * seconds:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+    if count > max_rows:
+        return f"{max_rows} of {count} rows shown ({took}); another --format gives all of them"
+    return f"{count} {'row' if count == 1 else 'rows'} ({took})"
 
 
 def render_csv(table: pa.Table) -> bytes:

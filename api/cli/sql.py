@@ -16,7 +16,7 @@ from api.cli.statements import split_statements
 if TYPE_CHECKING:
     from api.client import SqlTable
 
-FORMATS = ("table", "csv", "json", "arrow", "parquet")
+FORMATS = ("table", "vertical", "csv", "json", "arrow", "parquet")
 _BINARY = frozenset({"arrow", "parquet"})
 _FORMAT_OF_SUFFIX = {".csv": "csv", ".json": "json", ".arrow": "arrow", ".parquet": "parquet"}
 _EPILOG = f"""example:
@@ -34,6 +34,8 @@ class Source(Protocol):
     """What answers SQL: a client of a server, or the engine in this process."""
 
     def sql(self, statement: str, *parameters: Any) -> SqlTable: ...
+
+    def cancel(self) -> None: ...
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,10 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
             _write(arguments.output, _answer(source, arguments.statement, form))
         return 0
     if sys.stdin.isatty() and arguments.output is None:
-        from api.cli.prompt import run_prompt
-
         with _open(arguments) as source:
-            run_prompt(source, answer=lambda statement: _answer(source, statement, form).decode())
+            _prompt(source, form)
         return 0
     statements = split_statements(sys.stdin.read())
     if not statements:
@@ -72,6 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
     with _open(arguments) as source:
         _write(arguments.output, *(_answer(source, statement, form) for statement in statements))
     return 0
+
+
+def _prompt(source: Source, form: str) -> None:
+    from api.cli.prompt import new_session, run_prompt
+    from api.cli.shell import Pager, Shell
+
+    def answer(statement: str, form: str, timing: bool) -> str:
+        return _answer(source, statement, form, timing=timing).decode()
+
+    write = sys.stdout.write
+    shell = Shell(source, answer=answer, write=write, form=form, pager=Pager(write))
+    run_prompt(shell, new_session(source))
 
 
 def _format(arguments: argparse.Namespace) -> str:
@@ -92,22 +104,39 @@ def _open(arguments: argparse.Namespace) -> AbstractContextManager[Source]:
     return tidegauge.open(arguments.data, read_only=True)
 
 
-def _answer(source: Source, statement: str, form: str) -> bytes:
-    """Run one statement and return its rows in the format."""
+def _answer(source: Source, statement: str, form: str, *, timing: bool = False) -> bytes:
+    """Run one statement and return its rows in the format; ``timing``: and what it took and read."""
+    from api.cli.waiting import Stopwatch, waited
+
     started = time.perf_counter()
-    table = source.sql(statement).arrow
+    with Stopwatch() as stopwatch:
+        answer = waited(lambda: source.sql(statement), source.cancel, stopwatch)
     seconds = time.perf_counter() - started
     from api.cli import render
 
-    if form == "table":
-        return render.render_table(table, seconds=seconds).encode()
+    told = f"{_told(answer.metadata, seconds)}\n".encode() if timing else b""
+    texts = {"table": render.render_table, "vertical": render.render_vertical}
+    if form in texts:
+        return texts[form](answer.arrow, seconds=seconds).encode() + told
     renderers: dict[str, Callable[[Any], bytes]] = {
         "csv": render.render_csv,
         "json": render.render_json,
         "arrow": render.render_arrow,
         "parquet": render.render_parquet,
     }
-    return renderers[form](table)
+    return renderers[form](answer.arrow) + told
+
+
+def _told(metadata: dict[str, Any], seconds: float) -> str:
+    """Return what an answer took and what it was made from."""
+    parts = [f"time {1_000 * seconds:.1f} ms"]
+    if (inside := metadata.get("elapsed_seconds")) is not None:
+        parts.append(f"of it {1_000 * inside:.1f} ms in the query")
+    if (rows := metadata.get("rows_read")) is not None:
+        parts.append(f"{rows:,} rows read from {metadata.get('files', 0)} files")
+    if metadata.get("tier"):
+        parts.append(f"tier {metadata['tier']}")
+    return ", ".join(parts)
 
 
 def _write(path: str | None, *parts: bytes) -> None:

@@ -5,7 +5,9 @@ What sends takes a :class:`Transport`; tests hand in one without a socket.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
 import ssl
 import threading
 from collections.abc import Mapping
@@ -35,6 +37,9 @@ class Transport(Protocol):
     ) -> Response:
         """Raises OSError when no whole response was received: refused, reset, timed out, not HTTP."""
 
+    def abort(self) -> None:
+        """End the request that another thread waits for, which then raises OSError; harmless when none does."""
+
     def close(self) -> None: ...
 
 
@@ -59,6 +64,7 @@ class HttpTransport:
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
         self._lock = threading.Lock()
+        self._aborted = False
         self._connection = (
             http.client.HTTPSConnection(host, port, timeout=timeout_seconds, context=ssl.create_default_context())
             if parts.scheme == "https"
@@ -70,12 +76,13 @@ class HttpTransport:
     ) -> Response:
         with self._lock:
             was_open = self._connection.sock is not None
+            self._aborted = False
             try:
                 return self._exchange(method, path, body, headers or {})
             except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
                 # The server may close a kept connection at any time; only a fresh one that fails is news.
                 # Sending the same samples twice changes nothing.
-                if not was_open:
+                if self._aborted or not was_open:
                     raise
                 return self._exchange(method, path, body, headers or {})
 
@@ -103,6 +110,14 @@ class HttpTransport:
             self._connection.close()
             raise
         return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
+
+    def abort(self) -> None:
+        """See :class:`Transport`; the server notices that the connection has ended."""
+        self._aborted = True
+        connected = self._connection.sock
+        if connected is not None:
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         with self._lock:

@@ -23,6 +23,7 @@ from pyarrow import parquet
 import tidegauge
 from api.cli.main import main
 from api.cli.prompt import SqlNames, new_session, run_prompt
+from api.cli.shell import Shell
 from api.cli.statements import is_finished, split_statements
 from api.client import SqlTable, arrow_stream
 from engine.errors import BadQuery, Unavailable
@@ -168,6 +169,9 @@ class Embedded:
             raise BadQuery("cannot run SQL: broken")
         return SqlTable(ROWS)
 
+    def cancel(self) -> None:
+        raise AssertionError("nobody has cancelled anything")
+
     def __enter__(self) -> Embedded:
         return self
 
@@ -255,7 +259,8 @@ def prompted(typed: str, source: Embedded, answer: Callable[[str], str]) -> str:
     with create_pipe_input() as pipe:
         pipe.send_text(typed)
         session = new_session(source, input=pipe, output=DummyOutput())
-        run_prompt(source, answer=answer, session=session, write=written.append)
+        shell = Shell(source, answer=lambda statement, form, timing: answer(statement), write=written.append)
+        run_prompt(shell, session, write=written.append)
     return "".join(written[1:])
 
 
