@@ -1,7 +1,7 @@
 """The configuration: one TOML file, one frozen Struct for each component, every setting with a default.
 
     server  ingest  storage  retention  query  watch  detection  bottlenecks  agent      one table each
-    rules  channels  escalation  inhibit  scale                  lists: [[rules]], [[channels]] and so on
+    rules  channels  routes  escalation  inhibit  scale          lists: [[rules]], [[channels]] and so on
 
 :func:`load_config` gives a :class:`Config` or raises :class:`~engine.errors.BadConfig` with every problem at
 once; :func:`check_config` gives the problems themselves.  Types and bounds stand with each setting, what must
@@ -34,6 +34,8 @@ from engine.config_channels import Channel as Channel
 from engine.config_escalation import Escalation as Escalation
 from engine.config_escalation import Inhibition as Inhibition
 from engine.config_escalation import default_escalation
+from engine.config_routes import Route as Route
+from engine.config_routes import default_routes
 from engine.config_rules import DEFAULT_RULES as DEFAULT_RULES
 from engine.config_rules import Rule as Rule
 from engine.config_toml import Problem
@@ -160,6 +162,7 @@ class Watch(Settings, frozen=True, kw_only=True):
     tick: Annotated[Duration, within("1s", "5m")] = _duration("5s")
     stale_after: Annotated[Duration, within("5s", "1d")] = _duration("5m")
     default_rules: bool = True
+    default_routes: bool = True
     default_escalation: bool = True
     flap_changes: Annotated[int, Meta(ge=0, le=1_000)] = 10
     flap_window: Annotated[Duration, within("1m", "1d")] = _duration("30m")
@@ -260,6 +263,7 @@ class Config(Settings, frozen=True, kw_only=True):
     bottlenecks: Bottlenecks = Bottlenecks()
     rules: tuple[Rule, ...] = ()
     channels: tuple[Channel, ...] = ()
+    routes: tuple[Route, ...] = ()
     escalation: tuple[Escalation, ...] = ()
     inhibit: tuple[Inhibition, ...] = ()
     scale: tuple[ScaleTarget, ...] = ()
@@ -271,6 +275,13 @@ class Config(Settings, frozen=True, kw_only=True):
         own = {rule.name for rule in self.rules}
         defaults = DEFAULT_RULES if self.watch.default_rules else ()
         return (*(rule for rule in defaults if rule.name not in own), *self.rules)
+
+    @property
+    def effective_routes(self) -> tuple[Route, ...]:
+        """The file's routes, then the built-in ones, unless switched off, without those of the same names."""
+        own = {route.name for route in self.routes}
+        defaults = default_routes(self.channels) if self.watch.default_routes else ()
+        return (*self.routes, *(route for route in defaults if route.name not in own))
 
     @property
     def effective_escalation(self) -> tuple[Escalation, ...]:

@@ -9,17 +9,21 @@ import string
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import inspect
 
-from engine.config import Config, Rule, ScaleTarget
+from engine.config import Config, Route, Rule, ScaleTarget
 from engine.config_base import MASK
 from engine.config_channels import ADDRESS, NEEDED, POSSIBLE, Channel
 from engine.config_rule_check import mistakes
 from engine.config_toml import Path, Problem, dotted, key_lines, parse_toml
 from engine.config_tree import TreeChecker, shown
 from engine.config_units import ByteSize, Duration
+from engine.errors import BadRequest
+from engine.model.matchers import parse_matchers
+from engine.model.weektimes import WeekTimes
 
 _DAY = Duration.parse("1d")
 
@@ -89,6 +93,7 @@ class _Consistency:
         self._retention()
         self._unique("rules", "name")
         self._unique("channels", "name")
+        self._unique("routes", "name")
         self._unique("escalation", "name")
         self._unique("inhibit", "name")
         self._unique("scale", "target")
@@ -97,6 +102,8 @@ class _Consistency:
             self._rule(place, rule)
         for place, channel in self._entries(("channels",), self._config.channels):
             self._channel(place, channel)
+        for place, route in self._entries(("routes",), self._config.routes):
+            self._route(place, route)
         for place, step in self._entries(("escalation",), self._config.escalation):
             self._known_channels((*place, "channels"), step.channels)
         for place, inhibition in self._entries(("inhibit",), self._config.inhibit):
@@ -245,6 +252,23 @@ class _Consistency:
                     self._report((*place, name), shown(in_file[name]), "group_by beside it, the labels to group by")
         for name, template in channel.payload.items():
             self._template((*place, "payload", name), template, found=_HIDDEN)
+
+    def _route(self, place: Path, route: Route) -> None:
+        self._known_channels((*place, "channels"), route.channels)
+        try:
+            parse_matchers(route.match)
+        except BadRequest as error:
+            self._report((*place, "match"), route.match, f"label matchers: {error.message}")
+        for path, text in self._entries((*place, "times"), route.times):
+            try:
+                WeekTimes.parse(text)
+            except ValueError:
+                self._report(path, text, 'days, hours, or both, such as "mon-fri 08:00-18:00"')
+        try:
+            ZoneInfo(route.timezone)
+        except (KeyError, ValueError, OSError):
+            # ZoneInfoNotFoundError is a KeyError; a path or a name with a null byte gives the others.
+            self._report((*place, "timezone"), route.timezone, 'the name of a time zone such as "Europe/Berlin"')
 
     def _url(self, path: Path, url: str, *, secret: bool = False) -> None:
         try:

@@ -34,7 +34,7 @@ COMMANDS = {
     "export": "write samples, or the answer of a statement, to a file",
     "token": "make, list and revoke API tokens",
     "check": "validate a configuration file",
-    "notify": "send a test notification to a channel",
+    "notify": "send a test notification, or show which channels an alert takes",
     "rules": "list the rules of a configuration, and test them",
     "lab": "run the server's detectors on files",
     "verify": "check everything that is stored in a data directory",

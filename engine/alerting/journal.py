@@ -41,6 +41,7 @@ from engine.alerting.evaluator import (
 )
 from engine.alerting.groups import Grouping, Groups
 from engine.alerting.holding import Flapping, Holds
+from engine.alerting.routing import Router
 from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary, rule_labels
 from engine.alerting.writes import Writes
 from engine.config import Escalation, Inhibition, Rule
@@ -93,8 +94,11 @@ class Journal:
     def select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
         return [alert_of_row(row) for row in self.read(f"SELECT {STORED} FROM alerts {where}", parameters)]
 
-    def record(self, rule: Rule, transitions: Transitions, labels_of: LabelsOf, channels: Sequence[str]) -> None:
-        """Write the changes of one rule; nothing where it has been written before."""
+    def record(self, rule: Rule, transitions: Transitions, labels_of: LabelsOf, router: Router) -> None:
+        """Write the changes of one rule; nothing where it has been written before.
+
+        ``router``: where an alert goes is decided when it fires.
+        """
         for first in range(0, len(transitions), RECORDED_AT_ONCE):
             tagset_ids = transitions.tagset_ids[first : first + RECORDED_AT_ONCE].tolist()
             labels = [labels_of(tagset_id) or {} for tagset_id in tagset_ids]
@@ -103,7 +107,7 @@ class Journal:
             self._open = {alert.fingerprint: alert for alert in self.select(_OPEN, (rule.name, wanted))}
             self._holds.expect(wanted)
             for row, key, each in zip(range(first, len(transitions)), keys, labels, strict=False):
-                self._record(rule, transitions, row, key, each, channels)
+                self._record(rule, transitions, row, key, each, router)
 
     def _record(
         self,
@@ -112,7 +116,7 @@ class Journal:
         row: int,
         key: str,
         labels: Mapping[str, str],
-        channels: Sequence[str],
+        router: Router,
     ) -> None:
         kind = int(transitions.kinds[row])
         number = float(transitions.values[row])
@@ -133,12 +137,14 @@ class Journal:
             "summary": render_summary(rule, labels, number),
             "cause_time_ns": int(transitions.times[row]),
         }
+        given = {**labels, **rule_labels(rule, labels)} if alert is None else alert.labels
         if kind == FIRED:
             news["state"] = FIRING
             news["fired_ns"] = self._now_ns
+            news["channels"] = router.channels_of(rule, given, self._now_ns)
         if alert is None:
             news["started_ns"] = int(transitions.since_ns[row])
-            alert = self._insert(rule, key, tagset_id, labels, channels, news)
+            alert = self._insert(rule, key, tagset_id, given, news)
         else:
             alert = self.update(alert, **news)
         if kind == FIRED:
@@ -179,8 +185,7 @@ class Journal:
         rule: Rule,
         key: str,
         tagset_id: int,
-        labels: Mapping[str, str],
-        channels: Sequence[str],
+        labels: dict[str, str],
         news: Mapping[str, Any],
     ) -> Alert:
         alert = self._writes.insert(
@@ -190,8 +195,8 @@ class Journal:
                 "rule": rule.name,
                 "severity": rule.severity,
                 "category": rule.category,
-                "labels": {**labels, **rule_labels(rule, labels)},
-                "channels": tuple(channels),
+                "labels": labels,
+                "channels": (),
                 "state": PENDING,
                 "threshold": level_of(rule, news["value"] if news["value"] is not None else math.nan),
                 "stale": False,

@@ -31,11 +31,12 @@ from engine.alerting.evaluator import Transitions
 from engine.alerting.groups import DUE, Grouping
 from engine.alerting.holding import NEVER, Flapping, may_inhibit
 from engine.alerting.journal import Journal
+from engine.alerting.routing import Router
 from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint, own_labels
 from engine.alerting.states import RuleState, state_of_rows
 from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
-from engine.config import Config, Escalation, Inhibition, Rule
+from engine.config import Config, Escalation, Inhibition, Route, Rule
 from engine.errors import BadRequest, NotFound
 from engine.model.times import time_text
 
@@ -54,9 +55,10 @@ class AlertStore:
         flapping: Flapping = NEVER,
         budgets: Mapping[str, int] | None = None,
         groupings: Mapping[str, Grouping] | None = None,
+        routes: Sequence[Route] = (),
     ) -> None:
         self._control = control
-        self._channels = tuple(channels)
+        self._router = Router(routes, channels)
         self._inhibitions = tuple(inhibitions)
         self._flapping = flapping
         self._budgets = dict(budgets or {})
@@ -69,6 +71,7 @@ class AlertStore:
         return cls(
             control,
             channels=tuple(channels),
+            routes=config.effective_routes,
             inhibitions=config.inhibit,
             flapping=Flapping(config.watch.flap_changes, config.watch.flap_window),
             budgets={name: each.budget for name, each in channels.items() if each.budget is not None},
@@ -108,7 +111,7 @@ class AlertStore:
         with self._journal(now_ns) as journal:
             # Causes before consequences, or those of the same tick would be told.
             for rule, transitions in sorted(changes, key=lambda change: not self._may_inhibit(change[0])):
-                journal.record(rule, transitions, labels_of, rule.channels or self._channels)
+                journal.record(rule, transitions, labels_of, self._router)
         return journal.events
 
     def _may_inhibit(self, rule: Rule) -> bool:

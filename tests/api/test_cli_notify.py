@@ -40,3 +40,86 @@ def test_what_cannot_be_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["notify", "test", "ops"]) == 2
     assert "want an entry in [[channels]]" in capsys.readouterr().err
     assert main(["notify", "try", "ops"]) == 2
+
+
+ROUTED = """
+[[channels]]
+name = "chat"
+type = "slack"
+url = "http://127.0.0.1/"
+[[channels]]
+name = "phone"
+type = "sms"
+url = "http://127.0.0.1/"
+to = ["1"]
+[[routes]]
+name = "night"
+match = 'service=~"shop|cart"'
+times = ["22:00-06:00"]
+timezone = "Europe/Berlin"
+channels = ["phone"]
+[[rules]]
+name = "own"
+metric = "m"
+op = ">"
+threshold = 1
+severity = "critical"
+channels = ["phone"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ["service=shop", "severity=critical", "--at", "2026-11-28T03:00:00Z"],
+            [
+                "category=custom, rule=any, service=shop, severity=critical at 2026-11-28T03:00:00.000000000Z",
+                "channels: phone [sms] (by route 'night')",
+            ],
+        ),
+        (
+            ["rule=response-slow", "service=shop", "--at", "2026-11-28T05:00:00Z"],
+            [
+                "category=performance, rule=response-slow, service=shop, severity=warning at "
+                "2026-11-28T05:00:00.000000000Z",
+                "channels: chat [slack] (by route 'performance')",
+                "after 15m: chat [slack] (by step 'performance')",
+            ],
+        ),
+        (
+            ["rule=own", "--at", "2026-11-28T05:00:00Z"],
+            [
+                "category=custom, rule=own, severity=critical at 2026-11-28T05:00:00.000000000Z",
+                "channels: phone [sms] (the rule 'own' names them)",
+            ],
+        ),
+        (
+            ["a=b", "--at", "2026-11-28T05:00:00Z"],
+            [
+                "a=b, category=custom, rule=any, severity=warning at 2026-11-28T05:00:00.000000000Z",
+                "channels: chat [slack], phone [sms] (no route accepts the alert, so every channel)",
+            ],
+        ),
+    ],
+)
+def test_which_channels_an_alert_would_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], lines: list[str]
+) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(ROUTED)
+    assert main(["notify", "route", *arguments, "--config", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["shop"], "cannot read label 'shop': want NAME=VALUE"),
+        (["severity=bad"], "cannot route an alert of severity 'bad': want one of critical, warning, info"),
+        (["a=b", "--at", "noon"], "cannot read time 'noon'"),
+    ],
+)
+def test_labels_that_no_alert_can_have(capsys: pytest.CaptureFixture[str], arguments: list[str], error: str) -> None:
+    assert main(["notify", "route", *arguments]) == 2
+    assert error in capsys.readouterr().err

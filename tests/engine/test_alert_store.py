@@ -22,7 +22,7 @@ from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.control import ControlDatabase
 from engine.clock import NS_PER_SECOND
-from engine.config import Escalation, Inhibition, Rule
+from engine.config import Escalation, Inhibition, Route, Rule
 from engine.config_units import Duration
 from engine.errors import BadRequest, NotFound
 
@@ -65,8 +65,9 @@ class Server:
         flapping: Flapping = NEVER,
         budgets: Mapping[str, int] | None = None,
         groupings: Mapping[str, Grouping] | None = None,
+        routes: tuple[Route, ...] = (),
     ) -> None:
-        self.flapping, self.budgets, self.groupings = flapping, budgets, groupings
+        self.flapping, self.budgets, self.groupings, self.routes = flapping, budgets, groupings, routes
         self.inhibitions, self.heartbeats_ns = inhibitions, heartbeats_ns
         self.path, self.rules, self.channels, self.escalation = path, rules, channels, escalation
         self.labels_of = labels_of
@@ -82,6 +83,7 @@ class Server:
             flapping=self.flapping,
             budgets=self.budgets,
             groupings=self.groupings,
+            routes=self.routes,
         )
         self.watch = RuleWatch(
             self.rules,

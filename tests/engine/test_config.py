@@ -42,6 +42,7 @@ SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 RULE = '[[rules]]\nname = "r"\nmetric = "cpu_usage_percent"\nop = ">"\nthreshold = 90\n'
 MAIL = '[[channels]]\nname = "a"\ntype = "email"\nserver = "localhost:25"\nfrom = "a@x"\nto = ["b@x"]\n'
 STEP = '[[escalation]]\nname = "s"\nchannels = ["ops"]\n'
+ROUTE = '[[routes]]\nname = "r"\nchannels = ["a"]\n'
 TARGET = '[[scale]]\ntarget = "shop"\nmatch = {service = "shop"}\n'
 
 
@@ -212,7 +213,7 @@ def test_documented_default_is_the_default(path: tuple[str, ...], default: Any) 
     words = {
         "rules.clear": "`threshold`",
         "rules.cooldown": "that of the category",
-        "rules.channels": "all",
+        "rules.channels": "as [routed](#routes)",
         "rules.clear_upper": "`upper`",
         "rules.divide_match": "`match`",
         "rules.divide_where": "`where`",
@@ -466,6 +467,15 @@ TABLE = [
     ('[[channels]]\nname = "a"\nurl = "http://x"\ngroup_wait = "1s"', 4, "channels[1].group_wait", "want group_by"),
     (MAIL + 'group_by = []\ngroup_text = "{alerts"', 8, "channels[1].group_text", "placeholders"),
     (MAIL + 'group_by = ["a", 1]', 7, "channels[1].group_by[2]", "want a text"),
+    (MAIL + ROUTE + 'match = "a"', 10, "routes[1].match", 'label="value"'),
+    (MAIL + ROUTE + 'match = "a=~\\"(\\""', 10, "routes[1].match", "no regular expression"),
+    (MAIL + ROUTE + 'times = ["mon", "8-9"]', 10, "routes[1].times[2]", "days, hours, or both"),
+    (MAIL + ROUTE + 'timezone = "Mars/Base"', 10, "routes[1].timezone", "Europe/Berlin"),
+    (MAIL + ROUTE + 'timezone = "../etc"', 10, "routes[1].timezone", "Europe/Berlin"),
+    (MAIL + ROUTE + 'severity = ["bad"]', 10, "routes[1].severity[1]", '"critical"'),
+    (MAIL + ROUTE + 'continue = "yes"', 10, "routes[1].continue", "true or false"),
+    (MAIL + ROUTE.replace('"a"', '"b"'), 9, "routes[1].channels[1]", "the name of one of the channels: a"),
+    (MAIL + ROUTE + ROUTE, 11, "routes[2].name", "entry 1 has this one already"),
     (STEP, 1, "escalation[1].after", "missing, want a duration"),
     (STEP + 'after = "8d"', 4, "escalation[1].after", "from 0s to 7d"),
     (STEP.replace('["ops"]', "[]") + 'after = "5m"', 3, "escalation[1].channels", "at least 1"),
