@@ -236,6 +236,8 @@ class ScaleTarget(Settings, frozen=True, kw_only=True):
     stale_after: Annotated[Duration, within("1s", "1d")] = _duration("2m")
     instance_label: Name = "host"
     instances: str | None = None
+    predict: bool = True
+    requests: str | None = None
     signals: Annotated[tuple[Signal, ...], Meta(min_length=1)] = DEFAULT_SIGNALS
 
 

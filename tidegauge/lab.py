@@ -8,5 +8,6 @@ from __future__ import annotations
 from engine.detection.batch import score_matrix, score_series
 from engine.detection.causes import rank_causes
 from engine.forecasting.arrays import forecast
+from engine.scaling.simulation import ScalingPolicy
 
-__all__ = ["forecast", "rank_causes", "score_matrix", "score_series"]
+__all__ = ["ScalingPolicy", "forecast", "rank_causes", "score_matrix", "score_series"]

@@ -19,6 +19,7 @@ _EPILOG = """example:
   tidegauge lab score machine.parquet --train-rows 20000 --output scores.parquet
   tidegauge lab causes incident.parquet --start 2026-11-26T10:00:00Z --call 'web>shop' --output causes.csv
   tidegauge lab forecast disks.csv --horizon 90 --output ahead.csv
+  tidegauge lab scale fleet.csv --max 40 --output decisions.csv
 
 A file is a table (.parquet or .csv) with a column of times and columns of numbers.
 """
@@ -40,6 +41,13 @@ _CAUSES = """Rank the services of an incident, and with --metrics their metrics.
 Rows are abnormal from --start or after the first --normal-rows; or all of FILE are, beside the table --normal. The
 output has one row for each service: rank, service, suspicion (orders, has no unit), first_row and first_time (when its
 metrics first deviate; empty for none), reason, metrics (what speaks for it, strongest first).
+"""
+_SCALE = """Decide for each row of each file how many instances there should be, as /v1/scale does with its default
+signals: one output row for each row, with the columns file, row, time, desired, recommended, action, reason and
+limited_by.
+
+A file has a time and any of the columns cpu, memory (%), response_time (s), queue, error_rate (0 to 1), request_rate
+(a second), ready (instances that serve) and target (the number asked for, of the first row). Rows are in order of time.
 """
 
 
@@ -87,6 +95,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _files(ahead)
     ahead.add_argument("--horizon", type=int, required=True, metavar="N", help="steps ahead")
     ahead.add_argument("--season", type=int, metavar="N", help="rows of the short repetition; 1 for none")
+    scale = kinds.add_parser(
+        "scale",
+        help="how many instances there should have been",
+        description=_SCALE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _files(scale)
+    scale.add_argument("--min", type=int, metavar="N", help="fewest instances (default 2)")
+    scale.add_argument("--max", type=int, metavar="N", help="most instances (default 20)")
 
 
 def _files(parser: argparse.ArgumentParser, *, one: bool = False) -> None:
@@ -97,7 +115,7 @@ def _files(parser: argparse.ArgumentParser, *, one: bool = False) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    kinds = {"score": _score, "causes": _causes, "forecast": _forecast}
+    kinds = {"score": _score, "causes": _causes, "forecast": _forecast, "scale": _scale}
     return kinds[arguments.kind](arguments)
 
 
@@ -149,6 +167,25 @@ def _causes(arguments: argparse.Namespace) -> int:
         frame = pl.DataFrame(columns)
     tables.write(frame, arguments.output)
     print(f"{len(ranking.services)} services, first {ranking.services[0]}: {arguments.output}", file=sys.stderr)
+    return 0
+
+
+def _scale(arguments: argparse.Namespace) -> int:
+    import polars as pl
+
+    from api.lab import tables
+    from api.lab.replay import decisions
+
+    limits = {"min_instances": arguments.min, "max_instances": arguments.max}
+    given = {name: value for name, value in limits.items() if value is not None}
+    tables.suffix_of(arguments.output)
+    frames = [
+        decisions(tables.read(file, time_name=arguments.time, unit=arguments.unit), given) for file in arguments.files
+    ]
+    frame = pl.concat(frames)
+    tables.write(frame, arguments.output)
+    changes = int((frame["action"] != "hold").sum())
+    print(f"{frame.height} rows, {changes} changes: {arguments.output}", file=sys.stderr)
     return 0
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.catalog.catalog import Catalog
-from engine.clock import NS_PER_DAY, Clock
+from engine.clock import NS_PER_DAY, NS_PER_SECOND, Clock
 from engine.config import ScaleTarget, Signal
 from engine.config_units import Duration
 from engine.errors import NotFound
@@ -22,12 +22,14 @@ from engine.model.matchers import equality_matchers
 from engine.model.rows import Int32Array
 from engine.query.observe import Observed as SeriesValues
 from engine.query.observe import Observer
-from engine.scaling.policy import Decision, Observed, SignalReading, decide, history_after
+from engine.scaling.demand import DemandModel
+from engine.scaling.policy import Decision, Observed, SignalReading, decide, history_after, measures_load
 from engine.scaling.store import ScaleStore
 from engine.vitals import Vitals
 
 #: An instance that has not reported for longer than this is gone for good, whatever became of it.
 REMEMBERED_NS = NS_PER_DAY
+REQUESTS_OVER_NS = 60 * NS_PER_SECOND
 RECOVERING = "samples are still being recovered from the log"
 
 
@@ -57,6 +59,7 @@ class Decider:
         self._complete = complete
         self._lock = threading.Lock()
         self._latest: dict[str, Decision] = {}
+        self._models = {target.target: DemandModel() for target in targets if target.predict}
         self._histories = {target.target: store.history(target.target) for target in targets}
 
     @property
@@ -85,7 +88,11 @@ class Decider:
             for name in self._targets if names is None else names:
                 target = self._targets[name]
                 complete = self._complete()
-                observed = self.observe(target, now_ns) if complete else _nothing_known(target)
+                observed = (
+                    self._expecting(target, self.observe(target, now_ns), now_ns)
+                    if complete
+                    else _nothing_known(target)
+                )
                 decision = decide(target, observed, self._histories[name], now_ns)
                 if not complete:
                     decision = replace(decision, reason=f"{decision.reason}; {RECOVERING}")
@@ -112,6 +119,27 @@ class Decider:
             readings.append(_reading(signal, values, fresh))
         current = self._current(target, len(reporting), oldest_ns, now_ns)
         return Observed(current, tuple(readings), len(remembered - reporting))
+
+    def _expecting(self, target: ScaleTarget, observed: Observed, now_ns: int) -> Observed:
+        """Return what is known with the demand, which is learned from it."""
+        model = self._models.get(target.target)
+        index = next((index for index, signal in enumerate(target.signals) if measures_load(signal)), None)
+        if model is None or index is None or not observed.current:
+            return observed
+        cpu = observed.readings[index]
+        if cpu.value is None or cpu.stale:
+            return observed
+        waiting = any(reading.kind == "queue" and (reading.value or 0.0) > 0.0 for reading in observed.readings)
+        load = model.load_of(observed.current, cpu.value, self._requests(target, now_ns), waiting)
+        return replace(observed, demand=model.observe(now_ns, load))
+
+    def _requests(self, target: ScaleTarget, now_ns: int) -> float | None:
+        if target.requests is None:
+            return None
+        matchers = equality_matchers(target.match)
+        values = self._observer.values(target.requests, matchers, now_ns, aggregate="rate", over_ns=REQUESTS_OVER_NS)
+        fresh = (values.times >= now_ns - int(target.stale_after)) & np.isfinite(values.values)
+        return float(values.values[fresh].sum()) if fresh.any() else None
 
     def _instances(self, target: ScaleTarget, tagset_ids: Int32Array) -> set[str]:
         found = (self._catalog.tags(tagset_id).get(target.instance_label) for tagset_id in tagset_ids.tolist())

@@ -4,17 +4,20 @@ A signal is taken to be inversely proportional to the number of instances.  Its 
 two levels, and it wants the fewest instances that bring it to the aim or below.  What a signal wants depends
 on the load alone, not on the present number of instances, so following a decision never causes the opposite
 one. The order of the steps and the reasons for each are in docs/scaling.md.
+
+Where the demand is known, what load to expect while instances start, it decides in place of the CPU signal.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.clock import NS_PER_SECOND
 from engine.config import ScaleTarget, Signal
 from engine.errors import BadConfig, Bug
+from engine.scaling.demand import Demand
 
 UP = "up"
 DOWN = "down"
@@ -29,6 +32,7 @@ BY_STALE_DATA = "stale data"
 
 # What a division rounds up is not load: 60.00000000000001 instances are 60, and 82.5 is within a tenth of 75.
 _ROUNDING = 1e-9
+FULL_PERCENT = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,14 @@ class SignalReading:
 class Observed:
     """What is known of a target: ``current`` instances (None: unknown) and its signals, in any order.
 
-    ``silent``: instances that have reported before and do so no more; they may be gone, or run unseen.
+    ``silent``: instances that have reported before and do so no more; they may be gone, or run unseen.  ``demand``:
+    the load now and ahead, None where that is not known.
     """
 
     current: int | None
     readings: tuple[SignalReading, ...]
     silent: int = 0
+    demand: Demand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class SignalInput:
 
     ``proposes``: "up" above its upper level, "down" below its lower one, "hold" between them or within the
     tolerance of its aim, None where the value is missing or stale.  ``wanted``: how many instances that
-    means.
+    means.  ``demand``: what they follow from in place of the value; None where they follow from that.
     """
 
     kind: str
@@ -90,6 +96,7 @@ class SignalInput:
     stale: bool
     proposes: str | None
     wanted: int | None
+    demand: Demand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +150,7 @@ def decide(target: ScaleTarget, observed: Observed, history: ScaleHistory, now_n
         # Instances are counted by their data then, so none means no data.
         current = None
     limits = _Limits()
-    inputs = _inputs(target, observed.readings, current, now_ns, limits)
+    inputs = _inputs(target, observed, current, now_ns, limits)
     base = _base(target, current, history, now_ns)
     if base is None:
         limits.add(BY_STALE_DATA)
@@ -157,10 +164,12 @@ def decide(target: ScaleTarget, observed: Observed, history: ScaleHistory, now_n
         desired = min(held, max(desired, _highest_need(target, history, held, now_ns)))
         if desired > recommended:
             limits.add(BY_STABILISATION, f"{desired} were needed within the last {target.stabilisation.text}")
-    if desired != held:
+    # What was asked for is not in the metrics yet, but the demand's need counts it, so it does not wait.
+    at_once = max(held, min(desired, max(target.min, min(target.max, _needed_by_demand(inputs)))))
+    if desired not in (held, at_once):
         cooling_ns = _cooling_ns(target, history, desired > held, now_ns)
         if cooling_ns > 0:
-            desired = held
+            desired = at_once
             limits.add(BY_COOLDOWN, f"the cooldown lasts for another {math.ceil(cooling_ns / NS_PER_SECOND)} s")
     action = UP if desired > base else DOWN if desired < base else HOLD
     reason = f"{cause}; {'; '.join(limits.clauses)}" if limits.clauses else cause
@@ -219,12 +228,13 @@ class _Limits:
 
 def _inputs(
     target: ScaleTarget,
-    readings: Sequence[SignalReading],
+    observed: Observed,
     current: int | None,
     now_ns: int,
     limits: _Limits,
 ) -> tuple[SignalInput, ...]:
     """Return each configured signal with its reading; two signals of one kind take theirs in order."""
+    readings = observed.readings
     given: dict[str, list[SignalReading]] = {}
     for reading in readings:
         given.setdefault(reading.kind, []).append(reading)
@@ -232,11 +242,20 @@ def _inputs(
         _input(target, signal, given[signal.kind].pop(0) if given.get(signal.kind) else None, current, now_ns)
         for signal in target.signals
     ]
+    if observed.demand is not None and current:
+        first = next((index for index, found in enumerate(inputs) if measures_load(target.signals[index])), None)
+        if first is not None and inputs[first].proposes is not None:
+            inputs[first] = _by_demand(inputs[first], observed.demand, current)
     left = sorted(kind for kind, of_kind in given.items() if of_kind)
     if left:
         raise Bug(f"cannot decide on {target.target}: got a reading of {left[0]}, want configured signals only")
     for found in inputs:
-        if found.proposes == HOLD and found.value is not None and not found.down <= found.value <= found.up:
+        if (
+            found.demand is None
+            and found.proposes == HOLD
+            and found.value is not None
+            and not found.down <= found.value <= found.up
+        ):
             limits.add(BY_TOLERANCE)
     return tuple(inputs)
 
@@ -274,6 +293,24 @@ def _input(
     )
 
 
+def measures_load(signal: Signal) -> bool:
+    """Whether the signal tells the load in instances: CPU, averaged over them."""
+    return signal.kind == "cpu" and signal.across == "avg" and 0.0 < signal.up < FULL_PERCENT
+
+
+def instances_for_demand(demand: Demand, up: float) -> int:
+    """Return the fewest instances that the load of now keeps at ``up`` percent or below, and the expected load half-way
+    between that and 100."""
+    now, high = 100.0 * demand.now / up, 100.0 * demand.high / ((up + FULL_PERCENT) / 2.0)
+    return max(0, math.ceil(max(now, high) - _ROUNDING * max(1.0, now, high)))
+
+
+def _by_demand(found: SignalInput, demand: Demand, current: int) -> SignalInput:
+    wanted = instances_for_demand(demand, found.up)
+    proposes = UP if wanted > current else DOWN if wanted < current else HOLD
+    return replace(found, proposes=proposes, wanted=wanted, demand=demand)
+
+
 def _base(target: ScaleTarget, current: int | None, history: ScaleHistory, now_ns: int) -> int | None:
     """Return the number of instances that the decision starts from; None when nothing is known.
 
@@ -307,12 +344,21 @@ def _wanted(
     raising = [found for found in needs if found.proposes == UP]
     if raising:
         wanted = max(held, raising[0].wanted or 0)
+        demand = raising[0].demand
+        if demand is not None:
+            cause = _expected(demand, raising[0].wanted or 0)
+            if wanted == held:
+                return wanted, f"hold at {held}: {cause}, and {held} are asked for already"
+            return wanted, cause
         cause = f"{_told(raising[0])} is above {_text(raising[0].up)} with {current} instances"
         if wanted == held:
             return wanted, f"hold at {held}: {cause}, and {held} are asked for already"
         return wanted, f"{cause}, {wanted} would bring it to {_text(raising[0].aim)} or below"
     holding = [found for found in needs if found.proposes == HOLD]
     if holding:
+        demand = holding[0].demand
+        if demand is not None:
+            return held, f"hold at {held}: {_expected(demand, holding[0].wanted or 0)}"
         return held, f"hold at {held}: {_told(holding[0])} is not below {_text(holding[0].down)}"
     silent = [found.kind for found in needs if found.proposes is None]
     if silent:
@@ -323,7 +369,20 @@ def _wanted(
         # The silent instances may carry load that no signal shows.
         limits.add(BY_STALE_DATA)
         return held, f"hold at {held}: only {current} instances report, {silent_instances} have fallen silent"
+    if needs[0].demand is not None:
+        return wanted, f"no signal wants more; {_expected(needs[0].demand, needs[0].wanted or 0)}"
     return wanted, f"every signal is below its lower level; {_told(needs[0])} still wants {wanted}"
+
+
+def _needed_by_demand(inputs: Sequence[SignalInput]) -> int:
+    return max((found.wanted or 0 for found in inputs if found.demand is not None), default=0)
+
+
+def _expected(demand: Demand, wanted: int) -> str:
+    return (
+        f"load is {_text(demand.now)} full instances and at most {_text(demand.high)} expected"
+        f" within {demand.lead_seconds:g} s, which takes {wanted}"
+    )
 
 
 def _told(found: SignalInput) -> str:

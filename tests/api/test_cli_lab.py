@@ -125,6 +125,25 @@ def test_times_that_are_no_grid(
     assert sentence in capsys.readouterr().err
 
 
+def test_rows_are_decided_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    times = np.arange(0, 150, 15)
+    rows = {"time": times, "cpu": [80.0] * 10, "memory": [40.0] * 10, "queue": [None] + [1.0] * 9, "ready": [4] * 10}
+    pl.DataFrame(rows).write_csv(file)
+    assert main(["lab", "scale", str(file), "--unit", "s", "--max", "6", "--output", str(output)]) == 0
+    found = pl.read_csv(output)
+    assert found["desired"].to_list() == [6] * 10
+    assert found["action"].to_list()[0] == "up"
+    assert found["limited_by"].to_list()[0] == "max"
+    assert "10 rows, 1 changes" in capsys.readouterr().err
+    pl.DataFrame({"time": [15, 0], "ready": [1, 2]}).write_csv(file)
+    assert main(["lab", "scale", str(file), "--output", str(output)]) == 1
+    assert "row 2 is before the row before it" in capsys.readouterr().err
+    pl.DataFrame({"time": [15], "cpu": [1.0]}).write_csv(file)
+    assert main(["lab", "scale", str(file), "--output", str(output)]) == 1
+    assert "neither a column ready nor target" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("step_seconds", "season"), [(86400, 7), (3600, 24), (300, 288), (7 * 86400, 1), (7000, 1)])
 def test_usual_seasons(step_seconds: float, season: int) -> None:
     assert usual_season(step_seconds) == season

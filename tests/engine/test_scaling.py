@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.clock import NS_PER_SECOND
 from engine.config import ScaleTarget, Signal
 from engine.config_units import Duration
 from engine.errors import BadConfig, Bug
+from engine.scaling.demand import Demand
 from engine.scaling.policy import (
     Decision,
     Observed,
@@ -333,6 +335,9 @@ def test_unusable_settings_and_readings_are_said() -> None:
 ALL = tuple(Signal(kind=kind) for kind in ("cpu", "memory", "response_time", "queue", "error_rate"))
 SHARES = st.integers(0, 16).map(lambda sixteenths: sixteenths / 8)
 INSTANCES = st.none() | st.integers(0, 30)
+#: Sixteenths, so that fractions are exact; most of the time nothing is known.
+LOADS = st.integers(0, 400).map(lambda sixteenths: sixteenths / 16)
+DEMANDS = st.none() | st.tuples(LOADS, LOADS).map(lambda loads: Demand(loads[0], loads[0] + loads[1] / 4))
 
 
 @st.composite
@@ -363,7 +368,8 @@ def stories(draw: st.DrawFn) -> tuple[ScaleTarget, list[tuple[int, Observed]]]:
     now_s, ticks = 0, []
     for step_s in draw(st.lists(st.sampled_from([5, 30, 60, 300, 1_000]), min_size=1, max_size=15)):
         now_s += step_s
-        ticks.append((now_s, Observed(draw(INSTANCES), draw(readings(target.signals, now_s)), draw(st.integers(0, 2)))))
+        found = draw(readings(target.signals, now_s))
+        ticks.append((now_s, Observed(draw(INSTANCES), found, draw(st.integers(0, 2)), draw(DEMANDS))))
     return target, ticks
 
 
@@ -389,7 +395,7 @@ def test_invariants_of_every_decision(story: tuple[ScaleTarget, list[tuple[int, 
         assert decision == decide(target, observed, history, now_ns)
         shuffled = list(observed.readings)
         random.shuffle(shuffled)
-        assert decision == decide(target, Observed(observed.current, tuple(shuffled), observed.silent), history, now_ns)
+        assert decision == decide(target, replace(observed, readings=tuple(shuffled)), history, now_ns)
         if decision.desired is None:
             assert history.desired is None
         else:
@@ -429,7 +435,7 @@ def test_more_load_never_means_fewer_instances(
                 reading.stale,
             )
             changed = (*observed.readings[:index], heavier, *observed.readings[index + 1 :])
-            higher = decide(target, Observed(observed.current, changed, observed.silent), history, now_ns)
+            higher = decide(target, replace(observed, readings=changed), history, now_ns)
             assert (higher.desired or 0) >= (decision.desired or 0)
         history = history_after(target, history, decision)
 
@@ -524,6 +530,7 @@ def test_a_decision_is_kept_only_when_it_says_something_new(control: ControlData
         "stale": False,
         "proposes": "up",
         "wanted": 8,
+        "demand": None,
     }
 
 

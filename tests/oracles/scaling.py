@@ -44,6 +44,8 @@ class TargetStory:
 
         needs: list[int] = []
         proposals: list[str] = []
+        by_demand = 0
+        cpu = [s for s in target.signals if s.kind == "cpu" and s.across == "avg" and 0 < s.up < 100][:1]
         for signal in target.signals:
             reading = next((found for found in observed.readings if found.kind == signal.kind), None)
             if reading is None or reading.value is None or reading.time_ns is None or reading.stale:
@@ -51,6 +53,13 @@ class TargetStory:
                 continue
             if now_ns - reading.time_ns > target.stale_after or not current:
                 proposals.append("silent")
+                continue
+            if observed.demand is not None and signal in cpu:
+                load, high, up = Fraction(observed.demand.now), Fraction(observed.demand.high), Fraction(signal.up)
+                while by_demand * up < 100 * load or by_demand * (up + 100) / 2 < 100 * high:
+                    by_demand += 1
+                needs += [by_demand] if by_demand != current else []
+                proposals.append("up" if by_demand > current else "down" if by_demand < current else "hold")
                 continue
             value, aim = Fraction(reading.value), (Fraction(signal.up) + Fraction(signal.down)) / 2
             if signal.down <= value <= signal.up or abs(value / aim - 1) <= Fraction(target.tolerance):
@@ -86,7 +95,8 @@ class TargetStory:
 
         waits_for = self.went_up_ns if answer > held else self.went_up_ns + self.went_down_ns
         if any(now_ns - t < target.cooldown for t in waits_for):
-            answer = held
+            # The demand's need does not wait.
+            answer = max(held, min(answer, nearest_allowed(by_demand)))
         if answer > start:
             self.went_up_ns.append(now_ns)
         if answer < start:
