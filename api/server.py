@@ -9,12 +9,17 @@ import logging
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from engine.config import Config
 from engine.errors import BadConfig, Unavailable
 from engine.query.memory import bound_heaps
 from engine.runtime import Engine
 from native.slabs import keep_at_most
+
+if TYPE_CHECKING:
+    from api.auth import Gate
+    from api.flight.server import FlightSqlServer
 
 LOG = logging.getLogger("tidegauge")
 #: Seconds that requests under way may take to end once the server has been told to stop.
@@ -110,9 +115,12 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
             await asyncio.to_thread(engine.recovery.wait, SHORT_RECOVERY_SECONDS)
             if told := told_of_recovery(engine):
                 print(told, flush=True)
+            if flight is not None:
+                print(f"tidegauge: Flight SQL at {flight.url}", flush=True)
             print(f"tidegauge: ready at {scheme}://{shown}:{port}", flush=True)
 
     application = Application(engine, config)
+    flight = _flight(engine, application.gate, config)
     server = Server(
         uvicorn.Config(
             application,
@@ -142,5 +150,18 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
             loop.add_signal_handler(number, stop)
         await server.serve(sockets=[listener])
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    finally:
+        if flight is not None:
+            flight.shutdown()
+
+
+def _flight(engine: Engine, gate: Gate, config: Config) -> FlightSqlServer | None:
+    """Return the Flight SQL server where one is configured; gRPC is not loaded elsewhere."""
+    if config.flight.listen is None:
+        return None
+    from api.flight.server import FlightSqlServer
+
+    return FlightSqlServer(engine, gate, config, config.flight.listen)

@@ -76,6 +76,12 @@ class Server(Settings, frozen=True, kw_only=True):
     tokens: tuple[Token, ...] = ()
 
 
+class Flight(Settings, frozen=True, kw_only=True):
+    """Arrow Flight SQL, off where ``listen`` is None; tokens and TLS are those of ``[server]``."""
+
+    listen: str | None = None
+
+
 class Ingest(Settings, frozen=True, kw_only=True):
     max_future: Annotated[Duration, within("0s", "7d")] = _duration("10m")
     max_tag_sets: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 2_000_000
@@ -255,6 +261,7 @@ class Config(Settings, frozen=True, kw_only=True):
     """Everything.  ``rules`` are the file's own; what is evaluated is :attr:`effective_rules`."""
 
     server: Server = Server()
+    flight: Flight = Flight()
     ingest: Ingest = Ingest()
     storage: Storage = Storage()
     retention: Retention = Retention()

@@ -128,20 +128,26 @@ class _Consistency:
 
     def _server(self) -> None:
         server = self._config.server
-        address = split_address(server.listen)
-        if address is None:
-            self._report(("server", "listen"), server.listen, 'HOST:PORT such as "127.0.0.1:8433"')
-        elif not is_loopback(address[0]) and not server.tokens and not server.require_token:
-            allowed = (
-                "an address of this machine alone (127.0.0.1), at least one entry in [[server.tokens]], or"
-                " server.require_token = true"
-            )
-            self._report(("server", "listen"), server.listen, allowed, involved=(("server", "tokens"),))
+        self._listen(("server", "listen"), server.listen, "127.0.0.1:8433")
+        if self._config.flight.listen is not None:
+            self._listen(("flight", "listen"), self._config.flight.listen, "127.0.0.1:8434")
         for one, other in (("tls_key", "tls_certificate"), ("tls_certificate", "tls_key")):
             if getattr(server, one) is not None and getattr(server, other) is None:
                 allowed = f"server.{other} beside it, or neither"
                 self._report(("server", one), getattr(server, one), allowed, involved=(("server", other),))
         self._at_least(("server", "max_decoded_body"), ("server", "max_body"))
+
+    def _listen(self, path: Path, listen: str, example: str) -> None:
+        server = self._config.server
+        address = split_address(listen)
+        if address is None:
+            self._report(path, listen, f'HOST:PORT such as "{example}"')
+        elif not is_loopback(address[0]) and not server.tokens and not server.require_token:
+            allowed = (
+                "an address of this machine alone (127.0.0.1), at least one entry in [[server.tokens]], or"
+                " server.require_token = true"
+            )
+            self._report(path, listen, allowed, involved=(("server", "tokens"),))
 
     def _limits(self) -> None:
         self._at_least(("storage", "wal_limit"), ("storage", "wal_segment"))

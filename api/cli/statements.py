@@ -38,6 +38,18 @@ def split_statements(text: str) -> list[str]:
     return statements
 
 
+def code_of(text: str) -> str:
+    """Return a statement without what stands in quotes and comments."""
+    code = ""
+    for piece in _PIECE.finditer(text):
+        part = piece[0]
+        if _COMMENT.match(part):
+            code += " "
+        else:
+            code += "''" if part[0] in "'\"" or piece["tag"] else part
+    return code
+
+
 def is_finished(text: str) -> bool:
     """Tell whether the last statement of ``text`` is ended, with only white space and comments after it."""
     ended = False
