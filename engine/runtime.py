@@ -59,7 +59,9 @@ from engine.maintenance.watch import Watcher
 from engine.model.matchers import Matcher
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
 from engine.query.exports import Exports, arrow_of_columns
+from engine.query.foundrows import FoundRows
 from engine.query.link import LocalLink, ProcessLink, QueryLink
+from engine.query.newest import NewestReader
 from engine.query.observe import Observer
 from engine.query.panels import PanelReader
 from engine.query.pasts import Pasts
@@ -213,7 +215,14 @@ class Engine:
         self.manifest.findings += [each for each in self.manifest.check() if each.kind in ("missing", "damaged")]
         check_segments(fs, self._root, self.catalog, manifest, self._path("catalog.log"))
         self.hot = HotStore()
-        self.samples = SampleStore(fs, self._root, self.hot, manifest.segments, manifest.deletions)
+        self.samples = SampleStore(
+            fs,
+            self._root,
+            self.hot,
+            manifest.segments,
+            manifest.deletions,
+            cache_bytes=int(self.config.query.cache),
+        )
         self.dirty = DirtyBuckets(
             self.samples.gather,
             self._flush_pieces,
@@ -328,7 +337,8 @@ class Engine:
 
     def _open_queries(self) -> None:
         query = self.config.query
-        self.exports = Exports(self.samples, self._root)
+        self.newest = NewestReader(self.samples)
+        self.exports = Exports(self.samples, self._root, FoundRows(self.catalog, self.samples, self.newest))
         self.sql_turns, self.query_turns = (
             Turns(
                 path,
@@ -636,6 +646,7 @@ class Engine:
                         tables=tables,
                         findings=findings,
                         visible=visible,
+                        plan=needed.plan,
                         limits=SqlLimits(
                             timeout_seconds=caller.timeout_seconds or settings.timeout.seconds,
                             max_rows=settings.max_rows,

@@ -23,11 +23,13 @@ import numpy.typing as npt
 from engine.clock import NS_PER_MINUTE
 from engine.hot.block import MAX_BLOCK_ROWS, Block
 from engine.hot.places import Places
-from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows
+from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows, absent_matrix
 from engine.segments.deletions import Hole, hole_mask, without_holes
 from native.arrival import newest_rows, split_late, touched_rows, update_latest
 from native.columns import is_absent
 
+#: More than all numbers of tag sets.
+MAX_TAGSETS = 1 << 31
 _generations = itertools.count()
 _NO_TIMES: Int64Array = np.empty(0, np.int64)
 _NO_VALUES: Float64Array = np.empty(0, np.float64)
@@ -84,6 +86,8 @@ class HotTable:
         # Tag sets below `seen_below` that have no place may have had rows up to `seen_until_ns`.
         self.seen_below = 0
         self.seen_until_ns = NEVER_NS
+        #: Newest samples were deleted: what was the newest before may be in a segment.
+        self.lost_newest = False
         self.latest_times: dict[int, Int64Array] = {}
         self.latest_values: dict[int, Float64Array] = {}
 
@@ -335,6 +339,28 @@ class HotStore:
                 table.latest_values[field_id][:count][present],
             )
 
+    def latest_of(
+        self, table_id: int, tagset_ids: Int32Array, field_ids: Sequence[int]
+    ) -> tuple[Int64Array, Float64Array, tuple[int, int]]:
+        """Return times int64[fields, n], NEVER_NS where nothing is known, and values of the newest samples; and what
+        may not be among them: tag sets below a number, which may have had rows up to a time (ns).
+        """
+        times = np.full((len(field_ids), len(tagset_ids)), NEVER_NS, np.int64)
+        values = absent_matrix(len(field_ids), len(tagset_ids))
+        with self.lock:
+            table = self._tables.get(table_id)
+            if table is None:
+                return times, values, (0, NEVER_NS)
+            places, _ = self._places.of(tagset_ids)
+            known = places >= 0
+            places = places[known]
+            for index, field_id in enumerate(field_ids):
+                if field_id in table.latest_times:
+                    times[index, known] = table.latest_times[field_id][places]
+                    values[index, known] = table.latest_values[field_id][places]
+            unknown = (MAX_TAGSETS, FOREVER_NS) if table.lost_newest else (table.seen_below, table.seen_until_ns)
+            return times, values, unknown
+
     @property
     def series_nbytes(self) -> int:
         """How much memory is taken by what is known of each tag set in use."""
@@ -437,6 +463,7 @@ class HotStore:
             for field, times in table.latest_times.items():
                 known = Rows(seen, times[: table.count], (), np.empty((0, table.count)))
                 lost = hole_mask(known, hole)
+                table.lost_newest |= bool(lost.any())
                 times[: table.count][lost] = NEVER_NS
                 table.latest_values[field][: table.count][lost] = np.nan
             for block in sorted(kept, key=lambda block: block.late):

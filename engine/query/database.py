@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import duckdb
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -24,6 +25,7 @@ from engine.errors import BadQuery, Bug, QueryLimit, TidegaugeError, Unavailable
 from engine.model.rows import Int32Array
 from engine.query.connection import LOG, Seat, connect, lock, set_aside
 from engine.query.deadlines import Deadlines, Watch
+from engine.query.plans import Plan, Plans
 from engine.query.predicates import Evaluator
 from engine.query.relations import FINDINGS, Relations, VisibleRelations
 from engine.query.scans import SegmentFiles
@@ -79,6 +81,7 @@ class Database:
         self._tags = TagStore(self.catalogue)
         self._relations = Relations(self.catalogue, self._tags, pooled_tables, findings)
         self._files = SegmentFiles()
+        self._plans = Plans()
         self._deadlines = Deadlines()
         self._defining = threading.Lock()
         self._closing = threading.Condition()
@@ -155,7 +158,9 @@ class Database:
             relations, tagset_ids = self._seen(visible)
             statement = parse(sql, _serialiser(cursor), relations.by_name())
             scopes = self._resolver(cursor, relations, parameters, tagset_ids).scopes(statement)
-            return needed_of(relations, self._tags, scopes, statement)
+            found = needed_of(relations, self._tags, scopes, statement)
+        plan = Plan((sql, tuple(parameters), visible), relations, statement, scopes)
+        return msgspec.structs.replace(found, plan=self._plans.keep(plan))
 
     def _seen(self, visible: Visible) -> tuple[Relations, Int32Array | None]:
         """Return the relations that exist for a statement, and of which tag sets (None: of all)."""
@@ -181,13 +186,19 @@ class Database:
                 self._relations.mark_pooled(source.table_id)
         limits = request.limits
         with self._packs.reading(), self._cursor(limits.timeout_seconds, request.sql) as (cursor, watch):
-            relations, tagset_ids = self._seen(request.visible)
-            statement = parse(request.sql, _serialiser(cursor), relations.by_name())
+            plan = self._plans.take(request.plan, (request.sql, tuple(request.parameters), request.visible))
+            if plan is None:
+                relations, tagset_ids = self._seen(request.visible)
+                statement = parse(request.sql, _serialiser(cursor), relations.by_name())
+                scopes = None
+            else:
+                relations, statement, scopes = plan.relations, plan.statement, plan.scopes
             if statement.kind == "show_tables":
                 stream, rows = _stream(_show_tables(relations).to_reader(), limits, watch)
                 rows_read = files = 0
             else:
-                scopes = self._resolver(cursor, relations, request.parameters, tagset_ids).scopes(statement)
+                if scopes is None:
+                    scopes = self._resolver(cursor, relations, request.parameters, tagset_ids).scopes(statement)
                 views = Views(
                     cursor,
                     relations,

@@ -16,31 +16,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from engine.hot.store import BlockView
 from engine.model.rows import FOREVER_NS, NEVER_NS, Rows, concat, sort_merge
+from engine.query.foundrows import FoundRows, arrow_of_rows, stream_of
 from engine.query.samples import SampleStore, Snapshot, any_between
 from engine.query.sources import NeededTable, ParquetFile, TableSource
 from engine.segments.reader import column_names, segment_path
-from native.columns import is_absent
 
 _SHARED_MEMORY = "/dev/shm"
 _PREFIX = "tidegauge-"
-
-
-def arrow_of_rows(rows: Rows) -> pa.Table:
-    """Return rows with the columns the query process reads: tagset_id, time, and ``f<field id>`` with nulls."""
-    columns = {
-        "tagset_id": pa.array(rows.tagset_ids),
-        "time": pa.array(rows.times).cast(pa.timestamp("ns")),
-    }
-    for index, field_id in enumerate(rows.field_ids):
-        column = np.ascontiguousarray(rows.values[index])
-        absent = is_absent(column)
-        columns[f"f{field_id}"] = pa.array(column, mask=absent if absent.any() else None)
-    return pa.table(columns)
 
 
 def arrow_of_columns(columns: Sequence[tuple[str, str]], values: Mapping[str, Sequence[Any]]) -> bytes:
@@ -58,18 +44,15 @@ def arrow_of_columns(columns: Sequence[tuple[str, str]], values: Mapping[str, Se
             arrays[name] = pa.array(values[name], pa.int64()).cast(pa.timestamp("ns"))
         else:
             arrays[name] = pa.array(values[name], types[sql_type])
-    table = pa.table(arrays)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    return stream_of(pa.table(arrays))
 
 
 class Exports:
     """The exported files of one engine; thread-safe.  ``close`` removes them."""
 
-    def __init__(self, samples: SampleStore, root: str) -> None:
-        self._samples, self._root = samples, root
+    def __init__(self, samples: SampleStore, root: str, found: FoundRows | None = None) -> None:
+        """``found``: looks up rows of statements that need few of them."""
+        self._samples, self._root, self._found = samples, root, found
         parent = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
         _remove_abandoned(parent or tempfile.gettempdir())
         self.directory = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)
@@ -100,6 +83,9 @@ class Exports:
 
     def _source(self, table: NeededTable, held: list[str]) -> TableSource:
         table_id = table.table_id
+        found = None if self._found is None else self._found.source(table)
+        if found is not None:
+            return found
         start_ns = NEVER_NS if table.start_ns is None else table.start_ns
         end_ns = FOREVER_NS if table.end_ns is None else table.end_ns
         snapshot = self._samples.snapshot(table_id, start_ns, end_ns)

@@ -7,6 +7,8 @@ never changes an answer: DuckDB applies every condition itself as well.
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +17,7 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
+from engine.clock import NS_PER_SECOND
 from engine.query.functions import CLOCK_WORDS, CLOCKS, PUSHABLE
 from engine.query.links import link_equal, link_join, link_subquery
 from engine.query.sources import JsonScalar
@@ -155,7 +158,10 @@ def _attribute(conjunct: Node, sources: list[Source], joins: list[Node], clock_w
             return node
         names, key = column_of(node)
         if names is None:
-            return {name: replace(child) for name, child in node.items()}
+            return {
+                name: replace(child) if child and isinstance(child, (dict, list)) else child
+                for name, child in node.items()
+            }
         if len(names) == 1:
             if names[0] in clock_words:
                 return node
@@ -287,6 +293,9 @@ class Evaluator:
             raise ValueError("a parameter without a value") from None
 
     def _nanoseconds(self, expression: Node) -> int | None:
+        written = _written_ns(expression)
+        if written is not None:
+            return written
         try:
             text, parameters = self._filled(_NANOSECONDS, expression)
             value = self._connection.execute(text, parameters).fetchall()[0][0]
@@ -309,8 +318,35 @@ class Evaluator:
 _UNEVALUATED = (duckdb.Error, ValueError, RecursionError)
 _ACCEPTED = "SELECT number FROM tidegauge_values WHERE tidegauge_hole ORDER BY number"
 _NANOSECONDS = "SELECT epoch_ns(CAST(tidegauge_hole AS TIMESTAMP_NS))"
+#: Microseconds at most: finer ones are cut off by a cast to TIMESTAMP and kept by one to TIMESTAMP_NS.
+_WRITTEN = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?Z?)?", re.ASCII)
 #: Their trees, which only depend on the version of DuckDB.
 _TEMPLATES: dict[str, Node] = {}
+
+
+def _written_ns(expression: Node) -> int | None:
+    """Return the nanoseconds of a time that is written out in UTC, ``'2026-03-01 12:00'`` or a TIMESTAMP of it."""
+    if expression.get("class") == "CAST":
+        if expression.get("try_cast") or not _is_timestamp(expression):
+            return None
+        expression = expression["child"]
+    try:
+        text = literal_of(expression)
+    except ValueError:
+        return None
+    found = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
+    if found is None or not 1678 <= int(found[1]) <= 2261:
+        return None
+    try:
+        moment = dt.datetime(*(int(part or 0) for part in found.groups()[:6]), tzinfo=dt.UTC)  # type: ignore[misc,arg-type]
+    except ValueError:
+        return None
+    return int(moment.timestamp()) * NS_PER_SECOND + int((found[7] or "").ljust(9, "0"))
+
+
+def _is_timestamp(cast: Node) -> bool:
+    named = cast.get("type_expr") or {}
+    return named.get("type_name") == "TIMESTAMP" or (cast.get("cast_type") or {}).get("id") == "TIMESTAMP"
 
 
 def equal_to(expression: Node) -> list[Node]:

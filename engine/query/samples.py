@@ -15,11 +15,12 @@ from engine.disk.filesystem import FileSystem
 from engine.hot.block import Block
 from engine.hot.store import BlockView, HotStore, remaining_of
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
-from engine.model.selection import select
+from engine.model.selection import FEW_TAGSETS, select
+from engine.segments.columns import DEFAULT_CACHE_BYTES, ColumnCache, search_segment
 from engine.segments.deletions import Deletion, Hole, expired_hole, holes_of, without_holes
-from engine.segments.footer import FooterCache
+from engine.segments.footer import FooterCache, map_segment
 from engine.segments.layout import SegmentMeta
-from engine.segments.reader import read_segment
+from engine.segments.reader import read_segment, segment_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,9 @@ class SampleStore:
         hot: HotStore,
         segments: Sequence[SegmentMeta],
         deletions: Sequence[Deletion] = (),
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
+        """``cache_bytes``: for decoded columns of segments that are searched."""
         self.hot = hot
         self._fs, self._root = fs, root
         self._segments: dict[int, tuple[SegmentMeta, ...]] = {}
@@ -58,6 +61,7 @@ class SampleStore:
         self._hidden_before_ns: dict[int, int] = {}
         self._unhidden = threading.local()
         self._footers = FooterCache()
+        self._columns = ColumnCache(cache_bytes)
         self._lock = threading.Lock()
         self._epoch = 0
         self._readers: dict[int, int] = {}
@@ -194,6 +198,24 @@ class SampleStore:
                 expected += rows * overlap / (high + 1 - low)
         return round(expected)
 
+    def at_least(self, table_id: int, start_ns: int, end_ns: int, tagset_ids: Int32Array, enough: int) -> int:
+        """Return a number of rows that there certainly are of these tag sets (ascending) in the range.
+
+        It is that of the row groups that hold nothing else; counting ends beyond ``enough``.  Raises Damage.
+        """
+        found = 0
+        with self.reading():
+            snapshot = self.snapshot(table_id, start_ns, end_ns)
+            for meta in (*snapshot.settled, *snapshot.disturbed):
+                path = segment_path(self._root, meta)
+                footer = self._footers.known(path, meta)
+                if footer is None:
+                    footer = self._footers.footer(path, map_segment(self._fs, path), meta)
+                found += footer.certain_rows(start_ns, end_ns, tagset_ids)
+                if found > enough:
+                    break
+        return found
+
     def read(
         self,
         meta: SegmentMeta,
@@ -203,6 +225,19 @@ class SampleStore:
         field_ids: tuple[int, ...] | None = None,
     ) -> Rows:
         """Return the rows of a segment that count."""
+        if tagset_ids is not None and len(tagset_ids) <= FEW_TAGSETS:
+            rows = search_segment(
+                self._fs,
+                self._root,
+                meta,
+                start_ns=start_ns,
+                end_ns=end_ns,
+                tagset_ids=tagset_ids,
+                field_ids=field_ids,
+                footers=self._footers,
+                columns=self._columns,
+            )
+            return without_holes(rows, self.holes(meta))
         rows = read_segment(
             self._fs,
             self._root,

@@ -199,6 +199,11 @@ def _outside(condition: Any, holes: Sequence[Hole]) -> Any:
 def hot_scans(source: TableSource) -> list[Scan]:
     """Map the Arrow files of a source.  Raises Unavailable when a file is gone, Damage when it is not one of rows."""
     groups: dict[tuple[str, ...], list[pa.Table]] = {}
+    if source.rows:
+        with pa.ipc.open_stream(source.rows) as reader:
+            table = reader.read_all()
+        columns = {int(name[1:]): (name,) for name in table.column_names if name not in _KEYS}
+        return [Scan(table, columns, source.exact, table.num_rows, source.rows_files)]
     for path in source.arrow:
         try:
             with pa.memory_map(path) as mapped:

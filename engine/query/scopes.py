@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from engine.errors import BadQuery
 from engine.model.rows import FIELD_ID_BITS, Int32Array
+from engine.query.lastpoint import newest_only
 from engine.query.links import SERIES_ID
 from engine.query.predicates import Evaluator, Predicate, Use, find_uses
 from engine.query.relations import FIXED_RELATIONS, TIME, MetricTable, Relation, Relations
@@ -245,6 +247,10 @@ def needed_of(relations: Relations, tags: TagStore, scopes: Sequence[Scope], sta
             for table_id, field_ids in (scope.fields or {}).items():
                 ids = scope.tagset_ids
                 add(table_id, scope, field_ids, None if ids is None else ids[tags.tables_of(ids) == table_id])
+    found = newest_only(statement, relations)
+    if found is not None:
+        table_id = found[0].table_id
+        tables[table_id] = msgspec.structs.replace(tables[table_id], newest=True, skips_nan=found[1])
     wanted = [scope for scope in scopes if scope.relation.kind == "rollup"]
     every = any(scope.fields is None for scope in wanted)
     return Needed(
@@ -267,4 +273,5 @@ def _union(one: NeededTable, other: NeededTable) -> NeededTable:
         start_ns=None if None in starts else min(start for start in starts if start is not None),
         end_ns=None if None in ends else max(end for end in ends if end is not None),
         tagset_ids=both(one.tagset_ids, other.tagset_ids),
+        once=False,
     )

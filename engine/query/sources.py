@@ -38,6 +38,8 @@ class TableSource(msgspec.Struct, frozen=True, kw_only=True):
     file as it likes; other columns are ignored.  ``arrow``: paths of uncompressed Arrow IPC files, mapped rather than
     read, with tagset_id int32, time timestamp[ns] and one nullable float64 column ``f<field number>`` a field.
     ``pooled``: the metric's name is the tag ``__name__`` instead of ``<table>_<field>``.
+    ``rows``: an Arrow IPC stream of such columns, of rows that were looked up ahead; ``exact``: all rows are of the tag
+    sets and times that the statement can use; ``rows_files``: in how many segments and hot blocks they were found.
     """
 
     table_id: int
@@ -45,6 +47,9 @@ class TableSource(msgspec.Struct, frozen=True, kw_only=True):
     pooled: bool = False
     parquet: tuple[ParquetFile, ...] = ()
     arrow: tuple[str, ...] = ()
+    rows: bytes = b""
+    rows_files: int = 0
+    exact: bool = False
 
 
 class SqlLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +67,7 @@ class SqlRequest(msgspec.Struct, frozen=True, kw_only=True):
     a table without a source is taken to be empty.  ``findings`` maps relation names (``alerts``, ``decisions``, ...)
     to Arrow IPC streams, with their schema even when they have no rows.  ``definitions`` are native catalogue
     definitions that the other side may not know yet.  ``visible``: which series there are for the statement.
+    ``plan``: that of the :class:`Needed` which this answers; 0 for none.
     """
 
     sql: str
@@ -71,6 +77,7 @@ class SqlRequest(msgspec.Struct, frozen=True, kw_only=True):
     definitions: bytes = b""
     visible: Visible = ()
     limits: SqlLimits = SqlLimits()
+    plan: int = 0
 
 
 class SqlAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +99,9 @@ class NeededTable(msgspec.Struct, frozen=True, kw_only=True):
 
     ``field_ids``: the fields it can name, ``None`` for all.  Rows outside ``start_ns <= time < end_ns`` cannot matter
     (``None``: no bound was found).  ``tagset_ids``: the only tag sets that can matter, ascending; ``None`` for all
-    or too many to list.
+    or too many to list.  ``once``: the statement mentions no other part of the table.
+
+    ``newest``: of each series no sample but the newest can matter, unless, with ``skips_nan``, that is NaN.
     """
 
     table_id: int
@@ -101,15 +110,20 @@ class NeededTable(msgspec.Struct, frozen=True, kw_only=True):
     start_ns: int | None = None
     end_ns: int | None = None
     tagset_ids: tuple[int, ...] | None = None
+    once: bool = True
+    newest: bool = False
+    skips_nan: bool = False
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
     """What a valid statement reads: tables to prepare, findings to send, rollup relations to bring up to date.
 
-    ``rollup_tables``: the tables whose rows of these relations can matter, ``None`` for all.
+    ``rollup_tables``: the tables whose rows of these relations can matter, ``None`` for all.  ``plan``: number under
+    which the statement is remembered as it was read.
     """
 
     tables: tuple[NeededTable, ...] = ()
     findings: tuple[str, ...] = ()
     rollups: tuple[str, ...] = ()
     rollup_tables: tuple[int, ...] | None = ()
+    plan: int = 0

@@ -128,10 +128,17 @@ class Views:
             field_ids = tuple(column.field_id for column in columns if column.key is None)
         keys = [column for column in columns if column.key is not None and self._names(column.name)]
         tags = ""
-        if keys or scope.tagset_ids is not None:
+        source = self._sources.get(table_id)
+        alone = scope.tagset_ids is not None and len(scope.tagset_ids) == 1 and source is not None and source.exact
+        if alone and scope.tagset_ids is not None:
+            # All rows are of one tag set: what it is called needs no join.
+            values = {column: self._constant(column, scope.tagset_ids) for column in keys}
+        elif keys or scope.tagset_ids is not None:
             ids = self._tags.of_table(table_id) if scope.tagset_ids is None else scope.tagset_ids
             tags = f" JOIN {self._tag_columns(ids, keys)} t ON t.tagset_id = r.tagset_id"
-        values = {column: f"t.k{index}" for index, column in enumerate(keys)}
+            values = {column: f"t.k{index}" for index, column in enumerate(keys)}
+        else:
+            values = {}
         wanted = set(field_ids)
         values |= {column: f"r.f{column.field_id}" for column in columns if column.field_id in wanted}
         selected = ['r."time" AS "time"']
@@ -139,6 +146,11 @@ class Views:
             value = values.get(column, "NULL::DOUBLE" if column.key is None else "NULL::VARCHAR")
             selected.append(f"{value} AS {quoted(column.name)}")
         return f"SELECT {', '.join(selected)} FROM ({self._rows(table_id, field_ids, scope)}) r{tags}"
+
+    def _constant(self, column: Column, tagset_ids: Int32Array) -> str:
+        assert column.key is not None
+        text = self._tags.texts(column.key, tagset_ids)[0].as_py()
+        return "NULL::VARCHAR" if text is None or "\0" in text else f"{literal(text)}::VARCHAR"
 
     def _tag_columns(self, tagset_ids: Int32Array, keys: Sequence[Column]) -> str:
         arrays: dict[str, pa.Array] = {"tagset_id": pa.array(tagset_ids)}

@@ -9,6 +9,7 @@ the memory for statements, a margin for what it allocates beside its own count, 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import queue
 import resource
@@ -95,6 +96,9 @@ class Worker:
             return
         self._space = AddressSpace(opened.memory_limit_bytes + MARGIN_BYTES)
         threading.Thread(target=self._roll, name="rollups", daemon=True).start()
+        # What is loaded by now stays: it need not be looked through with every collection.
+        gc.collect()
+        gc.freeze()
         self._reply(wire.Ready(os.getpid()))
         while self._dispatch(*self._receive()):
             pass

@@ -81,6 +81,12 @@ class Footer:
             keep &= low < np.searchsorted(tagset_ids, self.last_tagsets, side="right")
         return [int(group) for group in np.flatnonzero(keep)]
 
+    def certain_rows(self, start_ns: int, end_ns: int, tagset_ids: Int32Array) -> int:
+        """Return how many rows are in row groups of nothing but one of the ascending tag sets, inside the range."""
+        inside = (self.first_tagsets == self.last_tagsets) & (self.first_times >= start_ns) & (self.last_times < end_ns)
+        groups = np.flatnonzero(inside & np.isin(self.first_tagsets, tagset_ids))
+        return sum(self.metadata.row_group(int(group)).num_rows for group in groups)
+
 
 class FooterCache:
     """The footers of the segments used last; thread-safe.  Files never change, so an entry never goes
@@ -92,14 +98,21 @@ class FooterCache:
         self._lock = threading.Lock()
         self._footers: OrderedDict[tuple[str, int], Footer] = OrderedDict()
 
-    def footer(self, path: str, body: memoryview, meta: SegmentMeta) -> Footer:
-        """Return the footer of the mapped file ``body``, parsed only when it is not known.  Raises Damage."""
+    def known(self, path: str, meta: SegmentMeta) -> Footer | None:
+        """Return a file's footer if it has been parsed lately."""
         key = (path, meta.footer_crc32c)
         with self._lock:
             known = self._footers.get(key)
             if known is not None:
                 self._footers.move_to_end(key)
-                return known
+            return known
+
+    def footer(self, path: str, body: memoryview, meta: SegmentMeta) -> Footer:
+        """Return the footer of the mapped file ``body``, parsed only when it is not known.  Raises Damage."""
+        key = (path, meta.footer_crc32c)
+        known = self.known(path, meta)
+        if known is not None:
+            return known
         footer = parse_footer(path, body, meta)
         with self._lock:
             self._footers[key] = footer

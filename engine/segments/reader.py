@@ -7,7 +7,7 @@ Whatever does not fit is Damage with the path, never a wrong number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -150,6 +150,27 @@ def _read_rows(
                     _fill_gaps(values[index, at:end], table.column(column.column), column, selection)
         at = end
     return Rows(np.concatenate(tagsets), np.concatenate(times), field_ids, values)
+
+
+#: Reads columns of a row group: (row group, column names) -> table.
+ReadGroup = Callable[[int, Sequence[str]], pa.Table]
+
+
+def decode_keys(read: ReadGroup, group: int) -> tuple[Int32Array, Int64Array]:
+    """Return the tag sets and times of a whole row group, which ascend."""
+    keys = read(group, [TAGSET_COLUMN, TIME_COLUMN])
+    return _keys(keys.column(TAGSET_COLUMN), np.int32), _keys(keys.column(TIME_COLUMN), np.int64)
+
+
+def decode_field(read: ReadGroup, group: int, stored: Sequence[FieldColumn]) -> Float64Array:
+    """Return the cells of a field, which has one or several columns, of a whole row group."""
+    table = read(group, [column.column for column in stored])
+    values = np.empty(table.num_rows, np.float64)
+    everything = slice(0, table.num_rows)
+    _fill(values, table.column(stored[0].column), stored[0], everything)
+    for column in stored[1:]:
+        _fill_gaps(values, table.column(column.column), column, everything)
+    return values
 
 
 def _select(

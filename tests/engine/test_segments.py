@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 
 from engine.disk.real import RealFileSystem
 from engine.errors import Bug, Damage, DiskFull, Unavailable
-from engine.model.rows import Int32Array, Rows
+from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Rows
 from engine.segments import classify, footer, writer
 from engine.segments.classify import plan_column
+from engine.segments.columns import ColumnCache, search_segment
 from engine.segments.footer import FooterCache
 from engine.segments.layout import (
     FieldColumn,
@@ -195,6 +196,40 @@ def test_narrowed_reading_is_reading_and_then_narrowing(rows: Rows, data: st.Dat
     keys = list(zip(read.tagset_ids.tolist(), read.times.tolist(), strict=True))
     assert keys == sorted(keys)
     assert read.field_ids == tuple(sorted(read.field_ids))
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=rows_of_a_table(), data=st.data(), cache_bytes=st.sampled_from([0, 200, 2_000, 1 << 20]))
+def test_searching_by_way_of_kept_columns_is_reading(rows: Rows, data: st.DataObject, cache_bytes: int) -> None:
+    fs = MemoryFileSystem()
+    meta = write_segment(fs, ROOT, spec_for(rows, row_group_rows=data.draw(st.sampled_from([1, 3, 50]))), rows, tags_of)
+    footers, columns = FooterCache(), ColumnCache(cache_bytes)
+    for _ in range(3):
+        wanted = np.array(sorted(data.draw(st.sets(st.sampled_from([*rows.tagset_ids.tolist(), 10**6])))), np.int32)
+        start_ns = data.draw(st.sampled_from([NEVER_NS, *rows.times.tolist()]))
+        end_ns = data.draw(st.sampled_from([FOREVER_NS, *rows.times.tolist()]))
+        field_ids = data.draw(st.one_of(st.none(), st.sets(st.sampled_from([*rows.field_ids, 77])).map(tuple)))
+        expected = read_segment(
+            fs, ROOT, meta, start_ns=start_ns, end_ns=end_ns, tagset_ids=wanted, field_ids=field_ids
+        )
+        found = search_segment(
+            fs,
+            ROOT,
+            meta,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            tagset_ids=wanted,
+            field_ids=field_ids,
+            footers=footers,
+            columns=columns,
+        )
+        assert (found.field_ids, found.tagset_ids.tolist(), found.times.tolist()) == (
+            expected.field_ids,
+            expected.tagset_ids.tolist(),
+            expected.times.tolist(),
+        )
+        assert found.values.tobytes() == expected.values.tobytes()
+        assert columns.nbytes <= cache_bytes
 
 
 def test_unknown_fields_are_left_out_and_no_field_gives_the_keys() -> None:
