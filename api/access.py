@@ -32,6 +32,8 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/alerts"): "filtered",
     ("GET", "/v1/alerts/{alert_id}"): "filtered",
     ("POST", "/v1/alerts/{alert_id}/ack"): "filtered",
+    ("DELETE", "/v1/alerts/{alert_id}/ack"): "filtered",
+    ("POST", "/v1/alerts/{alert_id}/close"): "filtered",
     ("GET", "/v1/anomalies"): "filtered",
     ("GET", "/v1/silences"): "filtered",
     ("POST", "/v1/silences"): "filtered",

@@ -114,7 +114,7 @@ def needed_scope(method: str, path: str) -> str:
     """Return the scope that a path needs."""
     if path in _WRITE_PATHS:
         return "write"
-    if path.endswith("/ack"):
+    if path.endswith("/ack") or (path.startswith("/v1/alerts/") and path.endswith("/close")):
         return "ack"
     if path == "/v1/tokens" or path.startswith("/v1/tokens/"):
         return "admin"

@@ -16,7 +16,7 @@ ChannelType = Literal["webhook", "slack", "email", "sms"]
 ADDRESS = re.compile(r"[!-+\--;=?A-~]+@[!-+\--;=?A-~]+")
 
 _GROUPING = ("group_by", "group_wait", "group_interval", "group_repeat")
-_SHARED = ("name", "type", "timeout", "budget", "heartbeat", *_GROUPING)
+_SHARED = ("name", "type", "timeout", "budget", "heartbeat", "digest", *_GROUPING)
 #: The settings of each kind: those it needs, and those it may have beside the shared ones.
 NEEDED: dict[ChannelType, tuple[str, ...]] = {
     "webhook": ("url",),
@@ -49,6 +49,7 @@ class Channel(Settings, frozen=True, kw_only=True):
     timeout: Annotated[Duration, within("100ms", "1m")] = Duration.parse("5s")
     budget: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     heartbeat: Annotated[Duration, within("10s", "1d")] | None = None
+    digest: Annotated[Duration, within("10m", "30d")] | None = None
     group_by: tuple[str, ...] | None = None
     group_wait: Annotated[Duration, within("0s", "1h")] = Duration.parse("30s")
     group_interval: Annotated[Duration, within("1s", "1d")] = Duration.parse("5m")
@@ -85,6 +86,7 @@ class Channel(Settings, frozen=True, kw_only=True):
             "timeout",
             "budget",
             "heartbeat",
+            "digest",
             *_GROUPING,
             "server",
             "security",

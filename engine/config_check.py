@@ -253,9 +253,11 @@ class _Consistency:
         self._template((*place, "text"), channel.text or "")
         self._template((*place, "group_text"), channel.group_text or "")
         if channel.group_by is None:
-            for name in ("group_wait", "group_interval", "group_repeat", "group_text"):
+            for name in ("group_wait", "group_interval", "group_repeat"):
                 if name in in_file:
-                    self._report((*place, name), shown(in_file[name]), "group_by beside it, the labels to group by")
+                    self._report((*place, name), _Words(shown(in_file[name])), "group_by beside it, labels to group by")
+            if channel.group_text is not None and channel.digest is None:
+                self._report((*place, "group_text"), channel.group_text, "group_by or digest beside it")
         for name, template in channel.payload.items():
             self._template((*place, "payload", name), template, found=_HIDDEN)
 

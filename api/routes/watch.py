@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import unquote
 
 import msgspec
-from litestar import Request, get, post
+from litestar import Request, delete, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
@@ -35,6 +35,13 @@ class AckBody(msgspec.Struct, forbid_unknown_fields=True):
     by: str
     note: str = ""
     expires_in: str | None = None
+
+
+class CloseBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Who ends an alert by hand, and why."""
+
+    by: str
+    note: str = ""
 
 
 def shown_alert(alert: Alert, silences: Sequence[Silence], now_ns: int) -> dict[str, Any]:
@@ -134,14 +141,39 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
     ) -> dict[str, Any]:
         return await asyncio.to_thread(acknowledge, alert_id, data, caller_of(request))
 
-    def acknowledge(alert_id: int, data: AckBody, caller: Caller) -> dict[str, Any]:
-        if not data.by.strip():
-            raise BadRequest("cannot acknowledge: 'by' is empty, want a name")
+    def checked(alert_id: int, action: str, by: str, caller: Caller) -> None:
+        if not by.strip():
+            raise BadRequest(f"cannot {action}: 'by' is empty, want a name")
         if caller.limited:
             engine.alerts.get(alert_id, caller)
+
+    def acknowledge(alert_id: int, data: AckBody, caller: Caller) -> dict[str, Any]:
+        checked(alert_id, "acknowledge", data.by, caller)
         now_ns = engine.clock.now_ns()
         expires_ns = None if data.expires_in is None else now_ns + parse_duration_ns(data.expires_in)
         engine.alerts.ack(alert_id, by=data.by, note=data.note, expires_ns=expires_ns, now_ns=now_ns)
+        return shown([engine.alerts.get(alert_id)])[0]
+
+    @delete("/v1/alerts/{alert_id:int}/ack", status_code=200, summary="Give an alert back that somebody has in hand")
+    async def release_alert(
+        request: Request[Any, Any, Any], alert_id: FromPath[int], by: FromQuery[str], note: FromQuery[str] = ""
+    ) -> dict[str, Any]:
+        return await asyncio.to_thread(release, alert_id, by, note, caller_of(request))
+
+    def release(alert_id: int, by: str, note: str, caller: Caller) -> dict[str, Any]:
+        checked(alert_id, "release", by, caller)
+        engine.alerts.release(alert_id, by=by, note=note, now_ns=engine.clock.now_ns())
+        return shown([engine.alerts.get(alert_id)])[0]
+
+    @post("/v1/alerts/{alert_id:int}/close", status_code=200, summary="End an alert by hand; scope ack")
+    async def close_alert(
+        request: Request[Any, Any, Any], alert_id: FromPath[int], data: JSONBody[CloseBody]
+    ) -> dict[str, Any]:
+        return await asyncio.to_thread(close, alert_id, data, caller_of(request))
+
+    def close(alert_id: int, data: CloseBody, caller: Caller) -> dict[str, Any]:
+        checked(alert_id, "close", data.by, caller)
+        engine.rule_watch.close(alert_id, by=data.by, note=data.note, now_ns=engine.clock.now_ns())
         return shown([engine.alerts.get(alert_id)])[0]
 
     @get("/v1/rules", summary="The rules and how many series each has pending and firing")
@@ -152,4 +184,4 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
     async def get_targets() -> dict[str, list[str]]:
         return {"targets": engine.decider.targets}
 
-    return [get_alerts, get_alert, ack_alert, get_rules, get_targets]
+    return [get_alerts, get_alert, ack_alert, release_alert, close_alert, get_rules, get_targets]

@@ -167,11 +167,11 @@ def group_content(
     parts = []
     if firing:
         verb = "fire" if len(firing) > 1 else "fires"
-        parts.append(f"{_counted(len(firing))} {'still ' if again else ''}{verb}")
+        parts.append(f"{counted(len(firing))} {'still ' if again else ''}{verb}")
     if len(alerts) > len(firing):
         ended = len(alerts) - len(firing)
         verb = "are" if ended > 1 else "is"
-        parts.append(f"{ended if firing else _counted(ended)} {verb} resolved")
+        parts.append(f"{ended if firing else counted(ended)} {verb} resolved")
     shown_labels = ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
     return {
         "alert": None,
@@ -183,5 +183,6 @@ def group_content(
     }
 
 
-def _counted(count: int) -> str:
+def counted(count: int) -> str:
+    """Return "1 alert", "2 alerts" and so on."""
     return f"{count} alert" if count == 1 else f"{count} alerts"

@@ -26,6 +26,7 @@ from engine.alerting.alerts import (
     notification_body,
 )
 from engine.alerting.budgets import Budgets
+from engine.alerting.digests import digest_content
 from engine.alerting.evaluator import (
     BECAME_FRESH,
     BECAME_PENDING,
@@ -341,7 +342,7 @@ class Journal:
             self._say(channel, DIGEST, f"{most} notifications within an hour are the budget; what follows is summed up")
         self._writes.add("withheld", channel, alert.rule, tells)
 
-    def digest(self, channel: str) -> None:
+    def sum_up(self, channel: str) -> None:
         """Sum up what the budget of ``channel`` has withheld, once there is room again."""
         if self._budgets.used_up(channel):
             return
@@ -355,6 +356,19 @@ class Journal:
         more = f" and {len(rows) - DIGEST_LINES} other kinds" if len(rows) > DIGEST_LINES else ""
         self._writes.execute("DELETE FROM withheld WHERE channel = ?", (channel,))
         self._say(channel, DIGEST, f"{sum(count for *_, count in rows)} notifications were withheld: {shown}{more}")
+
+    def send_digest(self, channel: str) -> None:
+        """Send what has happened since the channel's last digest; the first time only note that it begins here."""
+        last = self.read("SELECT sent_ns, event_id FROM digests WHERE channel = ?", (channel,))
+        if last:
+            ((since_ns, since_event),) = last
+            delivery = self._delivery(f"{DIGEST}\0{since_event}\0{since_ns}", channel)
+            content = digest_content(self.read, since_event, since_ns, self._now_ns)
+            self._put(
+                delivery, channel, None, DIGEST, content_body(DIGEST, content, delivery=delivery, channel=channel)
+            )
+        ((newest,),) = self.read("SELECT coalesce(max(id), 0) FROM alert_events")
+        self._writes.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (channel, self._now_ns, newest))
 
     def _say(self, channel: str, event: str, message: str) -> None:
         ((number,),) = self.read("SELECT coalesce(max(id), 0) FROM notifications")

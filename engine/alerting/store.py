@@ -18,32 +18,24 @@ from engine.alerting.alerts import (
     FIRING,
     HEARTBEAT,
     PENDING,
-    STATES,
-    STORED,
     Alert,
     AlertEvent,
-    alert_events_columns,
-    alert_of_row,
-    alerts_table,
-    columns_of,
 )
 from engine.alerting.evaluator import Transitions
 from engine.alerting.groups import DUE, Grouping
 from engine.alerting.holding import NEVER, Flapping, may_inhibit
 from engine.alerting.journal import Journal
+from engine.alerting.reading import AlertReader
 from engine.alerting.routing import Router
 from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint, own_labels
 from engine.alerting.states import RuleState, state_of_rows
-from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
 from engine.config import Config, Escalation, Inhibition, Route, Rule
 from engine.errors import BadRequest, NotFound
 from engine.model.times import time_text
 
-DEFAULT_LIST_LIMIT = 1_000
 
-
-class AlertStore:
+class AlertStore(AlertReader):
     """The alerts of one control database.  ``channels``: names of the configured channels, in their order."""
 
     def __init__(
@@ -56,13 +48,15 @@ class AlertStore:
         budgets: Mapping[str, int] | None = None,
         groupings: Mapping[str, Grouping] | None = None,
         routes: Sequence[Route] = (),
+        digests_ns: Mapping[str, int] | None = None,
     ) -> None:
-        self._control = control
+        super().__init__(control)
         self._router = Router(routes, channels)
         self._inhibitions = tuple(inhibitions)
         self._flapping = flapping
         self._budgets = dict(budgets or {})
         self._groupings = dict(groupings or {})
+        self._digests_ns = dict(digests_ns or {})
 
     @classmethod
     def configured(cls, control: ControlDatabase, config: Config) -> AlertStore:
@@ -80,6 +74,7 @@ class AlertStore:
                 for name, each in channels.items()
                 if each.group_by is not None
             },
+            digests_ns={name: int(each.digest) for name, each in channels.items() if each.digest is not None},
         )
 
     @contextmanager
@@ -227,6 +222,19 @@ class AlertStore:
             until = "" if expires_ns is None else f" until {time_text(expires_ns)}"
             return journal.tell(alert, "acknowledged", f"by {by}{until}" + (f": {note}" if note else ""))
 
+    def release(self, alert_id: int, *, by: str, note: str = "", now_ns: int) -> AlertEvent:
+        """Take the acknowledgement of an open alert back: its escalation goes on with the time that was left.
+
+        Raises NotFound for an unknown alert, BadRequest for one that is over or that nobody has acknowledged.
+        """
+        with self._journal(now_ns) as journal:
+            alert = self._open_in(journal, alert_id, "release")
+            if not alert.acknowledged(now_ns):
+                raise BadRequest(f"cannot release alert {alert_id}: nobody has acknowledged it")
+            alert = self._stop_clock(journal, alert)
+            alert = journal.update(alert, acknowledged_ns=None, acknowledged_until_ns=None)
+            return journal.tell(alert, "unacknowledged", f"by {by}" + (f": {note}" if note else ""))
+
     def expire_acks(self, now_ns: int) -> list[AlertEvent]:
         """End the acknowledgements whose time is over; an alert that still fires notifies again."""
         where = "WHERE state IN ('pending', 'firing') AND acknowledged_until_ns <= ?"
@@ -243,13 +251,28 @@ class AlertStore:
                     journal.tell(alert, "unacknowledged", detail)
         return journal.events
 
-    def digest(self, now_ns: int) -> None:
+    def sum_up(self, now_ns: int) -> None:
         """Sum up for each channel what its budget has withheld, once there is room again."""
         if not self._control.rows("SELECT 1 FROM withheld LIMIT 1"):
             return
         with self._journal(now_ns) as journal:
             for (channel,) in journal.read("SELECT DISTINCT channel FROM withheld"):
-                journal.digest(channel)
+                journal.sum_up(channel)
+
+    def send_digests(self, now_ns: int) -> None:
+        """Send a digest to each channel whose last one is older than its interval; the first begins the count."""
+        if not self._digests_ns:
+            return
+        last_ns = dict(self._control.rows("SELECT channel, sent_ns FROM digests"))
+        due = [
+            channel
+            for channel, interval_ns in self._digests_ns.items()
+            if not now_ns - interval_ns < last_ns.get(channel, now_ns - interval_ns) <= now_ns
+        ]
+        if due:
+            with self._journal(now_ns) as journal:
+                for channel in due:
+                    journal.send_digest(channel)
 
     def tell_groups(self, now_ns: int) -> None:
         """Send what has come to the groups of channels that group, where it is time."""
@@ -326,90 +349,7 @@ class AlertStore:
             raise BadRequest(f"cannot {action} alert {alert_id}: it is {found[0].state}, want pending or firing")
         return found[0]
 
-    # ---- reading ---------------------------------------------------------------------------------
-
-    def get(self, alert_id: int, caller: Caller = EVERYONE) -> Alert:
-        """Return one alert.  Raises NotFound when there is none for the caller."""
-        found = self._select("WHERE id = ?", (alert_id,))
-        if not found or not caller.sees(found[0].labels):
-            raise NotFound(f"cannot show alert {alert_id}: there is no such alert")
-        return found[0]
-
-    def find(
-        self,
-        *,
-        states: Collection[str] = (PENDING, FIRING),
-        rule: str | None = None,
-        severity: str | None = None,
-        category: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        before_id: int | None = None,
-        limit: int = DEFAULT_LIST_LIMIT,
-        caller: Caller = EVERYONE,
-    ) -> list[Alert]:
-        """Return alerts, newest first, for which each filter that is given holds.
-
-        ``states``: empty means every state.  ``labels``: exact values.  ``before_id``: only older ones, for
-        the next page.  ``caller``: for whom they have to exist.  Raises BadRequest for a state that does not exist.
-        """
-        unknown = sorted(set(states) - set(STATES))
-        if unknown:
-            raise BadRequest(f"cannot list alerts: got state {unknown[0]!r}, want {', '.join(STATES)}")
-        conditions = ["1"]
-        parameters: list[Any] = []
-        if states:
-            conditions.append(f"state IN ({', '.join('?' * len(states))})")
-            parameters += states
-        for column, value in (("rule", rule), ("severity", severity), ("category", category)):
-            if value is not None:
-                conditions.append(f"{column} = ?")
-                parameters.append(value)
-        if before_id is not None:
-            conditions.append("id < ?")
-            parameters.append(before_id)
-        where = f"WHERE {' AND '.join(conditions)} ORDER BY id DESC"
-        if not labels and not caller.limited:
-            return self._select(f"{where} LIMIT ?", (*parameters, limit))
-        wanted = (labels or {}).items()
-        return [
-            alert
-            for alert in self._select(where, parameters)
-            if wanted <= alert.labels.items() and caller.sees(alert.labels)
-        ][:limit]
-
-    def events(self, alert_id: int) -> dict[str, list[Any]]:
-        """Return the history of one alert as columns (see ``alert_events_columns``).  Raises NotFound."""
-        self.get(alert_id)
-        return self._events("WHERE alert_id = ?", (alert_id,))
-
-    def alerts_table(self, now_ns: int, caller: Caller = EVERYONE) -> dict[str, list[Any]]:
-        """Return every alert of the caller as columns (see ``alerts_columns``), oldest first."""
-        return alerts_table((each for each in self._select("ORDER BY id", ()) if caller.sees(each.labels)), now_ns)
-
-    def alert_events_table(self, caller: Caller = EVERYONE) -> dict[str, list[Any]]:
-        """Return the history of every alert of the caller as columns (see ``alert_events_columns``), oldest first."""
-        events = self._events("", ())
-        if not caller.limited:
-            return events
-        alerts = {alert.id for alert in self._select("", ()) if caller.sees(alert.labels)}
-        kept = [index for index, alert_id in enumerate(events["alert_id"]) if alert_id in alerts]
-        return {name: [values[index] for index in kept] for name, values in events.items()}
-
-    def _events(self, where: str, parameters: Sequence[Any]) -> dict[str, list[Any]]:
-        rows = self._control.rows(
-            f"SELECT id, alert_id, time_ns, event, value, detail FROM alert_events {where} ORDER BY id",
-            parameters,
-        )
-        return columns_of(alert_events_columns(), rows)
-
-    def _select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
-        rows = self._control.rows(f"SELECT {STORED} FROM alerts {where}", parameters)
-        return [alert_of_row(row) for row in rows]
-
-    def count_owed(self) -> int:
-        """Return how many alerts owe a notification that a silence, an inhibition or flapping holds back."""
-        ((count,),) = self._control.rows("SELECT count(*) FROM alerts WHERE owed = state AND owed IS NOT NULL")
-        return int(count)
+    # ---- upkeep ----------------------------------------------------------------------------------
 
     def prune(self, before_ns: int) -> int:
         """Forget alerts that ended before ``before_ns`` and owe nobody a notification; return how many."""

@@ -104,7 +104,8 @@ class RuleWatch:
         events += self._store.expire_acks(now_ns)
         events += self._store.end_silences(alerts.FIRING, now_ns)
         events += self._store.escalate(self._escalation, now_ns)
-        self._store.digest(now_ns)
+        self._store.sum_up(now_ns)
+        self._store.send_digests(now_ns)
         self._store.tell_groups(now_ns)
         if self._heartbeats_ns:
             # Here and nowhere else: who does not judge the rules has no pulse.

@@ -244,6 +244,14 @@ MIGRATIONS: tuple[Migration, ...] = (
         """CREATE INDEX notifications_waiting_group ON notifications (channel, group_id, id)
             WHERE group_id IS NOT NULL AND delivered_ns IS NULL AND dead_ns IS NULL""",
     ),
+    (
+        # When each channel had its last digest, and the last entry of the history by then.
+        """CREATE TABLE digests (
+            channel TEXT PRIMARY KEY,
+            sent_ns INTEGER NOT NULL,
+            event_id INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+    ),
 )
 
 

@@ -84,3 +84,27 @@ def test_a_silence_from_its_beginning_to_its_end(engine: Engine) -> None:
 )
 def test_who_may_silence(method: str, path: str, scope: str) -> None:
     assert needed_scope(method, path) == scope
+
+
+def test_an_alert_is_taken_given_back_and_closed_by_hand(engine: Engine, clock: ManualClock) -> None:
+    call = Caller(Application(engine, config()))
+
+    def asked(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        status, _, raw = call(method, path, b"" if body is None else json.dumps(body).encode(), JSON if body else {})
+        assert status == 200, raw
+        return json.loads(raw)
+
+    assert call("POST", "/write", f"cpu,host=web-7 usage_percent=99 {NOW_NS}".encode())[0] == 204
+    engine.watcher.tick()
+    assert asked("POST", "/v1/alerts/1/ack", {"by": "ann", "expires_in": "1h"})["acknowledged_by"] == "ann"
+    assert not asked("DELETE", "/v1/alerts/1/ack?by=ann&note=lunch")["acknowledged"]
+    clock.advance(1.0)
+    assert asked("POST", "/v1/alerts/1/close", {"by": "bob", "note": "gone for good"})["state"] == "resolved"
+    history = [(event["event"], event["detail"]) for event in asked("GET", "/v1/alerts/1")["history"]]
+    assert history[1:3] == [
+        ("acknowledged", "by ann until 2023-11-14T23:13:20.000000000Z"),
+        ("unacknowledged", "by ann: lunch"),
+    ]
+    assert history[3][0] == "resolved"
+    assert history[3][1].startswith("closed by bob: gone for good")
+    assert needed_scope("DELETE", "/v1/alerts/1/ack") == needed_scope("POST", "/v1/alerts/1/close") == "ack"

@@ -66,7 +66,9 @@ class Server:
         budgets: Mapping[str, int] | None = None,
         groupings: Mapping[str, Grouping] | None = None,
         routes: tuple[Route, ...] = (),
+        digests_ns: Mapping[str, int] | None = None,
     ) -> None:
+        self.digests_ns = digests_ns
         self.flapping, self.budgets, self.groupings, self.routes = flapping, budgets, groupings, routes
         self.inhibitions, self.heartbeats_ns = inhibitions, heartbeats_ns
         self.path, self.rules, self.channels, self.escalation = path, rules, channels, escalation
@@ -84,6 +86,7 @@ class Server:
             budgets=self.budgets,
             groupings=self.groupings,
             routes=self.routes,
+            digests_ns=self.digests_ns,
         )
         self.watch = RuleWatch(
             self.rules,
@@ -211,6 +214,24 @@ def test_what_silence_has_decided_is_told(path: str) -> None:
 
 
 # ---- one alert's life ----
+
+
+def test_an_alert_that_is_released_escalates_with_the_time_that_was_left(path: str) -> None:
+    step = Escalation(name="boss", after=Duration(60 * S), channels=("boss",))
+    server = Server(path, [rule_of()], escalation=(step,))
+    server.tick(0, {7: 95.0})
+    server.store.ack(1, by="ann", expires_ns=T0 + 9_000 * S, now_ns=T0 + 20 * S)
+    server.tick(500, {7: 95.0})
+    server.store.release(1, by="bob", note="on leave", now_ns=T0 + 520 * S)
+    assert server.history(1)[-1] == ("unacknowledged", "by bob: on leave")
+    assert not server.store.get(1).acknowledged(T0 + 520 * S)
+    with pytest.raises(BadRequest, match="cannot release alert 1: nobody has acknowledged it"):
+        server.store.release(1, by="bob", now_ns=T0 + 521 * S)
+    server.tick(559, {7: 95.0})
+    assert server.notifications() == [("ops", "firing", 1)]
+    server.tick(560, {7: 95.0})
+    assert server.notifications()[1:] == [("boss", "escalated", 1)]
+    server.control.close()
 
 
 def test_an_alert_from_pending_to_resolved(server: Server) -> None:
