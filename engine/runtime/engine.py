@@ -1,4 +1,4 @@
-"""The engine put together: builds, opens, recovers, starts and closes the parts.  The only file that knows them all."""
+"""Builds, opens, recovers, starts and closes the parts of an engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from engine.catalog.tokens import TokenStore
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, Clock, SystemClock
 from engine.config import Config
 from engine.config_units import Duration
-from engine.delivery.outbox import STATES, Outbox
+from engine.delivery.outbox import Outbox
 from engine.detection.findings import FindingStore, bottlenecks_columns
 from engine.detection.store import AnomalyStore, anomalies_columns
 from engine.disk.filesystem import Bytes, FileSystem
@@ -42,7 +42,7 @@ from engine.ingest.objects import ObjectsDecoder
 from engine.ingest.pipeline import Pipeline
 from engine.ingest.prometheus import RemoteWriteBodies, TextBodies
 from engine.maintenance.bottlenecks import BottleneckFinder, Question, Report
-from engine.maintenance.catalogue import LIMITS, WARN_SHARE, CatalogueKeeper
+from engine.maintenance.catalogue import CatalogueKeeper
 from engine.maintenance.compact import Compactor
 from engine.maintenance.consistency import check_segments
 from engine.maintenance.delete import Deleted, Deleter
@@ -73,13 +73,12 @@ from engine.query.turns import Turns
 from engine.query.visible import visible_to
 from engine.rollups.dirty import DirtyBuckets
 from engine.rollups.store import Piece, TierStats
-from engine.rollups.tiers import TIERS
+from engine.runtime.figures import show
 from engine.scaling.policy import Decision
 from engine.scaling.store import ScaleStore, decisions_columns
 from engine.segments.manifest import ManifestStore
 from engine.vitals import Vitals
 from engine.wal.writer import WalWriter
-from native.slabs import kept_bytes
 
 LOG = logging.getLogger("tidegauge")
 
@@ -91,7 +90,6 @@ CATALOGUE_SECONDS = 2.0
 COMPACT_SECONDS = 60.0
 PRUNE_SECONDS = 3_600.0
 TOKENS_SECONDS = 1.0
-TIER_FIGURES_SECONDS = 10.0
 #: Alerts and decisions that ended are remembered for this long.
 FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
 DELIVER_SECONDS = 0.5
@@ -141,8 +139,6 @@ class Engine:
         self._rollups_lock = threading.Lock()
         self._flushing = threading.Lock()
         self._rollups_checked = False
-        self._tiers_asked = -1e9
-        self._tier_figures: dict[str, tuple[int, int]] = {}
         started = self.clock.monotonic()
         self._fs.makedirs(self._root)
         self.guard = DiskGuard(self._fs, self._root, reserve_bytes=int(config.storage.disk_reserve), clock=self.clock)
@@ -159,7 +155,7 @@ class Engine:
                 self.link.close()
             self._lock.release()
             raise
-        self._show_vitals()
+        show(self)
         seconds = self.clock.monotonic() - started
         LOG.info("opened %s in %.3f s; %d bytes of log to replay", self._root, seconds, self.recovery.bytes_total)
         # In a snapshot a torn end of the log is the ordinary case; its owner tells what is wrong with the rest.
@@ -829,76 +825,3 @@ class Engine:
                 *set_aside_files(self._fs, self._root),
             ],
         }
-
-    def _show_vitals(self) -> None:
-        watch = self.vitals.watch
-        watch("tag_sets", "Tag sets in the catalogue", lambda: self.catalog.native.tagset_count)
-        watch("tag_sets_in_use", "Tag sets that count towards the limits", lambda: self.catalog.native.in_use_count)
-        watch("tag_sets_in_files", "Tag sets that take no memory", lambda: self.catalog.native.frozen_count)
-        watch("catalogue_bytes", "Memory of the catalogue", lambda: self.catalog.native.memory_bytes)
-        watch("series_bytes", "Memory of newest times and values", lambda: self.hot.series_nbytes)
-        for setting in LIMITS:
-            text = f"Share of ingest.{setting} that is used; from {WARN_SHARE:g} on the log warns"
-            watch(f"limit_used_{setting}", text, partial(self._limit_used, setting))
-        watch("tables", "Tables in the catalogue", lambda: self.catalog.native.table_count)
-        watch("hot_rows", "Rows in memory that no segment holds yet", self.hot.held_rows)
-        watch("hot_bytes", "Memory of the hot store", lambda: self.hot.nbytes)
-        watch("memory_kept_bytes", "Memory that is kept for bodies and blocks to come", kept_bytes)
-        watch("late_rows_waiting", "Late rows that wait to be sealed with others", lambda: self.sealer.waiting_rows)
-        watch("wal_bytes", "Bytes of log on disk", lambda: self.wal.bytes_on_disk)
-        watch(
-            "recovery_pending_bytes",
-            "Bytes of log that are still to be replayed",
-            lambda: self.recovery.pending_bytes,
-        )
-        watch("deletions_active", "Deletions that readers still have to observe", lambda: len(self.samples.deletions))
-        watch("segments_with_deleted_rows", "Segments yet to be rewritten", self.deleter.waiting_segments)
-        watch("segments", "Sealed segments", lambda: len(self.samples.segments()))
-        watch("segment_bytes", "Bytes of sealed segments", lambda: sum(meta.bytes for meta in self.samples.segments()))
-        watch("ingest_queue_bytes", "Body bytes waiting to be committed", lambda: self.pipeline.held_bytes)
-        for tier in TIERS:
-            watch(
-                f"{tier.name}_rows", f"Rows (series, bucket) in {tier.name}", partial(self._tier_figure, tier.name, 0)
-            )
-            watch(f"{tier.name}_bytes", f"Packed bytes of {tier.name}", partial(self._tier_figure, tier.name, 1))
-        watch("rollup_pending_rows", "Rows whose buckets wait to be recomputed", lambda: self.dirty.pending_rows)
-        watch(
-            "rollup_unreadable_buckets",
-            "Buckets left as they were, their segment being damaged",
-            lambda: self.dirty.unreadable_buckets,
-        )
-        watch("disk_free_bytes", "Free bytes where the data directory is", self.guard.free_bytes)
-        watch("disk_reserve_bytes", "Free bytes below which writes are refused", lambda: self.guard.reserve_bytes)
-        watch("disk_low", "1 while writes are refused for lack of space", lambda: self.guard.low)
-        watch("disk_low_times", "How often writes have been refused for lack of space", lambda: self.guard.times_low)
-        watch("query_process_starts", "Query processes started", lambda: self.link.counters().starts)
-        watch("query_process_kills", "Query processes killed for a statement", lambda: self.link.counters().kills)
-        watch("query_process_deaths", "Query processes that ended on their own", lambda: self.link.counters().deaths)
-        for state in STATES:
-            watch(f"notifications_{state}", f"Notifications that are {state}", partial(self._notifications, state))
-        watch("notifications_held_back", "Alerts that owe a notification", self.alerts.count_owed)
-        watch("detection_series", "Series that are judged against their own past", lambda: self.finder.series)
-        watch("detection_left_out", "Series that detection has no room for", lambda: self.finder.left_out)
-        watch("bottlenecks_left_out", "Series that bottleneck analysis did not read", self._bottlenecks_left_out)
-        watch("rules", "Rules that are evaluated", lambda: len(self.rule_watch.rules))
-
-    def _bottlenecks_left_out(self) -> float:
-        latest = self.bottleneck_finder.latest
-        return 0.0 if latest is None else float(latest.left_out)
-
-    def _limit_used(self, setting: str) -> float:
-        return self.keeper.shares()[setting]
-
-    def _tier_figure(self, tier: str, place: int) -> float:
-        """Return rows (0) or bytes (1) of a tier, asked for at most once in some seconds."""
-        now = self.clock.monotonic()
-        if not 0 <= now - self._tiers_asked < TIER_FIGURES_SECONDS:
-            self._tiers_asked = now
-            try:
-                self._tier_figures = {each.tier: (each.rows, each.bytes) for each in self.tier_stats()}
-            except TidegaugeError as error:
-                LOG.warning("cannot tell the size of the tiers: %s", error)
-        return float(self._tier_figures.get(tier, (0, 0))[place])
-
-    def _notifications(self, state: str) -> float:
-        return self.outbox.counts()[state]
