@@ -35,6 +35,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("DELETE", "/v1/alerts/{alert_id}/ack"): "filtered",
     ("POST", "/v1/alerts/{alert_id}/close"): "filtered",
     ("GET", "/v1/anomalies"): "filtered",
+    ("GET", "/v1/forecast"): "filtered",
     ("GET", "/v1/silences"): "filtered",
     ("POST", "/v1/silences"): "filtered",
     ("DELETE", "/v1/silences/{silence_id}"): "filtered",

@@ -21,6 +21,7 @@ from api.exposition import TEXT_PATH
 from api.prometheus import REMOTE_WRITE_PATH, PrometheusHandlers
 from api.routes.anomalies import anomaly_routes
 from api.routes.bottlenecks import bottleneck_routes
+from api.routes.forecast import forecast_routes
 from api.routes.health import health_routes
 from api.routes.query import query_routes
 from api.routes.silences import silence_routes
@@ -85,6 +86,7 @@ class Application:
                 *watch_routes(engine),
                 *silence_routes(engine),
                 *anomaly_routes(engine),
+                *forecast_routes(engine),
                 *token_routes(engine),
                 *bottleneck_routes(engine),
             ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_MS, NS_PER_SECOND
@@ -30,6 +31,20 @@ def parse_duration_ns(text: str) -> int:
     if not text or at < len(text):
         raise BadRequest(f"cannot read duration {text!r}: want for example 30s, 5m or 1h30m")
     return round(total)
+
+
+def parse_numbers(text: str, name: str) -> tuple[float, ...]:
+    """Parse numbers with commas between; the empty text is none.  Raises BadRequest naming the parameter."""
+    found = []
+    for part in (part.strip() for part in text.split(",") if part.strip()):
+        try:
+            number = float(part)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise BadRequest(f"cannot read {name} {part!r}: want numbers with commas between, such as 30,60,90")
+        found.append(number)
+    return tuple(found)
 
 
 def parse_start(text: str, now_ns: int, step_ns: int) -> int:

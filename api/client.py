@@ -289,6 +289,40 @@ class Client:
         found: list[dict[str, Any]] = self._get("/v1/alerts", {"state": state})["alerts"]
         return found
 
+    def forecast(
+        self,
+        metric: str,
+        *,
+        match: str | Mapping[str, str] = "",
+        horizon: Sequence[float] = (30, 60, 90, 120, 180, 365),
+        step: str = "1d",
+        agg: str = "avg",
+        by: Sequence[str] | None = None,
+        season: int | None = None,
+        limit: float | Sequence[float] = (),
+        path: bool = False,
+    ) -> dict[str, Any]:
+        """Forecast each series of a metric: the answer of ``GET /v1/forecast`` (docs/forecasting.md).
+
+        ``horizon``: days ahead; ``limit``: values that may be reached; ``path``: with every step on the way.
+        """
+        limits = (limit,) if isinstance(limit, int | float) else limit
+        wanted = {
+            "metric": metric,
+            "match": _matchers(match),
+            "horizon": ",".join(map(repr, horizon)),
+            "step": step,
+            "agg": agg,
+            "limit": ",".join(map(repr, limits)),
+            "path": str(path).lower(),
+        }
+        if by is not None:
+            wanted["by"] = ",".join(by)
+        if season is not None:
+            wanted["season"] = str(season)
+        found: dict[str, Any] = self._get("/v1/forecast", wanted)
+        return found
+
     def scale(self, target: str) -> dict[str, Any]:
         """Return the scaling decision for a configured target; raises NotFound for another."""
         decision: dict[str, Any] = self._get(f"/v1/scale/{quote(target, safe='')}", {})

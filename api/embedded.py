@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from api.arguments import parse_range
+from api.arguments import parse_duration_ns, parse_range
 from api.client import SqlTable, arrow_stream, json_batch
 from api.exposition import PrometheusText
 from engine.config import KEEP_ALL, load_config
 from engine.errors import BadRequest
+from engine.forecasting.answer import forecast_json
+from engine.forecasting.runner import DEFAULT_HORIZONS_DAYS, ForecastQuery
 from engine.ingest.batch import WriteResult
 from engine.ingest.lines import precision_ns
 from engine.maintenance.snapshot import Shadow, take
@@ -123,6 +125,35 @@ class Embedded:
             {"series_id": series.series_id, "metric": series.metric, "labels": series.labels}
             for series in self.engine.catalog.series(metric, parse_matchers(match))
         ]
+
+    def forecast(
+        self,
+        metric: str,
+        *,
+        match: str | Mapping[str, str] = "",
+        horizon: Sequence[float] = DEFAULT_HORIZONS_DAYS,
+        step: str = "1d",
+        agg: str = "avg",
+        by: Sequence[str] | None = None,
+        season: int | None = None,
+        limit: float | Sequence[float] = (),
+        path: bool = False,
+    ) -> dict[str, Any]:
+        """Forecast each series of a metric: the answer of ``GET /v1/forecast`` (docs/forecasting.md).
+
+        ``horizon``: days ahead; ``limit``: values that may be reached; ``path``: with every step on the way.
+        """
+        query = ForecastQuery(
+            metric,
+            tuple(horizon),
+            parse_duration_ns(step),
+            agg,
+            parse_matchers(match) if isinstance(match, str) else equality_matchers(match),
+            None if by is None else tuple(by),
+            season,
+            (limit,) if isinstance(limit, int | float) else tuple(limit),
+        )
+        return forecast_json(self.engine.forecast(query), path=path)
 
     def scale(self, target: str) -> dict[str, Any]:
         """Return the scaling decision for a configured target; raises NotFound for another."""

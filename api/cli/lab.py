@@ -193,7 +193,7 @@ def _forecast(arguments: argparse.Namespace) -> int:
     import polars as pl
 
     from api.lab import tables
-    from api.lab.steps import usual_season
+    from engine.forecasting.seasons import usual_season
     from tidegauge import lab
 
     tables.suffix_of(arguments.output)

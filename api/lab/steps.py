@@ -7,8 +7,6 @@ import numpy as np
 from engine.errors import BadRequest
 from engine.model.rows import Int64Array
 
-DAY_SECONDS = 86_400.0
-DAYS_A_WEEK = 7
 #: A time may be so far from its place, in steps.
 SLACK = 0.25
 MOST_GAPS = 10_000_000
@@ -39,11 +37,3 @@ def places(times: Int64Array, file: str) -> tuple[int, Int64Array]:
     if found[-1] > MOST_GAPS:
         raise BadRequest(f"cannot forecast {file}: {found[-1]} steps of {step_ns / 1e9:g} s are too many")
     return step_ns, found
-
-
-def usual_season(step_seconds: float) -> int:
-    """Return the short repetition in steps: a day, a week of days, or none (1) where neither is whole steps."""
-    a_day = DAY_SECONDS / step_seconds
-    if a_day == 1.0:
-        return DAYS_A_WEEK
-    return round(a_day) if a_day > 1.0 and abs(a_day - round(a_day)) < 1e-9 else 1

@@ -47,7 +47,7 @@ def forecast(values: Float64Array, horizon: int, *, season: int = 7, step_second
     history has one.  The newest 2,200 values count.  The same values give the same forecast.  Raises BadRequest for
     fewer than three values, and for a horizon, season or step that cannot be.
     """
-    _check(horizon, season, step_seconds)
+    require_possible(horizon, season, step_seconds)
     history = history_of(values[-MOST_ROWS:], season)
     ahead = horizon + history.missing
     plan = design(len(history.values), ahead, season, float(step_seconds))
@@ -65,7 +65,8 @@ def forecast(values: Float64Array, horizon: int, *, season: int = 7, step_second
     return Forecast(history.back(middle)[history.missing :], low80, high80, low95, high95)
 
 
-def _check(horizon: int, season: int, step_seconds: float) -> None:
+def require_possible(horizon: int, season: int, step_seconds: float) -> None:
+    """Raise BadRequest for a horizon, season or step that cannot be."""
     if not 1 <= horizon <= LONGEST_HORIZON:
         raise BadRequest(f"cannot forecast: got horizon {horizon}, want 1 to {LONGEST_HORIZON} steps")
     if not 1 <= season <= MOST_ROWS // 2:

@@ -33,6 +33,8 @@ from engine.disk.filesystem import Bytes, FileSystem
 from engine.disk.guard import DiskGuard
 from engine.disk.real import RealFileSystem
 from engine.errors import BadQuery, DiskFull, Forbidden, QueryLimit, QueueFull, Recovering, TidegaugeError
+from engine.forecasting.runner import ForecastAnswer, ForecastQuery
+from engine.forecasting.runner import run as run_forecast
 from engine.hot.store import HotStore
 from engine.ingest.admission import Admission
 from engine.ingest.arrow import ArrowDecoder
@@ -607,6 +609,10 @@ class Engine:
             self.recovery.require_finished("query")
             query = replace(query, matchers=(*query.matchers, *caller.matchers))
             return self.ranges.answer(query, raw_since_ns=self._raw_since_ns)
+
+    def forecast(self, query: ForecastQuery, caller: Caller = EVERYONE) -> ForecastAnswer:
+        """Forecast the series of a metric from what is stored; raises BadRequest, QueryLimit, Recovering."""
+        return run_forecast(query, self.clock.now_ns(), partial(self.query, caller=caller))
 
     def _raw_since_ns(self, table_id: int) -> int:
         return self.admission.oldest_ns(self.clock.now_ns(), table_id)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from api.cli.main import main
-from api.lab.steps import usual_season
+from engine.forecasting.seasons import usual_season
 from tidegauge import lab
 
 ROWS = 600

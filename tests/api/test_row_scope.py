@@ -319,6 +319,8 @@ FILTERED = [
     "/v1/query?metric=cpu_usage&start=-1h&step=10m&match=team!=%22payments%22",
     "/v1/query?metric=secret_table_secret_field&start=-1h",
     "/v1/query?metric=secret_metric&start=-1h",
+    "/v1/forecast?metric=cpu_usage&horizon=1&step=5m&season=1",
+    "/v1/forecast?metric=cpu_usage&horizon=1&step=5m&season=1&by=host&limit=50&path=true",
     "/v1/metrics-names",
     "/v1/labels",
     "/v1/labels?label=team",
