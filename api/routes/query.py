@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from litestar import Request, Response, delete, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromQuery, JSONBody, QueryParameter
@@ -14,11 +15,11 @@ from api.arguments import parse_range, parse_time
 from api.auth import caller_of
 from api.turns import QueryThreads, turn_of
 from engine.catalog.callers import Caller
-from engine.errors import BadRequest
+from engine.errors import BadRequest, QueryLimit
 from engine.model.matchers import Matcher, parse_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS
 from engine.query.range import RangeAnswer, RangeQuery
-from engine.query.results import render
+from engine.query.results import render, to_objects
 from engine.runtime import Engine
 
 FORMATS = {
@@ -28,6 +29,10 @@ FORMATS = {
     "application/vnd.apache.parquet": "parquet",
 }
 MAX_SERIES = 10_000
+#: What a row of aligned series has beside labels.
+_POINT = frozenset({"time", "metric", "value"})
+#: ``columns``: an object with the answer's properties; ``rows``: an array of objects, as Grafana and others take it.
+Shape = Literal["columns", "rows"]
 
 
 class SqlBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -71,35 +76,67 @@ def range_json(answer: RangeAnswer, limit: int) -> bytes:
     return msgspec.json.encode(body)
 
 
+def range_objects(answer: RangeAnswer, limit: int) -> bytes:
+    """Return the same points as an array of objects: ``time``, ``metric``, the labels, ``value``.
+
+    A label with one of these names gets ``label_`` before it.  Raises QueryLimit for more series than ``limit``, which
+    an array could not tell.
+    """
+    if len(answer.series) > limit:
+        raise QueryLimit(
+            f"cannot answer with rows: got {len(answer.series)} series, want at most {limit};"
+            " narrow match or raise limit"
+        )
+    rows: list[dict[str, Any]] = []
+    for line in answer.series:
+        labels = {f"label_{key}" if key in _POINT else key: value for key, value in line.labels.items()}
+        head = {"metric": line.metric, **labels}
+        times = np.datetime_as_string(line.times.view("datetime64[ns]").astype("datetime64[ms]"), timezone="UTC")
+        for time, value in zip(times.tolist(), line.values.tolist(), strict=True):
+            rows.append({"time": time, **head, "value": value})
+    return msgspec.json.encode(rows)
+
+
 def query_routes(engine: Engine) -> list[BaseRouteHandler]:
     """Return the routes of one engine."""
     # Counting reads every tag set in use: one at a time.
     counting = asyncio.Lock()
     threads = QueryThreads(2 * engine.config.query.concurrency)
 
-    def run_sql(statement: str, parameters: list[Any], request: Request[Any, Any, Any]) -> Response[bytes]:
+    def run_sql(
+        statement: str, parameters: list[Any], request: Request[Any, Any, Any], shape: Shape
+    ) -> Response[bytes]:
         media_type, form = negotiate(request.headers.get("accept", ""))
+        if shape == "rows" and form != "json":
+            raise BadRequest(f"cannot answer with shape=rows as {media_type}: want application/json")
         answer = engine.run_sql(statement, parameters, caller_of(request))
-        body = render(answer.table, form, answer.metadata)
+        body = to_objects(answer.table) if shape == "rows" else render(answer.table, form, answer.metadata)
         # Proxies drop names with underscores.
         told = {name.replace("_", "-"): value for name, value in answer.metadata.items() if value is not None}
         headers = {f"X-Tidegauge-{name}": str(value) for name, value in told.items()}
         return Response(body, media_type=media_type, headers=headers)
 
-    async def sql_in_turn(statement: str, parameters: list[Any], request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def sql_in_turn(
+        statement: str, parameters: list[Any], request: Request[Any, Any, Any], shape: Shape
+    ) -> Response[bytes]:
         async with turn_of(engine.sql_turns, caller_of(request)):
-            return await threads.run(lambda: run_sql(statement, parameters, request))
+            return await threads.run(lambda: run_sql(statement, parameters, request, shape))
 
     @post("/v1/sql", status_code=200, summary="Run one SELECT; the form of the answer by Accept")
-    async def post_sql(data: JSONBody[SqlBody], request: Request[Any, Any, Any]) -> Response[bytes]:
-        return await sql_in_turn(data.sql, data.parameters, request)
+    async def post_sql(
+        data: JSONBody[SqlBody], request: Request[Any, Any, Any], shape: FromQuery[Shape] = "columns"
+    ) -> Response[bytes]:
+        return await sql_in_turn(data.sql, data.parameters, request, shape)
 
     @get("/v1/sql", summary="Run one SELECT given as ?q=")
-    async def get_sql(q: FromQuery[str], request: Request[Any, Any, Any]) -> Response[bytes]:
-        return await sql_in_turn(q, [], request)
+    async def get_sql(
+        q: FromQuery[str], request: Request[Any, Any, Any], shape: FromQuery[Shape] = "columns"
+    ) -> Response[bytes]:
+        return await sql_in_turn(q, [], request, shape)
 
-    def run_query(query: RangeQuery, caller: Caller, limit: int) -> Response[bytes]:
-        return Response(range_json(engine.query(query, caller), limit), media_type="application/json")
+    def run_query(query: RangeQuery, caller: Caller, limit: int, shape: Shape) -> Response[bytes]:
+        written = range_objects if shape == "rows" else range_json
+        return Response(written(engine.query(query, caller), limit), media_type="application/json")
 
     @get("/v1/query", summary="Aligned aggregated series from raw samples or the best tier")
     async def get_query(
@@ -114,6 +151,7 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
         topk: Annotated[int | None, QueryParameter(ge=1, le=MAX_SERIES)] = None,
         bottomk: Annotated[int | None, QueryParameter(ge=1, le=MAX_SERIES)] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=MAX_SERIES)] = MAX_SERIES,
+        shape: FromQuery[Shape] = "columns",
     ) -> Response[bytes]:
         start_ns, end_ns, step_ns = parse_range(start, end, step, engine.clock.now_ns())
         query = RangeQuery(
@@ -130,7 +168,7 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
         )
         caller = caller_of(request)
         async with turn_of(engine.query_turns, caller):
-            return await threads.run(lambda: run_query(query, caller, limit))
+            return await threads.run(lambda: run_query(query, caller, limit, shape))
 
     @get("/v1/series", summary="The series of the catalogue")
     async def get_series(

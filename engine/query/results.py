@@ -81,6 +81,19 @@ def render(table: pa.Table, form: str, metadata: Mapping[str, Any]) -> bytes:
 # --- JSON
 
 
+def to_objects(table: pa.Table) -> bytes:
+    """Return a JSON array with one object a row, its values written as in :func:`to_json`.
+
+    Raises BadRequest for a table with two columns of one name.
+    """
+    names = table.column_names
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise BadRequest(f"cannot answer with objects: two columns are called {double!r}; name one with AS")
+    columns = [_values(column.combine_chunks()) for column in table.columns]
+    return _ENCODER.encode([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
+
+
 def to_json(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
     """Return a table as one JSON object; keys of ``metadata`` stand behind those of the answer."""
     columns = [_values(column.combine_chunks()) for column in table.columns]
