@@ -1,8 +1,7 @@
 """Root cause: which services, and which of their metrics, an incident most likely comes from.
 
-Evidence by metric (``evidence.py``) becomes suspicion by service: what a service uses that it did not use before;
-symptoms that the services it calls do not explain; calls that go wrong, charged to the end whose other calls go wrong
-too; slow outgoing calls, charged to those that are called; and, as prior, how near in time the service was changed.
+Evidence by metric (``evidence.py``) becomes suspicion by service along the call graph (``suspicion.py``); how near in
+time a service was changed is the prior.
 
 The parts are known, their combination is ours: explaining a caller's symptom by its callees goes back to
 MonitorRank (Kim, Sumbaly, Shah, SIGMETRICS 2013) and CauseInfer (Chen et al., INFOCOM 2014); robust deviation as the
@@ -19,20 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.detection.evidence import Evidence, weigh
-from engine.detection.semantics import SYMPTOMS, Metric, is_address, read_metric
+from engine.detection.semantics import Metric, is_address, read_metric
+from engine.detection.suspicion import ADDRESS, Calls, suspect
 from engine.errors import BadRequest
 
 Float64Array = npt.NDArray[np.float64]
-Calls = Mapping[str, Sequence[str]]
 
-#: A service's evidence is its strongest metric and a little of the next two: many columns are no more than one.
-SHARES = (1.0, 0.3, 0.15)
-#: How much of a symptom the strongest symptom of a callee explains, and what an explained symptom still counts.
-EXPLAINED, LEFT_OVER = 0.8, 0.25
-#: What slow outgoing calls count for the services that are called.
-AWAITED = 0.6
-#: What counts for names that are addresses, and for the service where the symptom is seen from.
-ADDRESS, VANTAGE = 0.5, 0.15
+#: What counts for the service where the symptom is seen from.
+VANTAGE = 0.15
 #: What counts for a service with a change just before the first abnormal row, and for one without.
 CHANGED, UNCHANGED = 4.0, 0.15
 #: Suspicion that any service has when changes are known: a change may show in no metric.
@@ -117,7 +110,7 @@ def analyse(
     evidence = weigh(metrics, before, during, entry)
     services = list(dict.fromkeys(metric.service for metric in metrics))
     callees = _callees(metrics, services, graph or ())
-    suspicion = _suspicion(metrics, evidence, services, callees)
+    suspicion = suspect(metrics, evidence, services, callees)
     vantage = None if entry is None or not seen_from_outside else entry.rpartition("/")[0]
     for service in services:
         suspicion[service] *= (ADDRESS if is_address(service) else 1.0) * (VANTAGE if service == vantage else 1.0)
@@ -161,62 +154,6 @@ def _callees(
         if caller != callee and caller in known and callee in known:
             callees[caller].append(callee)
     return callees
-
-
-def _suspicion(
-    metrics: Sequence[Metric], evidence: Evidence, services: Sequence[str], callees: Calls
-) -> dict[str, float]:
-    symptoms: dict[str, list[float]] = {service: [] for service in services}
-    usage: dict[str, list[float]] = {service: [] for service in services}
-    awaited: dict[str, list[float]] = {service: [] for service in services}
-    calls: dict[tuple[str, str], list[float]] = {}
-    for metric, strength in zip(metrics, evidence.strength.tolist(), strict=True):
-        if metric.kind not in SYMPTOMS:
-            usage[metric.service].append(strength)
-        elif metric.call is not None and metric.call[0] in symptoms and metric.call[1] in symptoms:
-            calls.setdefault(metric.call, []).append(strength)
-        else:
-            (awaited if metric.outgoing else symptoms)[metric.service].append(strength)
-    _charge_calls(symptoms, {call: _together(strengths) for call, strengths in calls.items()})
-    symptom = {service: _together(strengths) for service, strengths in symptoms.items()}
-    waiting = {service: _together(strengths) for service, strengths in awaited.items()}
-    suspicion = {}
-    for service in services:
-        explained = max(
-            (symptom[callee] * (ADDRESS if is_address(callee) else 1.0) for callee in callees[service]), default=0.0
-        )
-        if callees[service]:
-            explained = max(explained, waiting[service])
-        own = max(0.0, symptom[service] - EXPLAINED * explained)
-        suspicion[service] = own + _together(usage[service]) + LEFT_OVER * symptom[service]
-    for service in services:
-        # What a caller waits for and no callee's own symptom explains is somewhere among those that it calls.
-        unexplained = waiting[service] - max((symptom[callee] for callee in callees[service]), default=0.0)
-        for callee in callees[service]:
-            share = AWAITED * max(0.0, unexplained) / math.sqrt(len(callees[service]))
-            suspicion[callee] += share
-    return suspicion
-
-
-def _charge_calls(symptoms: dict[str, list[float]], calls: Mapping[tuple[str, str], float]) -> None:
-    """Divide each call's evidence between its ends, by how the other calls of each end fare."""
-    for (caller, callee), strength in calls.items():
-        of_caller = [other for (a, b), other in calls.items() if a == caller and b != callee]
-        of_callee = [other for (a, b), other in calls.items() if b == callee and a != caller]
-        caller_blame = float(np.mean(of_caller)) if of_caller else 0.0
-        # Nobody else calls it: it is believed to be the cause a little less than when others say so too.
-        callee_blame = float(np.mean(of_callee)) if of_callee else 0.3 * strength
-        total = caller_blame**2 + callee_blame**2
-        share = callee_blame**2 / total if total > 0 else 1.0
-        if not of_caller:
-            share = max(share, 0.5)
-        symptoms[callee].append(strength * share)
-        symptoms[caller].append(strength * (1.0 - share))
-
-
-def _together(strengths: Sequence[float]) -> float:
-    strongest = sorted(strengths, reverse=True)
-    return sum(strength * share for strength, share in zip(strongest, SHARES, strict=False))
 
 
 def _change_prior(changes: Sequence[tuple[str, float]], step_seconds: float) -> dict[str, float]:

@@ -22,6 +22,8 @@ Float64Array = npt.NDArray[np.float64]
 GATE = 2.0
 #: Least scale: this share of the standard deviation, of the level; and for success rates so many percentage points.
 SCALE_OF_SD, SCALE_OF_LEVEL, SUCCESS_POINTS = 0.5, 0.05, 0.5
+#: Latencies have a few values far out in normal times too; beyond this quantile on either side they add no spread.
+LATENCY_TAIL = 0.02
 #: What a deviation in the other direction counts: falling usage, and falling traffic.
 FALLING, FALLING_TRAFFIC = 0.5, 0.8
 #: The logarithm is cut here: beyond e^8 scales more is no more telling.
@@ -62,7 +64,7 @@ def weigh(metrics: Sequence[Metric], normal: Float64Array, abnormal: Float64Arra
         deviations = _deviations(metrics, normal, abnormal)
         known = np.isfinite(deviations)
         rows = _logarithms(metrics, np.where(known, deviations, 0.0))
-        rows *= _rarity(metrics, normal, abnormal)
+        rows *= _rarity(normal, abnormal)
         rows[~known] = 0.0
         shows = _symptom(metrics, rows, entry)
         strength = _contrast(rows, known, shows)
@@ -85,13 +87,16 @@ def _deviations(metrics: Sequence[Metric], normal: Float64Array, abnormal: Float
             for values in (normal, abnormal):
                 values[:, at] = (full - values[:, at]) * (100.0 / full)
             floor[at] = SUCCESS_POINTS
-    centre = np.nanmedian(normal, axis=0)
-    low, high = np.nanpercentile(normal, [25, 75], axis=0)
-    scale = np.maximum(1.4826 * np.nanmedian(np.abs(normal - centre), axis=0), (high - low) / 1.349)
-    scale = np.maximum(scale, SCALE_OF_SD * np.nanstd(normal, axis=0))
+    ordered = _Ordered(normal)
+    centre = ordered.quantile(0.5)
+    apart = _Ordered(np.abs(normal - centre)).quantile(0.5)
+    scale = np.maximum(1.4826 * apart, (ordered.quantile(0.75) - ordered.quantile(0.25)) / 1.349)
+    latencies = np.array([metric.kind is Kind.LATENCY for metric in metrics])
+    cut = np.clip(normal, ordered.quantile(LATENCY_TAIL), ordered.quantile(1.0 - LATENCY_TAIL))
+    scale = np.maximum(scale, SCALE_OF_SD * np.nanstd(np.where(latencies, cut, normal), axis=0))
     scale = np.maximum(np.maximum(scale, SCALE_OF_LEVEL * np.abs(centre)), floor)
     # A column that has always been zero: its own size tells, the most that the other rows had or now have.
-    usual = np.nanquantile(np.abs(normal), 0.9, axis=0)
+    usual = _Ordered(np.abs(normal)).quantile(0.9)
     now = np.nanmax(np.abs(abnormal), axis=0) / 20.0 + 1e-12
     scale = np.where(scale > 0, scale, np.where(usual > 0, usual, now))
     deviations: Float64Array = (abnormal - centre) / scale
@@ -114,19 +119,32 @@ def _logarithms(metrics: Sequence[Metric], deviations: Float64Array) -> Float64A
     return logarithms
 
 
-def _rarity(metrics: Sequence[Metric], normal: Float64Array, abnormal: Float64Array) -> Float64Array:
+def _rarity(normal: Float64Array, abnormal: Float64Array) -> Float64Array:
     """Return for each cell how rare it is among the normal rows: 1 when none is as far out, towards 0 when most are."""
-    rarity = np.ones_like(abnormal)
-    for at in range(len(metrics)):
-        usual = np.sort(normal[np.isfinite(normal[:, at]), at])
-        if not len(usual):
-            continue
-        values = np.where(np.isfinite(abnormal[:, at]), abnormal[:, at], np.median(usual))
-        above = len(usual) - np.searchsorted(usual, values, side="left")
-        below = np.searchsorted(usual, values, side="right")
-        as_far = np.minimum(above, below)
-        rarity[:, at] = np.log((len(usual) + 1) / (as_far + 1)) / np.log(len(usual) + 1)
-    return np.clip(rarity, 0.0, 1.0)
+    as_far = np.empty(abnormal.shape)
+    for at, row in enumerate(abnormal):
+        as_far[at] = np.minimum((normal >= row).sum(axis=0), (normal <= row).sum(axis=0))
+    known = np.isfinite(normal).sum(axis=0)
+    rarity = np.log((known + 1) / (as_far + 1)) / np.log(np.maximum(known, 1) + 1)
+    clipped: Float64Array = np.clip(np.where(known > 0, rarity, 1.0), 0.0, 1.0)
+    return clipped
+
+
+class _Ordered:
+    """Columns in order, so that several quantiles of each take one sort; NaN for a column without a value."""
+
+    def __init__(self, values: Float64Array) -> None:
+        self._values = np.sort(values, axis=0)
+        self._last = np.isfinite(values).sum(axis=0) - 1
+
+    def quantile(self, share: float) -> Float64Array:
+        """Return the quantile of each column, between two values in proportion."""
+        place = np.maximum(self._last, 0) * share
+        below = np.floor(place).astype(np.int64)
+        above = np.minimum(below + 1, np.maximum(self._last, 0))
+        low, high = (np.take_along_axis(self._values, at[None, :], axis=0)[0] for at in (below, above))
+        quantile: Float64Array = low + (high - low) * (place - below)
+        return quantile
 
 
 def _symptom(metrics: Sequence[Metric], rows: Float64Array, entry: str | None) -> Float64Array:
