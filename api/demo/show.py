@@ -126,7 +126,7 @@ class Show:
         """Go on for ``seconds``, for ever for None, or until told to stop; ``check`` is called every step."""
         self._started_ns = self._clock.now_ns()
         start_ns = self._started_ns + INCIDENT_AFTER_SECONDS * NS_PER_SECOND
-        self._fleet.incident = Incident(start_ns, TARGET)
+        self._fleet.incidents = (Incident(start_ns, TARGET),)
         due = self._clock.monotonic()
         end = None if seconds is None else due + seconds
         while end is None or due < end:

@@ -95,8 +95,7 @@ def test_the_fleet_reports_every_second_and_has_its_incident_from_10_to_30() -> 
     rig = Rig()
     rig.show.run(40.0)
     assert len(rig.client.written) == 40
-    incident = rig.fleet.incident
-    assert incident is not None
+    (incident,) = rig.fleet.incidents
     assert (incident.start_ns, incident.end_ns) == (
         1_790_000_010 * NS_PER_SECOND,
         1_790_000_030 * NS_PER_SECOND,

@@ -59,7 +59,7 @@ def test_json_and_other_rules(data: Path, tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "the following arguments are required: --from"),
+        ([], "want --from, or --labelled"),
         (["--from", "now", "--to", "now-1h"], "is not after --from"),
         (["--from", "yesterday"], "cannot read time 'yesterday'"),
         (["--from", "now-1h", "--learn", "long"], "'long'"),

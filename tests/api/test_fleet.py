@@ -23,7 +23,7 @@ def fields_of(fleet: Fleet, time_ns: int) -> dict[tuple[str, str], float]:
     return {
         (point.tags["host"], f"{point.table}_{name}"): value
         for instance in fleet.instances
-        for point in instance.points(time_ns, fleet.incident)
+        for point in instance.points(time_ns, fleet.incidents)
         for name, value in point.fields.items()
     }
 
@@ -33,6 +33,7 @@ def test_exact_lines_of_one_instance() -> None:
         b"cpu,host=shop-00,region=eu-north,service=shop usage_percent=50.53,usage_user=40.42,usage_system=10.11,"
         b"usage_idle=49.47,load1=2.02 1790000000000000000\n"
         b"memory,host=shop-00,region=eu-north,service=shop used_percent=67.78 1790000000000000000\n"
+        b"disk,host=shop-00,path=/,region=eu-north,service=shop used_percent=48.72 1790000000000000000\n"
         b"app,host=shop-00,region=eu-north,service=shop requests_total=3801834266i,errors_total=15207337i,"
         b"response_time_ms=143.0,queue_length=6i,in_flight=4i 1790000000000000000\n"
         b"probe,host=shop-00,region=eu-north,service=shop up=1i 1790000000000000000\n"
@@ -70,10 +71,10 @@ def test_twenty_instances_of_four_services() -> None:
     }
     tables: dict[str, set[str]] = {}
     for instance in fleet.instances:
-        for point in instance.points(NOW, None):
-            assert point.tags.keys() == {"host", "service", "region"}
+        for point in instance.points(NOW):
+            assert point.tags.keys() - {"path"} == {"host", "service", "region"}
             tables.setdefault(point.table, set()).add(instance.service)
-    assert tables.keys() == {"app", "cpu", "memory", "business", "probe"}
+    assert tables.keys() == {"app", "cpu", "memory", "disk", "business", "probe"}
     assert tables["business"] == {"shop"}
 
 
@@ -81,7 +82,7 @@ def test_twenty_instances_of_four_services() -> None:
 @given(st.integers(0, 1_000), TIMES, st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(0, 30))
 def test_counters_never_fall(seed: int, start_ns: int, gaps: list[int], incident_after: int) -> None:
     fleet = Fleet(seed, 3)
-    fleet.incident = Incident(start_ns + incident_after * NS_PER_SECOND)
+    fleet.incidents = (Incident(start_ns + incident_after * NS_PER_SECOND),)
     time_ns = start_ns
     before = fields_of(fleet, time_ns)
     for gap in gaps:
@@ -98,7 +99,7 @@ def test_counters_never_fall(seed: int, start_ns: int, gaps: list[int], incident
 def test_gauges_stay_where_they_can_be(seed: int, time_ns: int, incident_after: int | None) -> None:
     fleet = Fleet(seed, 5)
     if incident_after is not None:
-        fleet.incident = Incident(time_ns + incident_after * NS_PER_SECOND)
+        fleet.incidents = (Incident(time_ns + incident_after * NS_PER_SECOND),)
     for (host, metric), value in fields_of(fleet, time_ns).items():
         assert math.isfinite(value)
         assert value >= 0, (host, metric)
@@ -119,7 +120,7 @@ def test_without_an_incident_nothing_asks_for_more(seed: int, time_ns: int) -> N
 
 def test_the_incident_breaks_the_demo_rules_for_its_service_alone() -> None:
     fleet = Fleet(1, 20)
-    fleet.incident = Incident(NOW)
+    fleet.incidents = (Incident(NOW),)
     quiet = Fleet(1, 20)
     before, during = fields_of(fleet, NOW), fields_of(fleet, NOW + 15 * NS_PER_SECOND)
     for (host, metric), value in during.items():
@@ -138,7 +139,7 @@ def test_the_incident_breaks_the_demo_rules_for_its_service_alone() -> None:
 
 def test_before_and_after_the_incident_only_counters_remember_it() -> None:
     fleet, quiet = Fleet(1, 5), Fleet(1, 5)
-    fleet.incident = Incident(NOW)
+    fleet.incidents = (Incident(NOW),)
     assert fleet.lines(NOW) == quiet.lines(NOW)
     after = NOW + 60 * NS_PER_SECOND
     differing = {
@@ -163,4 +164,4 @@ def test_full_seconds_are_the_integral_of_the_level(ramp: float) -> None:
 
 
 def test_points_are_points() -> None:
-    assert all(isinstance(point, Point) for point in Fleet(1, 1).instances[0].points(NOW, None))
+    assert all(isinstance(point, Point) for point in Fleet(1, 1).instances[0].points(NOW))
