@@ -33,7 +33,7 @@ HELD_OUT_SEEDS = (11, 12, 13, 14, 15)
 INSTANCES = 10
 STEP_NS = 30 * NS_PER_SECOND
 LEARN_STEP_NS = 5 * NS_PER_MINUTE
-LEARN_DAYS = 8
+LEARN_DAYS = 15
 #: An alert may come so long after an incident is over and still be about it: windows look back.
 TAIL_NS = 5 * NS_PER_MINUTE
 LEAST_RIGHT = 0.98
@@ -133,10 +133,10 @@ def rehearse(
                     rehearsal.give(table_id, rows, np.full(len(rows), time_ns, np.int64))
                 progress(time_ns - began_ns, plan.end_ns - began_ns)
             rehearsal.advance(end_ns, judging=judging)
-        fired = [alert for alert in rehearsal.alerts() if alert.fired_ns is not None]
+        told = [alert for alert in rehearsal.alerts() if alert.notified_ns is not None]
         anomalies = rehearsal.anomalies(plan.start_ns)
     metric_of = {rule.name: rule.metric for rule in config.effective_rules}
-    judged = judge(plan, fired, metric_of)
+    judged = judge(plan, told, metric_of)
     judged.anomalies = len(anomalies)
     judged.anomalies_during_incidents = sum(
         any(_during(each, row["time"]) for each in plan.labelled) for row in anomalies
@@ -144,23 +144,24 @@ def rehearse(
     return judged
 
 
-def judge(plan: Script, fired: Sequence[Alert], metric_of: dict[str, str]) -> Judgement:
-    """Hold alerts against a script.
+def judge(plan: Script, told: Sequence[Alert], metric_of: dict[str, str]) -> Judgement:
+    """Hold the alerts that somebody was told of against a script.
 
-    An alert is right when an incident of its host or service is under way (or just over) that moves its metric.  An
+    Those of a flapping series, in a cooldown or held back are not told again and do not count.  An alert is right when an incident of its host or service is under way (or just over) that moves its metric.  An
     incident is caught when the first such alert comes by its deadline.
     """
     found = Judgement(days=1, quiet_hours=_quiet_ns(plan) / 3.6e12)
     noticed: dict[int, int] = {}
-    for alert in fired:
-        assert alert.fired_ns is not None
+    for alert in told:
+        told_ns = alert.notified_ns
+        assert told_ns is not None
         about = [
             number
             for number, each in enumerate(plan.labelled)
-            if _during(each, alert.fired_ns) and _is_about(each, alert, metric_of[alert.rule])
+            if _during(each, told_ns) and _is_about(each, alert, metric_of[alert.rule])
         ]
         for number in about:
-            noticed[number] = min(noticed.get(number, alert.fired_ns), alert.fired_ns)
+            noticed[number] = min(noticed.get(number, told_ns), told_ns)
         if about:
             found.right[alert.rule] += 1
         else:
@@ -251,7 +252,7 @@ def as_json(found: Judgement, seeds: Sequence[int]) -> dict[str, Any]:
             for incident in (each.labelled.incident,)
         ],
         "wrong_alerts": [
-            {"rule": alert.rule, "labels": alert.labels, "value": alert.value, "fired_at": time_text(alert.fired_ns)}
+            {"rule": alert.rule, "labels": alert.labels, "value": alert.value, "notified_at": time_text(alert.notified_ns)}
             for alert in found.wrong_alerts
         ],
     }

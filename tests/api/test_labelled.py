@@ -65,6 +65,7 @@ def alert_of(rule: str, fired_ns: int, host: str) -> Alert:
         started_ns=fired_ns,
         cause_time_ns=fired_ns,
         fired_ns=fired_ns,
+        notified_ns=fired_ns,
     )
 
 

@@ -241,7 +241,7 @@ def test_documented_default_is_the_default(path: tuple[str, ...], default: Any) 
 
 def test_built_in_rules_are_consistent_with_their_own_checks() -> None:
     for rule in DEFAULT_RULES:
-        assert rule.clear_level <= rule.threshold if rule.op == ">" else rule.clear_level >= rule.threshold
+        assert rule.clear_level <= rule.threshold if rule.op in (">", "inside") else rule.clear_level >= rule.threshold
         assert rule.cooldown == COOLDOWN_OF_CATEGORY[rule.category]
     documented = (DOCS / "configuration.md").read_text()
     assert all(f"| `{rule.name}` | {rule.category} | {rule.severity} |" in documented for rule in DEFAULT_RULES)

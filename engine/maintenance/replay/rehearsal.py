@@ -75,13 +75,14 @@ class _Waiting:
 class Rehearsal:
     """One run; a context manager.  ``directory`` is an empty one for the files that the parts keep.
 
-    ``past`` reads rows of a table from before what is held in memory, which is what the rules look back.
+    ``past`` reads rows of a table from before what is held in memory, which is what the rules look back; without it
+    everything is held.
     """
 
     def __init__(
         self, config: Config, catalog: Catalog, directory: str, *, start_ns: int, past: Reader | None = None
     ) -> None:
-        self.config, self.catalog = config, catalog
+        self.config, self.catalog, self._past = config, catalog, past
         self.clock = clock = ManualClock(start_ns)
         self.hot = HotStore()
         self.samples = ReplayedSamples(self.hot, clock, past)
@@ -191,7 +192,7 @@ class Rehearsal:
         if now_ns - self._forgot_ns >= NS_PER_MINUTE:
             self._forgot_ns = now_ns
             self.hot.forget_idle(now_ns - self._idle_ns)
-        if now_ns - self._dropped_ns >= DROP_EVERY_NS:
+        if self._past is not None and now_ns - self._dropped_ns >= DROP_EVERY_NS:
             self._dropped_ns = now_ns
             self.samples.held_from_ns = max(self.samples.held_from_ns, now_ns - self._kept_ns)
             for table_id in self.hot.table_ids():
