@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: env native test lint types check questions crash bench debug clean
+.PHONY: env native test lint types check questions crash bench scores debug clean
 
 env:            ## environment with the development tools, native modules built in place
 	python3 -m venv .venv
@@ -34,6 +34,9 @@ crash:          ## the long kill -9 campaign: TIDEGAUGE_KILLS=500 by default
 
 bench:          ## all benchmark suites at full size
 	$(BIN)tidegauge bench
+
+scores:         ## every figure on labelled data beside what is asked and published; skipped where the data is absent
+	$(BIN)tidegauge bench scores
 
 clean:
 	rm -rf build dist *.egg-info native/*.so native/*.cpp native/*.html

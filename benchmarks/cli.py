@@ -67,6 +67,7 @@ SUITES = (
     Suite("series", "a million series: becoming known, memory, finding them by label", "macro_series", "many"),
     Suite("churn", "a simulated week in which every series is renamed hourly", "macro_series", "churn"),
     Suite("rules", "one tick of all alert rules, in process", "macro_watch"),
+    Suite("scores", "detection, causes and forecasts on labelled data, beside published figures", "macro_scores"),
     Suite("recovery", "kill -9 with a full log, then start again", "macro_operations", "recovery"),
 )
 PEERS = Suite("peers", "the same data and queries in other engines", "peers")
@@ -206,6 +207,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--runs", type=int, help="repetitions of each query or load")
     made.add_argument("--work", dest="work_folder", metavar="DIR", help="where scratch folders are made")
     made.add_argument("--scrapes", metavar="DIR", help="storage-pooled: saved expositions, <unix ms>.prom each")
+    made.add_argument("--labelled", metavar="DIR", help="scores: a folder with data/ and scorers/ (default ../shared)")
     made.add_argument("--engines", help="peers: comma-separated names, default all that are installed")
 
 

@@ -29,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     work_folder: str | None = None
     engines: str | None = None
     scrapes: str | None = None
+    labelled: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("hosts", "hours", "connections", "batch_lines", "runs"):

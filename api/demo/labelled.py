@@ -147,8 +147,9 @@ def rehearse(
 def judge(plan: Script, told: Sequence[Alert], metric_of: dict[str, str]) -> Judgement:
     """Hold the alerts that somebody was told of against a script.
 
-    Those of a flapping series, in a cooldown or held back are not told again and do not count.  An alert is right when an incident of its host or service is under way (or just over) that moves its metric.  An
-    incident is caught when the first such alert comes by its deadline.
+    Those of a flapping series, in a cooldown or held back are not told again and do not count.  An alert is right when
+    an incident of its host or service is under way (or just over) that moves its metric.  An incident is caught when
+    the first such alert comes by its deadline.
     """
     found = Judgement(days=1, quiet_hours=_quiet_ns(plan) / 3.6e12)
     noticed: dict[int, int] = {}
@@ -252,7 +253,12 @@ def as_json(found: Judgement, seeds: Sequence[int]) -> dict[str, Any]:
             for incident in (each.labelled.incident,)
         ],
         "wrong_alerts": [
-            {"rule": alert.rule, "labels": alert.labels, "value": alert.value, "notified_at": time_text(alert.notified_ns)}
+            {
+                "rule": alert.rule,
+                "labels": alert.labels,
+                "value": alert.value,
+                "notified_at": time_text(alert.notified_ns),
+            }
             for alert in found.wrong_alerts
         ],
     }
