@@ -43,6 +43,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/bottlenecks"): "refused",
     ("POST", "/v1/bottlenecks"): "refused",
     ("GET", "/v1/rules"): "refused",
+    ("POST", "/v1/rules/reload"): "refused",
     ("GET", "/v1/scale"): "refused",
     ("GET", "/v1/scale/{target}"): "refused",
     ("GET", "/v1/tokens"): "refused",

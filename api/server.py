@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from engine.config import Config
-from engine.errors import BadConfig, Unavailable
+from engine.errors import BadConfig, BadRequest, TidegaugeError, Unavailable
 from engine.query.memory import bound_heaps
 from engine.runtime import Engine
 from native.slabs import keep_at_most
@@ -57,7 +57,7 @@ def bind(listen: str) -> socket.socket:
     return listener
 
 
-def serve(config: Config, data_dir: str, listen: str | None = None) -> int:
+def serve(config: Config, data_dir: str, listen: str | None = None, config_path: str | None = None) -> int:
     """Open the engine and serve it until a signal; return the exit code.
 
     Prints one line with the URL when requests are answered.  Raises errors of the tree when it cannot start.
@@ -66,7 +66,7 @@ def serve(config: Config, data_dir: str, listen: str | None = None) -> int:
     listener = bind(listen or config.server.listen)
     bound_heaps()
     try:
-        engine = Engine.open(data_dir, config, wait=False)
+        engine = Engine.open(data_dir, config, wait=False, config_path=config_path)
     except BaseException:
         listener.close()
         raise
@@ -91,6 +91,16 @@ def told_of_recovery(engine: Engine) -> str | None:
         f"tidegauge: recovering {left} bytes of log; writes are taken, queries answer 503 until then"
         " (GET /health/ready)"
     )
+
+
+def reload_rules(engine: Engine) -> None:
+    """Take up the rules of the configuration file; what is wrong with it goes to the log."""
+    try:
+        engine.reloader.reload()
+    except BadRequest as error:
+        LOG.error("%s", error.message)
+    except TidegaugeError:
+        pass  # The reloader has logged it.
 
 
 def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
@@ -148,6 +158,7 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, reload_rules, engine))
         await server.serve(sockets=[listener])
 
     try:

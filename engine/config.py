@@ -169,6 +169,7 @@ class Watch(Settings, frozen=True, kw_only=True):
     tick: Annotated[Duration, within("1s", "5m")] = _duration("5s")
     stale_after: Annotated[Duration, within("5s", "1d")] = _duration("5m")
     default_rules: bool = True
+    rule_files: tuple[str, ...] = ()
     default_routes: bool = True
     default_escalation: bool = True
     flap_changes: Annotated[int, Meta(ge=0, le=1_000)] = 10
@@ -320,12 +321,25 @@ def load_config(path: str | None) -> Config:
     """
     if path is None:
         return Config()
-    config, problems = parse_config(read_config_text(path), path=path)
+    config, problems = check_file(path)
     if config is not None:
         return config
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     message = f"cannot use the configuration: {problems[0].sentence}{more}"
     raise BadConfig(message, [problem.sentence for problem in problems])
+
+
+def check_file(path: str) -> tuple[Config | None, list[Problem]]:
+    """Return the configuration in the file ``path`` with the rules of its rule files, or None and every problem.
+
+    Raises BadConfig when the file itself cannot be read.
+    """
+    from engine.config_rule_files import with_rule_files  # which needs the Structs above
+
+    config, problems = parse_config(read_config_text(path), path=path)
+    if config is not None:
+        config, problems = with_rule_files(config, path)
+    return config if not problems else None, problems
 
 
 def read_config_text(path: str) -> str:

@@ -6,6 +6,7 @@ A check that rests on a setting which is itself wrong is left out: one mistake g
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,6 +54,12 @@ def same_kind(kind: type[Any], value: Any) -> Any:
     return kind(value)
 
 
+def check_rules(rules: tuple[Rule, ...], checker: TreeChecker, tree: dict[str, Any], channels: Sequence[str]) -> None:
+    """Report what must hold in and between ``rules``, the usable ones of ``tree``, where there are these channels."""
+    tree = {**tree, "channels": [{"name": name} for name in channels]}
+    _Consistency(Config(rules=rules), checker, tree).check_rules()
+
+
 def split_address(address: str) -> tuple[str, int] | None:
     """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``, None when it is neither."""
     host, colon, port = address.rpartition(":")
@@ -91,15 +98,13 @@ class _Consistency:
         self._server()
         self._limits()
         self._retention()
-        self._unique("rules", "name")
+        self.check_rules()
         self._unique("channels", "name")
         self._unique("routes", "name")
         self._unique("escalation", "name")
         self._unique("inhibit", "name")
         self._unique("scale", "target")
         self._unique("server", "name", within="tokens")
-        for place, rule in self._entries(("rules",), self._config.rules):
-            self._rule(place, rule)
         for place, channel in self._entries(("channels",), self._config.channels):
             self._channel(place, channel)
         for place, route in self._entries(("routes",), self._config.routes):
@@ -113,6 +118,11 @@ class _Consistency:
         for place, target in self._entries(("scale",), self._config.scale):
             self._target(place, target)
         self._url(("agent", "to"), self._config.agent.to)
+
+    def check_rules(self) -> None:
+        self._unique("rules", "name")
+        for place, rule in self._entries(("rules",), self._config.rules):
+            self._rule(place, rule)
 
     def _entries(self, path: Path, entries: tuple[Any, ...]) -> list[tuple[Path, Any]]:
         """Return each entry that stands in the file with its path there."""

@@ -69,6 +69,8 @@ class Vitals:
             buckets=_LATENCY_BUCKETS_SECONDS,
             registry=self.registry,
         )
+        self.rule_reloads = self._counter("rule_reloads", "Times that changed rules were read, by outcome", "outcome")
+        self.rules_current = self._gauge("rules_current", "1 when the rules in force are those of the file, else 0")
         self.detection_tick_seconds = Histogram(
             "tidegauge_detection_tick_seconds",
             "Time to judge what is new of every series once",

@@ -6,7 +6,7 @@ import argparse
 
 from api.cli import WrongUse
 from engine.catalog.callers import token_problems
-from engine.config import check_config, load_config, read_config_text
+from engine.config import check_file, load_config
 from engine.errors import BadConfig
 
 _EPILOG = """example:
@@ -26,11 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     path: str | None = arguments.config
     try:
-        text = "" if path is None else read_config_text(path)
+        problems = [] if path is None else check_file(path)[1]
     except BadConfig as error:
         raise WrongUse(error.message) from None
     where = path or "defaults"
-    sentences = [problem.sentence for problem in check_config(text, path=where)]
+    sentences = [problem.sentence for problem in problems]
     if not sentences:
         sentences = [f"{where}: {problem}" for problem in token_problems(load_config(path).server.tokens)]
     for sentence in sentences:

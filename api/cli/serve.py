@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = listening_on(config_of(arguments.config), arguments.listen)
     from api.server import serve
 
-    return serve(config, arguments.data, config.server.listen)
+    return serve(config, arguments.data, config.server.listen, arguments.config)
 
 
 def listening_on(config: Config, listen: str | None) -> Config:

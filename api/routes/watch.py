@@ -178,10 +178,30 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
 
     @get("/v1/rules", summary="The rules and how many series each has pending and firing")
     async def get_rules() -> dict[str, Any]:
-        return {"rules": engine.rules()}
+        source = engine.reloader.source
+        return {
+            "rules": engine.rules(),
+            "source": {
+                "file": source.path,
+                "loaded_at": time_text(source.loaded_ns),
+                "problem": source.problem,
+                "waiting": source.waiting,
+            },
+        }
+
+    @post("/v1/rules/reload", status_code=200, summary="Take up the rules of the configuration file; scope admin")
+    async def reload_rules() -> dict[str, Any]:
+        changes = await asyncio.to_thread(engine.reloader.reload)
+        return {
+            "added": changes.added,
+            "changed": changes.changed,
+            "removed": changes.removed,
+            "kept": changes.kept,
+            "waiting": engine.reloader.source.waiting,
+        }
 
     @get("/v1/scale", summary="The configured scaling targets")
     async def get_targets() -> dict[str, list[str]]:
         return {"targets": engine.decider.targets}
 
-    return [get_alerts, get_alert, ack_alert, release_alert, close_alert, get_rules, get_targets]
+    return [get_alerts, get_alert, ack_alert, release_alert, close_alert, get_rules, reload_rules, get_targets]

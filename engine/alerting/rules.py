@@ -112,6 +112,13 @@ def own_labels(rule: Rule, labels: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in labels.items() if name not in rule.labels}
 
 
+def may_be_of(rule: Rule, subject_id: int, labels: Mapping[str, str]) -> bool:
+    """Return whether an alert with this number and these labels can be of what the rule judges, series or groups."""
+    if rule.group_by is None:
+        return subject_id >= 0
+    return subject_id < 0 and own_labels(rule, labels).keys() <= {*rule.group_by, *rule.match}
+
+
 def _rendered(
     template: str,
     rule: Rule,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ from engine.alerting.holding import NEVER, Flapping, may_inhibit
 from engine.alerting.journal import Journal
 from engine.alerting.reading import AlertReader
 from engine.alerting.routing import Router
-from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint, own_labels
+from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint, may_be_of, own_labels
 from engine.alerting.states import RuleState, state_of_rows
 from engine.catalog.control import ControlDatabase
 from engine.config import Config, Escalation, Inhibition, Route, Rule
@@ -121,7 +121,8 @@ class AlertStore(AlertReader):
 
         Firing stays firing, pending keeps its start, a cooldown goes on.  A series counts as seen at
         ``now_ns``, so that data has ``stale_after`` to come in again.  An alert whose tag set number means
-        other labels now is orphaned: pending it is cancelled, firing it stays, marked stale.
+        other labels now is orphaned: pending it is cancelled, firing it stays, marked stale.  One of groups that
+        the rule no longer makes is ended.
         """
         quiet_until_ns: dict[str, int] = {}
         rows: dict[str, dict[str, Any]] = {}
@@ -138,6 +139,12 @@ class AlertStore(AlertReader):
                 rows[key] = _state_row(tagset_id, now_ns, quiet_until_ns=quiet_until_ns[key])
         orphans: list[Alert] = []
         found = self._select("WHERE rule = ? AND state IN ('pending', 'firing')", (rule.name,))
+        foreign = [alert for alert in found if not may_be_of(rule, alert.tagset_id, alert.labels)]
+        if foreign:
+            with self._journal(now_ns) as journal:
+                for alert in foreign:
+                    journal.end(alert, "the rule looks at other series now")
+            found = [alert for alert in found if alert not in foreign]
         for alert in found if group_number is None else self._renumbered(rule, found, group_number, now_ns):
             labels = labels_of(alert.tagset_id)
             if labels is None or fingerprint(rule.name, labels) != alert.fingerprint:
@@ -187,13 +194,20 @@ class AlertStore(AlertReader):
 
         The history says so, and whoever was told of the firing is told of the end.
         """
+        return self._close(lambda name: name not in rule_names, "the rule is no longer configured", now_ns)
+
+    def close_of(self, rule_names: Collection[str], reason: str, now_ns: int) -> list[AlertEvent]:
+        """End the open alerts of the rules ``rule_names`` for a ``reason``, telling whoever was told of them."""
+        return self._close(lambda name: name in rule_names, reason, now_ns)
+
+    def _close(self, is_over: Callable[[str], bool], reason: str, now_ns: int) -> list[AlertEvent]:
         open_alerts = self._select("WHERE state IN ('pending', 'firing')", ())
-        ended = [alert for alert in open_alerts if alert.rule not in rule_names]
+        ended = [alert for alert in open_alerts if is_over(alert.rule)]
         if not ended:
             return []
         with self._journal(now_ns) as journal:
             for alert in ended:
-                journal.end(alert, "the rule is no longer configured")
+                journal.end(alert, reason)
         return journal.events
 
     # ---- what people do --------------------------------------------------------------------------

@@ -35,6 +35,26 @@ class RuleStatus:
     stale: int
 
 
+@dataclass(frozen=True, slots=True)
+class RuleChanges:
+    """What other rules in force have changed: the names of those added, changed, removed and kept as they were."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Such as ``1 added (a), 0 changed, 2 removed (b, c), 7 kept``."""
+
+        def told(what: str, names: tuple[str, ...]) -> str:
+            return f"{len(names)} {what} ({', '.join(names)})" if names else f"0 {what}"
+
+        parts = (told("added", self.added), told("changed", self.changed), told("removed", self.removed))
+        return f"{', '.join(parts)}, {len(self.kept)} kept"
+
+
 class RuleWatch:
     """Judges the enabled ones of ``rules``, stores what comes of it, and takes the steps of ``escalation``.
 
@@ -72,6 +92,39 @@ class RuleWatch:
             for rule in self.rules:
                 self._states[rule.name] = self._store.restore(rule, labels_of, now_ns, group_number)
         return ended
+
+    def replace(
+        self, rules: Sequence[Rule], labels_of: LabelsOf, now_ns: int, group_number: GroupNumber | None = None
+    ) -> tuple[RuleChanges, list[AlertEvent]]:
+        """Put other rules in force; return what is new about them and what happened.
+
+        A rule that is the same remembers everything.  One that has changed keeps its open alerts and cooldowns, which
+        are judged by what it says now, unless it looks at other series or groups: then its open alerts end, as do those
+        of rules that are gone.  Raises what the store raises; the rules are then those of before.
+        """
+        enabled = tuple(rule for rule in rules if rule.enabled)
+        with self._lock:
+            before = {rule.name: rule for rule in self.rules}
+            after = {rule.name: rule for rule in enabled}
+            changed = [name for name, rule in after.items() if name in before and before[name] != rule]
+            elsewhere = {name for name in changed if _looks_at(before[name]) != _looks_at(after[name])}
+            events = self._store.close_except(set(after), now_ns)
+            events += self._store.close_of(elsewhere, "the rule looks at other series now", now_ns)
+            states = {
+                name: self._states[name]
+                if name in before and name not in changed
+                else self._store.restore(rule, labels_of, now_ns, group_number)
+                for name, rule in after.items()
+            }
+            self.rules, self._states = enabled, states
+            self._series = {name: count for name, count in self._series.items() if name in after}
+        changes = RuleChanges(
+            added=tuple(name for name in after if name not in before),
+            changed=tuple(changed),
+            removed=tuple(name for name in before if name not in after),
+            kept=tuple(name for name in after if name in before and name not in changed),
+        )
+        return changes, events
 
     def tick(self, inputs: Mapping[str, RuleInput], labels_of: LabelsOf, now_ns: int) -> list[AlertEvent]:
         """Judge every rule on its input, by rule name, and return what happened.
@@ -152,3 +205,8 @@ class RuleWatch:
             firing=int(np.count_nonzero(firing)),
             stale=int(np.count_nonzero(state.stale)),
         )
+
+
+def _looks_at(rule: Rule) -> tuple[object, ...]:
+    """Return what decides for which series or groups a rule has alerts."""
+    return rule.metric, rule.match, rule.where, rule.group_by

@@ -109,6 +109,10 @@ class RuleInputs:
             except TidegaugeError as error:
                 self._failed(rule, error, now_ns)
 
+    def forget(self) -> None:
+        """Forget how series fall into groups, which is found out again; to be called when rules have changed."""
+        self._grouper.forget()
+
     def _failed(self, rule: Rule, error: TidegaugeError, now_ns: int) -> None:
         self._failed_ns[rule.name] = now_ns
         self.problems[rule.name] = f"cannot read the past of {rule.metric}: {error.message}"

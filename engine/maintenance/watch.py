@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from engine.alerting.watch import RuleWatch
+import threading
+from collections.abc import Sequence
+
+from engine.alerting.alerts import AlertEvent
+from engine.alerting.watch import RuleChanges, RuleWatch
 from engine.clock import Clock
+from engine.config import Rule
 from engine.maintenance.inputs import RuleInputs
 from engine.vitals import Vitals
 
@@ -14,18 +19,34 @@ class Watcher:
     def __init__(self, *, rules: RuleWatch, inputs: RuleInputs, vitals: Vitals, clock: Clock) -> None:
         self._rules, self.inputs = rules, inputs
         self._vitals, self._clock = vitals, clock
+        # What has been read for some rules is never judged by others.
+        self._lock = threading.Lock()
         rules.restore(inputs.labels, clock.now_ns(), inputs.groups.number)
 
     def tick(self) -> int:
         """Judge every rule once; return how many entries the alerts' history has got."""
         started = self._clock.monotonic()
-        now_ns = self._clock.now_ns()
-        inputs = {rule.name: self.inputs.of(rule, now_ns) for rule in self._rules.rules}
-        events = self._rules.tick(inputs, self.inputs.labels, now_ns)
-        for event in events:
-            self._vitals.alert_transitions.labels(event.event).inc()
+        with self._lock:
+            now_ns = self._clock.now_ns()
+            inputs = {rule.name: self.inputs.of(rule, now_ns) for rule in self._rules.rules}
+            events = self._rules.tick(inputs, self.inputs.labels, now_ns)
+        self._count(events)
         self._vitals.rule_tick_seconds.observe(self._clock.monotonic() - started)
         return len(events)
+
+    def replace(self, rules: Sequence[Rule]) -> RuleChanges:
+        """Put other rules in force between two ticks (:meth:`RuleWatch.replace`)."""
+        with self._lock:
+            self.inputs.forget()
+            changes, events = self._rules.replace(
+                rules, self.inputs.labels, self._clock.now_ns(), self.inputs.groups.number
+            )
+        self._count(events)
+        return changes
+
+    def _count(self, events: Sequence[AlertEvent]) -> None:
+        for event in events:
+            self._vitals.alert_transitions.labels(event.event).inc()
 
     def prepare(self) -> None:
         """Read ahead of time what rules compare with, so that no tick waits for it."""

@@ -80,6 +80,10 @@ class Grouper:
             known = self._known[key] = self._arranged(tagset_ids.copy(), by, shared)
         return known
 
+    def forget(self) -> None:
+        """Forget all arrangements; numbers stay."""
+        self._known = {}
+
     def _arranged(self, tagset_ids: Int32Array, by: Sequence[str], shared: Mapping[str, str]) -> Arrangement:
         groups = np.zeros(len(tagset_ids), np.int64)
         columns: list[tuple[Int64Array, list[str]]] = []

@@ -53,6 +53,7 @@ from engine.maintenance.inputs import RuleInputs
 from engine.maintenance.kept import KeptFields
 from engine.maintenance.rebuild import ROLLUP_FILE, mark_missing, set_aside_files
 from engine.maintenance.recover import Replay, check_log
+from engine.maintenance.reload import RuleReloader
 from engine.maintenance.retain import Retainer
 from engine.maintenance.scale import Decider
 from engine.maintenance.scheduler import Job, Scheduler
@@ -95,6 +96,7 @@ TOKENS_SECONDS = 1.0
 #: Alerts and decisions that ended are remembered for this long.
 FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
 DELIVER_SECONDS = 0.5
+RELOAD_SECONDS = 5.0
 #: A decision is answered for this many ticks before asking for it makes a new one.
 DECISION_TICKS = 3
 #: The relations of the engine's own findings that this version fills.
@@ -125,12 +127,15 @@ class Engine:
         fs: FileSystem | None = None,
         mode: Literal["server", "embedded", "snapshot"] = "server",
         wait: bool = True,
+        config_path: str | None = None,
     ) -> None:
         """``wait``: return when the log has been replayed, not as soon as writes can be taken.
 
         ``mode``: "snapshot" is for a directory that is thrown away afterwards: no job runs, nothing is kept.
+        ``config_path``: the file that ``config`` came from; its rules are taken up again when it changes.
         """
         self._mode = mode
+        self._config_path = config_path
         self.config = config
         self.clock = clock or SystemClock()
         self.vitals = Vitals()
@@ -379,6 +384,9 @@ class Engine:
             vitals=self.vitals,
             clock=self.clock,
         )
+        self.reloader = RuleReloader(
+            self._config_path, config, self.watcher.replace, vitals=self.vitals, clock=self.clock
+        )
         self.outbox = Outbox(self.control, channels)
         self.anomalies = AnomalyStore(self.control)
         self.finder = AnomalyFinder(
@@ -430,6 +438,7 @@ class Engine:
             Job("catalogue", CATALOGUE_SECONDS, self.keeper.run),
             Job("tokens", TOKENS_SECONDS, self.tokens.refresh),
             Job("watch", self.config.watch.tick.seconds, self.watcher.tick),
+            Job("reload", RELOAD_SECONDS, self.reloader.poll),
             Job("pasts", self.config.watch.tick.seconds, self.watcher.prepare),
             Job("scale", self.config.watch.tick.seconds, self.decider.tick),
             # The first run comes an interval after the start, in its own thread: it is what imports numba.

@@ -54,8 +54,9 @@ class Served:
     def __init__(self) -> None:
         self.calls: list[tuple[Config, str, str | None]] = []
 
-    def serve(self, config: Config, data: str, listen: str | None) -> int:
+    def serve(self, config: Config, data: str, listen: str | None, config_path: str | None) -> int:
         self.calls.append((config, data, listen))
+        self.config_path = config_path
         return 0
 
 
@@ -110,3 +111,11 @@ def test_beyond_this_machine_with_tokens_is_fine(served: Served, tmp_path: Path)
     file.write_text(f'[[server.tokens]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = ["read"]\n')
     assert main(["serve", "--config", str(file), "--listen", "0.0.0.0:80"]) == 0
     assert served.calls[0][2] == "0.0.0.0:80"
+
+
+def test_rules_in_other_files_are_checked_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text('[watch]\nrule_files = ["r.toml"]')
+    (tmp_path / "r.toml").write_text('[[rules]]\nname = "a"\nmetric = "m"\nop = ">"\nthreshold = 1\nupper = 2\n')
+    assert main(["check", "--config", str(file)]) == 1
+    assert capsys.readouterr().out == f'{tmp_path}/r.toml:6: rules[1].upper: got 2.0, want no upper for op = ">"\n'

@@ -93,6 +93,7 @@ MISTAKES = [
     ("POST", "/v1/import/prometheus", b"up 1", JSON, 415, "unsupported_media_type"),
     ("POST", "/v1/import/prometheus", b"x" * 5_000, {}, 413, "too_large"),
     ("GET", "/v1/import/prometheus", b"", {}, 400, "bad_request"),
+    ("POST", "/v1/rules/reload", b"", {}, 400, "bad_request"),
     ("POST", "/v1/sql", b"", JSON, 400, "bad_request"),
     ("POST", "/v1/sql", b"{}", JSON, 400, "bad_request"),
     ("POST", "/v1/sql", b'{"sql": "SELECT 1", "more": 1}', JSON, 400, "bad_request"),

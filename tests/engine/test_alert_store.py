@@ -145,7 +145,7 @@ def server(path: str) -> Iterator[Server]:
 def test_a_group_keeps_its_alert_and_its_cooldown_over_restarts_whatever_its_number(path: str) -> None:
     from engine.query.groups import GroupNumbers
 
-    server = Server(path, [rule_of(cooldown=300, summary="{zone} at {value}")])
+    server = Server(path, [rule_of(group_by=("zone",), cooldown=300, summary="{zone} at {value}")])
     for start, zones in enumerate((["x", "y"], ["other", "y", "x"], ["y", "x"])):
         # Each process numbers the groups as it meets them.
         groups = GroupNumbers()
@@ -176,7 +176,7 @@ def test_labels_of_a_rule_are_the_alerts_and_make_no_other_alert(path: str) -> N
 
     groups = GroupNumbers()
     team = {"team": "shop", "room": "{zone}", "none": "{missing}"}
-    server = Server(path, [rule_of(labels=team, summary="at {value}")])
+    server = Server(path, [rule_of(group_by=("zone",), labels=team, summary="at {value}")])
     server.labels_of = groups.labels
     x = groups.number({"zone": "x"})
     assert server.tick(0, {x: 95.0}) == ["firing"]
