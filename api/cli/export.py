@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
 
 from api.cli import DEFAULT_URL, TOKEN_VARIABLE, WrongUse, token_of
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from api.bulk.encode import Encoder, Wide
     from api.bulk.export import Progress, State
     from api.bulk.selection import Selection, Source
@@ -24,6 +28,7 @@ _BINARY = frozenset({"parquet", "arrow"})
 SOCKET_SECONDS = 600.0
 _EPILOG = f"""example:
   tidegauge export --table cpu --output cpu.parquet
+  tidegauge export --format parquet --output dump/
   tidegauge export --match 'host=~"web.*"' --start now-7d --output web.lp
   tidegauge export --table prometheus --match '__name__="up"' --output up.openmetrics
   tidegauge export --query "SELECT host, max(usage_user) FROM cpu GROUP BY host" --output worst.csv
@@ -58,41 +63,99 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", help=f"token with the scope read (default: ${TOKEN_VARIABLE})")
     parser.add_argument("--format", choices=FORMATS, help="default: by the suffix of --output, else csv")
     parser.add_argument("--delimiter", default=",", help="between the cells of a CSV file (default: a comma)")
-    parser.add_argument("--output", metavar="FILE", help="default: standard output, which cannot be continued")
+    parser.add_argument(
+        "--output", metavar="FILE", help="or a directory, for a file a measurement (default: standard output)"
+    )
     parser.add_argument("--restart", action="store_true", help="begin again even if an earlier export was interrupted")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    form = _checked(arguments)
+    with _open(arguments) as source, _progress(arguments) as progress:
+        if not _is_directory(arguments):
+            return _export(source, arguments, form, progress)
+        from api.bulk.selection import measurements
+
+        done = _Done(arguments.output, _options(arguments, form), restart=arguments.restart)
+        code = 0
+        for relation in measurements(source) if arguments.table is None else [arguments.table]:
+            if relation in done.names:
+                _say(f"{relation}: written already by an earlier export that stopped")
+                continue
+            name = f"{quote(relation, safe='')}.{form}"
+            named = {**vars(arguments), "table": relation, "output": os.path.join(arguments.output, name)}
+            code = max(code, _export(source, argparse.Namespace(**named), form, progress))
+            done.add(relation)
+        done.forget()
+        return code
+
+
+def _export(source: Source, arguments: argparse.Namespace, form: str, progress: _Shown) -> int:
+    """Export into one file, or to standard output."""
     from api.bulk.export import Exporter, PartialFile, Reader
     from engine.clock import SystemClock
     from engine.errors import TidegaugeError
 
-    form = _checked(arguments)
     clock = SystemClock()
-    file = PartialFile(arguments.output)
     started = time.perf_counter()
-    with _open(arguments) as source, _progress(arguments) as progress:
-        options = _options(arguments, form)
-        state = None if arguments.restart else file.found(options)
-        if state is None:
-            state = _begun(source, arguments, form, options, clock.now_ns())
-        else:
-            _say(f"{arguments.output}: going on behind {state.rows} rows, where an earlier export stopped")
-        begun_with = state.rows
-        file.open(state.bytes)
-        exporter = Exporter(Reader(source, sleep=time.sleep), file, clock=clock, progressed=progress.show)
-        try:
-            _run(exporter, state, form, arguments)
-            file.finish(parquet=form == "parquet", written=progress.converted)
-        except (TidegaugeError, KeyboardInterrupt) as error:
-            file.save()
-            if isinstance(error, TidegaugeError) and arguments.output and state.rows:
-                error.message += "; the same command goes on from where it stopped"
-            raise
-        finally:
-            file.close()
+    file = PartialFile(arguments.output)
+    options = _options(arguments, form)
+    state = None if arguments.restart else file.found(options)
+    if state is None:
+        state = _begun(source, arguments, form, options, clock.now_ns())
+    else:
+        _say(f"{arguments.output}: going on behind {state.rows} rows, where an earlier export stopped")
+    begun_with = state.rows
+    progress.begin(arguments.output or "")
+    file.open(state.bytes)
+    exporter = Exporter(Reader(source, sleep=time.sleep), file, clock=clock, progressed=progress.show)
+    try:
+        _run(exporter, state, form, arguments)
+        file.finish(parquet=form == "parquet", written=progress.converted)
+    except (TidegaugeError, KeyboardInterrupt) as error:
+        file.save()
+        if isinstance(error, TidegaugeError) and arguments.output and state.rows:
+            error.message += "; the same command goes on from where it stopped"
+        raise
+    finally:
+        file.close()
     _tell(arguments, form, state, state.rows - begun_with, time.perf_counter() - started)
     return EXIT_LEFT_OUT if state.left_out else 0
+
+
+def _is_directory(arguments: argparse.Namespace) -> bool:
+    output = arguments.output
+    return output is not None and (output.endswith(os.sep) or os.path.isdir(output))
+
+
+class _Done:
+    """Which measurements an export into a directory has written, kept there while it is under way."""
+
+    def __init__(self, directory: str, options: str, *, restart: bool) -> None:
+        import msgspec
+
+        self._path = os.path.join(directory, "export.progress")
+        self._options = options
+        self.names: list[str] = []
+        os.makedirs(directory, exist_ok=True)
+        if not restart:
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                with open(self._path, "rb") as file:
+                    found_options, names = msgspec.json.decode(file.read(), type=tuple[str, list[str]])
+                if found_options == options:
+                    self.names = names
+
+    def add(self, name: str) -> None:
+        import msgspec
+
+        self.names.append(name)
+        with open(f"{self._path}.tmp", "wb") as file:
+            file.write(msgspec.json.encode((self._options, self.names)))
+        os.replace(f"{self._path}.tmp", self._path)
+
+    def forget(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
 
 
 def _run(exporter: Any, state: State, form: str, arguments: argparse.Namespace) -> None:
@@ -129,8 +192,16 @@ def _checked(arguments: argparse.Namespace) -> str:
         raise WrongUse(f"cannot use delimiter {arguments.delimiter!r}: want one character")
     if form in _BINARY and arguments.output is None and (form == "parquet" or sys.stdout.isatty()):
         raise WrongUse(f"cannot write {form} to standard output: use --output FILE")
-    if form in _TABULAR and arguments.query is None and arguments.table is None:
-        raise WrongUse(f"cannot write all measurements as {form}, which holds one: use --table NAME, or --format lp")
+    into_directory = _is_directory(arguments)
+    if into_directory and arguments.format is None:
+        raise WrongUse(f"cannot tell the format of files in {arguments.output}: use --format")
+    if into_directory and arguments.query is not None:
+        raise WrongUse(f"cannot write an answer to {arguments.output}, which is a directory: want a file")
+    if form in _TABULAR and arguments.query is None and arguments.table is None and not into_directory:
+        raise WrongUse(
+            f"cannot write all measurements as {form}, which holds one: use --table NAME, --format lp,"
+            " or a directory as --output"
+        )
     if arguments.query is None:
         for option in ("step", "measurement"):
             if getattr(arguments, option) is not None:
@@ -263,6 +334,8 @@ def _say(sentence: str) -> None:
 
 
 class _Shown(Protocol):
+    def begin(self, name: str) -> None: ...
+
     def show(self, progress: Progress) -> None: ...
 
     def converted(self, rows: int) -> None: ...
@@ -273,11 +346,14 @@ class _Shown(Protocol):
 
 
 def _progress(arguments: argparse.Namespace) -> _Shown:
-    return _Bar(arguments.output or "") if sys.stderr.isatty() and arguments.output else _Silent()
+    return _Bar() if sys.stderr.isatty() and arguments.output else _Silent()
 
 
 class _Silent:
     """No bar where nobody is watching, or where the rows are on the terminal."""
+
+    def begin(self, name: str) -> None:
+        """Nothing to show."""
 
     def show(self, progress: Progress) -> None:
         """Nothing to show."""
@@ -295,7 +371,7 @@ class _Silent:
 class _Bar:
     """A bar over rows (over time where they are not counted), with the rate and the time left."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -307,17 +383,25 @@ class _Bar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
+        self._task: TaskID | None = None
+        self.begin("")
+
+    def begin(self, name: str) -> None:
         self._started = time.perf_counter()
         self._first: int | None = None
+        if self._task is not None:
+            self._bar.remove_task(self._task)
         self._task = self._bar.add_task(os.path.basename(name), total=None, rate="")
 
     def show(self, progress: Progress) -> None:
         self._first = progress.rows if self._first is None else self._first
         seconds = max(1e-9, time.perf_counter() - self._started)
         rate = f"{progress.rows:,} rows, {(progress.rows - self._first) / seconds:,.0f} rows/s"
+        assert self._task is not None
         self._bar.update(self._task, completed=progress.done, total=progress.total, rate=rate)
 
     def converted(self, rows: int) -> None:
+        assert self._task is not None
         self._bar.update(self._task, rate=f"{rows:,} rows converted")
 
     def __enter__(self) -> _Bar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -81,6 +82,46 @@ def test_a_statement_is_asked_once_for_each_window(data: str, tmp_path: Path) ->
     assert written[-3:] == expected[-3:]
 
 
+def test_every_measurement_gets_a_file_in_a_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    data, directory = str(tmp_path / "data"), tmp_path / "dump"
+    with tidegauge.open(data) as db:
+        db.write(f"cpu,host=a v=1 {NOW_NS}\na/b,host=a v=2 {NOW_NS}\n")
+    words = ["export", "--data", data, "--format", "parquet", "--output", f"{directory}/"]
+    assert main(words) == 0
+    assert sorted(each.name for each in directory.iterdir()) == ["a%2Fb.parquet", "cpu.parquet"]
+    assert f"import {directory}/a%2Fb.parquet --format parquet --table a/b" in capsys.readouterr().err
+    assert pq.read_table(directory / "a%2Fb.parquet")["v"].to_pylist() == [2.0]
+    # As an interrupted export leaves it: what is done is not done again.
+    (directory / "cpu.parquet").write_bytes(b"kept")
+    from api.cli.export import _Done, _options
+    from api.cli.main import build_parser
+
+    parser, _ = build_parser("export")
+    done = _Done(f"{directory}/", _options(parser.parse_args(words), "parquet"), restart=False)
+    done.add("cpu")
+    assert main(words) == 0
+    assert "cpu: written already" in capsys.readouterr().err
+    assert (directory / "cpu.parquet").read_bytes() == b"kept"
+    assert main([*words, "--restart"]) == 0
+    assert pq.read_table(directory / "cpu.parquet")["v"].to_pylist() == [1.0]
+    assert not (directory / "export.progress").exists()
+
+
+def test_a_terminal_shows_how_far_it_is(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["export", "--data", data, "--table", "cpu", "--output", str(tmp_path / "out.parquet")]) == 0
+    shown = capsys.readouterr().err
+    assert "out.parquet" in shown
+    assert "100%" in shown
+    assert "120 rows, " in shown
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -110,6 +151,8 @@ def test_what_cannot_be_exported(
         (["--table", "cpu", "--start", "tomorrow"], "cannot read time"),
         (["--table", "cpu", "--start", "now", "--end", "now-1h"], "the end is not behind the start"),
         (["--query", "SELECT $1, $2", "--start", "now-1d", "--end", "now", "--step", "0s"], "cannot use --step 0s"),
+        (["--output", "/tmp/"], "cannot tell the format of files"),
+        (["--output", "/tmp/", "--format", "csv", "--query", "SELECT 1"], "which is a directory"),
         (["--table", "cpu", "--delimiter", "::"], "want one character"),
         (["--table", "cpu", "--token", "t"], "cannot use --token with --data"),
     ],
