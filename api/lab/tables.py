@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from api.lab.steps import places
 from engine.errors import BadRequest
+from engine.forecasting.grid import places
 from engine.forecasting.seasons import DAY_SECONDS
 from engine.model.rows import Float64Array, Int64Array
 

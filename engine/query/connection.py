@@ -10,10 +10,12 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Iterable
 
 import duckdb
 
 from engine.errors import Damage, NewerFormat, TidegaugeError, Unavailable
+from engine.query.extensions import register_all
 from engine.query.macros import create_macros
 from engine.query.relations import literal
 from engine.rollups.packs import Packs
@@ -116,9 +118,10 @@ def _refusal(text: str, path: str) -> TidegaugeError:
     return Unavailable(f"cannot open rollup database: {text} ({path})")
 
 
-def lock(root: duckdb.DuckDBPyConnection) -> None:
+def lock(root: duckdb.DuckDBPyConnection, extensions: Iterable[str] = ()) -> None:
     """Define the functions that statements see and forbid every change of configuration from now on."""
     create_macros(root)
+    register_all(root, extensions)
     root.execute("SET lock_configuration = true")
 
 

@@ -66,12 +66,14 @@ class Database:
         findings: Collection[str] = FINDINGS,
         catalogue: Catalogue | None = None,
         repair: bool = False,
+        extensions: Collection[str] = (),
     ) -> None:
         """Open the rollup database at ``path``, in memory where it is None.
 
         ``pooled_tables``: measurements whose metrics are named by the tag ``__name__``.  ``findings``: the relations of
         that kind there are.  ``catalogue``: where definitions are kept; one of its own by default, to be filled by
         :meth:`define`.
+        ``extensions``: modules of further functions (:mod:`engine.query.extensions`).
         ``repair``: whether a damaged file is set aside, for the caller to fill the empty one that takes its place.
         Raises Unavailable when another process has the file open, Damage when it is not readable.
         """
@@ -104,7 +106,7 @@ class Database:
                 self._writing.store.initialise()
             # Reads have a connection of their own, so that a long flush does not make dashboards wait.
             self._reading = Seat(self._root.cursor(), self._packs)
-            lock(self._root)
+            lock(self._root, extensions)
         except duckdb.Error as error:
             # A full disk, for one: the supervisor tries again, and people read a sentence meanwhile.
             self._root.close()

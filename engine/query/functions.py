@@ -39,7 +39,7 @@ WINDOW_FUNCTIONS = _names(
 )
 
 #: Macros of ours over samples (:mod:`engine.query.macros`).
-SERIES = _names("delta earliest increase interpolate latest locf rate")
+SERIES = _names("anomaly_score delta earliest forecast increase interpolate latest locf rate")
 
 NUMERIC = _names(
     "abs acos acosh asin asinh atan atan2 atanh bit_count cbrt ceil ceiling cos cosh cot degrees even exp",
@@ -155,8 +155,10 @@ CLOCKS = _names(
 
 #: How the functions of ours that analysts call are written, for completion and help.
 SIGNATURES = {
+    "anomaly_score": "anomaly_score(value, time)",
     "delta": "delta(value, time)",
     "earliest": "earliest(value, time)",
+    "forecast": "forecast(value, time, steps[, season])",
     "histogram_quantile": "histogram_quantile(histogram, q)",
     "increase": "increase(value, time)",
     "interpolate": "interpolate(value, time[, series])",

@@ -93,9 +93,11 @@ class LocalLink:
         *,
         pooled_tables: Collection[str] = (),
         findings: Collection[str] = FINDINGS,
+        extensions: Collection[str] = (),
     ) -> None:
         self._path, self._settings, self._catalogue = path, settings, catalogue
         self._pooled_tables, self._findings = tuple(pooled_tables), tuple(findings)
+        self._extensions = tuple(extensions)
         self._opening = threading.Lock()
         self._opened: Database | None = None
         self._closed = False
@@ -110,6 +112,7 @@ class LocalLink:
                     memory_limit_bytes=int(self._settings.memory),
                     pooled_tables=self._pooled_tables,
                     findings=self._findings,
+                    extensions=self._extensions,
                     catalogue=self._catalogue,
                     repair=True,
                 )
@@ -172,13 +175,14 @@ class ProcessLink:
         *,
         pooled_tables: Collection[str] = (),
         findings: Collection[str] = FINDINGS,
+        extensions: Collection[str] = (),
         threads: int | None = None,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         """Nothing is started yet: that happens in the background at the first call, or at :meth:`start`.
 
         ``path``: the rollup database, None for one in memory that lives as long as the worker.  ``catalogue``: where
-        definitions come from (``mark`` and ``definitions``).  ``pooled_tables``, ``findings``: see
+        definitions come from (``mark`` and ``definitions``).  ``pooled_tables``, ``findings``, ``extensions``: see
         :class:`engine.query.database.Database`.
         """
         opened = wire.Open(
@@ -188,6 +192,7 @@ class ProcessLink:
             pooled_tables=tuple(pooled_tables),
             findings=tuple(findings),
             parent_pid=os.getpid(),
+            extensions=tuple(extensions),
         )
         self._grace_seconds = grace_seconds
         self._supervisor = Supervisor(opened, catalogue)

@@ -13,6 +13,8 @@ Node = dict[str, Any]
 Serialise = Callable[[str], str]
 
 _ERROR_CLASS = re.compile(r"^[A-Z][A-Za-z ]* Error: ")
+#: What DuckDB puts before the sentence of a function of ours; 1.5 shows where in the program it was raised behind it.
+_IN_PYTHON = re.compile(r"^Invalid Input Error: Python exception occurred while executing the UDF: \w+: ")
 _AT_LINE = re.compile(r"\n\nLINE (\d+): (.*)\n( *)\^", re.DOTALL)
 _FOLD = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
@@ -113,6 +115,7 @@ def explain_error(error: BaseException, sql: str) -> BadQuery:
             before = sum(len(line) + 1 for line in lines[: number - 1])
             at = f" (at character {before + column + 1})"
         text = text[: match.start()]
+    text = _IN_PYTHON.sub("", text).split("\n\nAt:\n")[0]
     text = _ERROR_CLASS.sub("", text)
     text = text.split("\n\tCandidate functions:")[0].split("\n\tCandidate macros:")[0]
     text = " ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -28,6 +28,7 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     findings: tuple[str, ...]
     parent_pid: int
     repair: bool = False
+    extensions: tuple[str, ...] = ()
 
 
 class Define(msgspec.Struct, frozen=True, tag=True):

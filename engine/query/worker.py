@@ -90,6 +90,7 @@ class Worker:
                 pooled_tables=opened.pooled_tables,
                 findings=opened.findings,
                 repair=opened.repair,
+                extensions=opened.extensions,
             )
         except TidegaugeError as error:
             self._reply(wire.failed(0, error))

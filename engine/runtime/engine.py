@@ -99,6 +99,8 @@ DELIVER_SECONDS = 0.5
 RELOAD_SECONDS = 5.0
 #: A decision is answered for this many ticks before asking for it makes a new one.
 DECISION_TICKS = 3
+#: Modules of functions that statements see beside those of the query part.
+SQL_EXTENSIONS = ("engine.detection.sql", "engine.forecasting.sql")
 #: The relations of the engine's own findings that this version fills.
 FINDINGS = ("alerts", "alert_events", "anomalies", "bottlenecks", "decisions")
 #: The jobs that run while the log is replayed; the others judge samples or remove them, and wait until all are there.
@@ -200,11 +202,21 @@ class Engine:
         query = self.config.query
         if mode != "server" or query.in_process:
             self.link: QueryLink = LocalLink(
-                self._path(ROLLUP_FILE), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
+                self._path(ROLLUP_FILE),
+                query,
+                self.catalog.native,
+                pooled_tables=POOLED_TABLES,
+                findings=FINDINGS,
+                extensions=SQL_EXTENSIONS,
             )
         else:
             process = ProcessLink(
-                self._path(ROLLUP_FILE), query, self.catalog.native, pooled_tables=POOLED_TABLES, findings=FINDINGS
+                self._path(ROLLUP_FILE),
+                query,
+                self.catalog.native,
+                pooled_tables=POOLED_TABLES,
+                findings=FINDINGS,
+                extensions=SQL_EXTENSIONS,
             )
             process.start()
             self.link = process

@@ -10,11 +10,13 @@ import duckdb
 import pytest
 
 from engine.errors import BadQuery
+from engine.query.extensions import register_all
 from engine.query.functions import FUNCTIONS, OPERATORS, PUSHABLE, SIGNATURES, TABLE_FUNCTIONS
 from engine.query.macros import create_macros
 from engine.query.relations import FIXED_RELATIONS, Relation
 from engine.query.syntax import Serialise, explain_error, fold
 from engine.query.validation import Statement, check_text, parse
+from engine.runtime.engine import SQL_EXTENSIONS
 
 RELATIONS = {
     **FIXED_RELATIONS,
@@ -404,6 +406,7 @@ def test_examples_of_the_document_may_run(check) -> None:
 def test_every_function_of_the_list_is_one_of_duckdb_or_its_grammar_or_a_macro() -> None:
     with duckdb.connect() as connection:
         create_macros(connection)
+        register_all(connection, SQL_EXTENSIONS)
         known = {
             fold(name) for (name,) in connection.execute("SELECT function_name FROM duckdb_functions()").fetchall()
         }
