@@ -27,7 +27,8 @@ from engine.query.connection import LOG, Seat, connect, lock, set_aside
 from engine.query.deadlines import Deadlines, Watch
 from engine.query.plans import Plan, Plans
 from engine.query.predicates import Evaluator
-from engine.query.relations import FINDINGS, Relations, VisibleRelations
+from engine.query.relations import FINDINGS, FIXED_RELATIONS, Relations, VisibleRelations
+from engine.query.rewriting import rewritten
 from engine.query.scans import SegmentFiles
 from engine.query.scopes import Resolver, Scope, needed_of
 from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlLimits, SqlRequest, Visible
@@ -157,12 +158,25 @@ class Database:
         """Check a statement and say what must be prepared for it.  Raises BadQuery."""
         check_text(sql, parameters)
         with self._cursor(NEEDED_TIMEOUT_SECONDS, sql) as (cursor, _):
-            relations, tagset_ids = self._seen(visible)
-            statement = parse(sql, _serialiser(cursor), relations.by_name())
+            plan = self._plan(cursor, sql, parameters, visible)
+            found = needed_of(plan.relations, self._tags, plan.scopes, plan.statement)
+        tier = "" if plan.rewrite is None else plan.rewrite.tier.name
+        return msgspec.structs.replace(found, plan=self._plans.keep(plan), tier=tier)
+
+    def _plan(
+        self, cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[JsonScalar], visible: Visible
+    ) -> Plan:
+        """Read a statement.  Raises BadQuery."""
+        serialise = _serialiser(cursor)
+        relations, tagset_ids = self._seen(visible)
+        statement = parse(sql, serialise, relations.by_name())
+        scopes: list[Scope] = []
+        rewrite = None
+        if statement.kind != "show_tables":
             scopes = self._resolver(cursor, relations, parameters, tagset_ids).scopes(statement)
-            found = needed_of(relations, self._tags, scopes, statement)
-        plan = Plan((sql, tuple(parameters), visible), relations, statement, scopes)
-        return msgspec.structs.replace(found, plan=self._plans.keep(plan))
+            if len(scopes) == 1 and scopes[0].relation.kind == "table":
+                rewrite = rewritten(statement, relations, scopes[0], serialise)
+        return Plan((sql, tuple(parameters), visible), relations, statement, scopes, rewrite)
 
     def _seen(self, visible: Visible) -> tuple[Relations, Int32Array | None]:
         """Return the relations that exist for a statement, and of which tag sets (None: of all)."""
@@ -190,20 +204,15 @@ class Database:
         with self._packs.reading(), self._cursor(limits.timeout_seconds, request.sql) as (cursor, watch):
             plan = self._plans.take(request.plan, (request.sql, tuple(request.parameters), request.visible))
             if plan is None:
-                relations, tagset_ids = self._seen(request.visible)
-                statement = parse(request.sql, _serialiser(cursor), relations.by_name())
-                scopes = None
-            else:
-                relations, statement, scopes = plan.relations, plan.statement, plan.scopes
+                plan = self._plan(cursor, request.sql, request.parameters, request.visible)
+            statement = plan.statement
             if statement.kind == "show_tables":
-                stream, rows = _stream(_show_tables(relations).to_reader(), limits, watch)
+                stream, rows = _stream(_show_tables(plan.relations).to_reader(), limits, watch)
                 rows_read = files = 0
             else:
-                if scopes is None:
-                    scopes = self._resolver(cursor, relations, request.parameters, tagset_ids).scopes(statement)
                 views = Views(
                     cursor,
-                    relations,
+                    plan.relations,
                     self._tags,
                     self._files,
                     statement,
@@ -211,10 +220,14 @@ class Database:
                     request.findings,
                     self._packs,
                 )
-                views.create(scopes, self._tiers)
+                text = statement.text
+                if request.tier:
+                    text = self._create_over_tier(cursor, views, plan, request.tier)
+                else:
+                    views.create(plan.scopes, self._tiers)
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
                 try:
-                    relation = cursor.sql(statement.text, params=list(request.parameters) or None)
+                    relation = cursor.sql(text, params=list(request.parameters) or None)
                     stream, rows = _stream(_exportable(relation).to_arrow_reader(BATCH_ROWS), limits, watch)
                 except (duckdb.Error, OSError) as error:
                     if _is_scan_failure(error) and not watch.expired:
@@ -224,6 +237,17 @@ class Database:
                 rows_read, files = views.read()
         elapsed = time.monotonic() - started
         return SqlAnswer(stream=stream, rows=rows, elapsed_seconds=elapsed, rows_read=rows_read, files=files)
+
+    def _create_over_tier(self, cursor: duckdb.DuckDBPyConnection, views: Views, plan: Plan, tier: str) -> str:
+        """Create the view over a tier and return the statement that reads it."""
+        rewrite = plan.rewrite
+        if rewrite is None or rewrite.tier.name != tier:
+            raise Unavailable("cannot run SQL: what it reads has changed meanwhile; ask again")
+        (scope,) = plan.scopes
+        of_tier = Scope(FIXED_RELATIONS[tier], scope.start_ns, scope.end_ns, scope.tagset_ids)
+        views.create_over_tier(scope, rewrite, self._tiers([of_tier])[0])
+        whole = msgspec.json.encode({"error": False, "statements": [rewrite.tree]}).decode()
+        return str(cursor.execute("SELECT json_deserialize_sql($1)", [whole]).fetchall()[0][0])
 
     def _resolver(
         self,

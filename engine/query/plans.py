@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.query.relations import Relations
+from engine.query.rewriting import Rewrite
 from engine.query.scopes import Scope
 from engine.query.sources import JsonScalar, Visible
 from engine.query.validation import Statement
@@ -22,12 +23,16 @@ Key = tuple[str, tuple[JsonScalar, ...], Visible]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked statement with the scopes of its relations, as of when it was read: new series are not in them."""
+    """A checked statement with the scopes of its relations, as of when it was read: new series are not in them.
+
+    ``rewrite``: how it reads a tier that answers the same, None where none does.
+    """
 
     key: Key
     relations: Relations
     statement: Statement
     scopes: Sequence[Scope]
+    rewrite: Rewrite | None = None
 
 
 class Plans:

@@ -67,7 +67,8 @@ class SqlRequest(msgspec.Struct, frozen=True, kw_only=True):
     a table without a source is taken to be empty.  ``findings`` maps relation names (``alerts``, ``decisions``, ...)
     to Arrow IPC streams, with their schema even when they have no rows.  ``definitions`` are native catalogue
     definitions that the other side may not know yet.  ``visible``: which series there are for the statement.
-    ``plan``: that of the :class:`Needed` which this answers; 0 for none.
+    ``plan``: that of the :class:`Needed` which this answers; 0 for none.  ``tier``: the rollup relation to read instead
+    of samples, as :class:`Needed` offered it.
     """
 
     sql: str
@@ -78,6 +79,7 @@ class SqlRequest(msgspec.Struct, frozen=True, kw_only=True):
     visible: Visible = ()
     limits: SqlLimits = SqlLimits()
     plan: int = 0
+    tier: str = ""
 
 
 class SqlAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +121,8 @@ class Needed(msgspec.Struct, frozen=True, kw_only=True):
     """What a valid statement reads: tables to prepare, findings to send, rollup relations to bring up to date.
 
     ``rollup_tables``: the tables whose rows of these relations can matter, ``None`` for all.  ``plan``: number under
-    which the statement is remembered as it was read.
+    which the statement is remembered as it was read.  ``tier``: a rollup relation that answers the same where raw
+    samples of all of the range are still there, empty for none; it only reads the one table.
     """
 
     tables: tuple[NeededTable, ...] = ()
@@ -127,3 +130,4 @@ class Needed(msgspec.Struct, frozen=True, kw_only=True):
     rollups: tuple[str, ...] = ()
     rollup_tables: tuple[int, ...] | None = ()
     plan: int = 0
+    tier: str = ""

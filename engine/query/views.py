@@ -16,12 +16,13 @@ import pyarrow as pa
 from engine.errors import Bug, Unavailable
 from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, Int32Array
 from engine.query.relations import Column, Relations, literal, quoted
+from engine.query.rewriting import Rewrite
 from engine.query.scans import SegmentFiles, hot_scans
 from engine.query.scopes import MAX_LISTED_TAGSETS, Scope, mentioned_fields
 from engine.query.sources import TableSource
 from engine.query.syntax import fold
 from engine.query.tagsets import METRIC_TAG, TagStore
-from engine.query.tierscans import SQL_TYPES, TierScan
+from engine.query.tierscans import SQL_TYPES, TierScan, WideTierScan
 from engine.query.validation import Statement
 from engine.rollups.long import INCREASE
 from engine.rollups.packs import Packs
@@ -146,6 +147,25 @@ class Views:
             value = values.get(column, "NULL::DOUBLE" if column.key is None else "NULL::VARCHAR")
             selected.append(f"{value} AS {quoted(column.name)}")
         return f"SELECT {', '.join(selected)} FROM ({self._rows(table_id, field_ids, scope)}) r{tags}"
+
+    def create_over_tier(self, scope: Scope, rewrite: Rewrite, tier: Tier) -> None:
+        """Create the view of a statement that was rewritten to a tier."""
+        parts, kept_from_ns = tier
+        own = [part for part in parts if part.table_id == rewrite.table_id]
+        scan = WideTierScan(self._packs, own, scope, rewrite.field_ids, kept_from_ns, self._scanned)
+        self._files_read += len({part.pack for part in own})
+        keys = [
+            column
+            for column in self._relations.columns(rewrite.table_id)
+            if column.key is not None and self._names(column.name)
+        ]
+        tags = ""
+        if keys or scope.tagset_ids is not None:
+            ids = self._tags.of_table(rewrite.table_id) if scope.tagset_ids is None else scope.tagset_ids
+            tags = f" JOIN {self._tag_columns(ids, keys)} t ON t.tagset_id = r.tagset_id"
+        selected = [f"t.k{index} AS {quoted(column.name)}" for index, column in enumerate(keys)]
+        selected.append("r.* EXCLUDE (tagset_id)")
+        self._view(scope.relation.name, f"SELECT {', '.join(selected)} FROM {self._register(scan)} r{tags}")
 
     def _constant(self, column: Column, tagset_ids: Int32Array) -> str:
         assert column.key is not None

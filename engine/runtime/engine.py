@@ -85,6 +85,8 @@ from engine.wal.writer import WalWriter
 
 LOG = logging.getLogger("tidegauge")
 
+#: Below this many rows SQL reads samples though a tier would do.
+RAW_ROWS_PREFERRED_IN_SQL = 200_000
 FLUSH_SECONDS = 5.0
 SEAL_CHECK_SECONDS = 1.0
 ARRANGE_SECONDS = 1.0
@@ -657,10 +659,11 @@ class Engine:
                 self.recovery.require_finished("run SQL")
             # The newest sample of a table may be one that the caller does not see.
             fresh_to_ns = None if caller.limited else self._fresh_to(needed)
-            if needed.rollups:
+            tier = needed.tier if needed.tier and self._prefers_tier(needed) else ""
+            if needed.rollups or tier:
                 self.flush_rollups()
             findings = {name: self._finding(name, caller) for name in needed.findings}
-            with self.exports.sources(needed.tables) as tables:
+            with self.exports.sources(() if tier else needed.tables) as tables:
                 settings = self.config.query
                 answer = self.link.sql(
                     SqlRequest(
@@ -670,6 +673,7 @@ class Engine:
                         findings=findings,
                         visible=visible,
                         plan=needed.plan,
+                        tier=tier,
                         limits=SqlLimits(
                             timeout_seconds=caller.timeout_seconds or settings.timeout.seconds,
                             max_rows=settings.max_rows,
@@ -683,12 +687,31 @@ class Engine:
             "rows": answer.rows,
             "elapsed_seconds": round(answer.elapsed_seconds, 6),
             "tables": [table.name for table in needed.tables],
-            "tier": ", ".join([*(["raw"] if needed.tables else []), *needed.rollups]) or None,
+            "tier": tier or ", ".join([*(["raw"] if needed.tables else []), *needed.rollups]) or None,
             "files": answer.files,
             "rows_read": answer.rows_read,
             "fresh_to": fresh_to_ns,
         }
         return SqlResult(table, metadata)
+
+    def _prefers_tier(self, needed: Needed) -> bool:
+        """Return whether a statement that a tier answers as well had better read that.
+
+        Not where few samples are read, and not where some are no longer kept: then samples would answer differently.
+        """
+        if not self.config.query.rewrite_to_tiers:
+            return False
+        (table,) = needed.tables
+        start_ns = NEVER_NS if table.start_ns is None else table.start_ns
+        if start_ns < self.admission.oldest_ns(self.clock.now_ns(), table.table_id):
+            return False
+        expected = self.samples.expected_rows(
+            table.table_id, start_ns, FOREVER_NS if table.end_ns is None else table.end_ns
+        )
+        share = 1.0
+        if table.tagset_ids is not None:
+            share = len(table.tagset_ids) / max(1, len(self.catalog.tagset_ids(table.table_id)))
+        return expected * share > RAW_ROWS_PREFERRED_IN_SQL
 
     def _fresh_to(self, needed: Needed) -> int | None:
         """Return the time (ns) of the newest sample of the tables that a statement reads, None without one.
