@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from api.flight import types
 from api.flight.messages import Message
 from engine.query.relations import quoted
 
@@ -102,6 +103,7 @@ _NO_KEYS = pa.schema(
         pa.field("delete_rule", pa.uint8(), nullable=False),
     ]
 )
+SCHEMAS["CommandGetXdbcTypeInfo"] = types.SCHEMA
 SCHEMAS |= dict.fromkeys(("CommandGetExportedKeys", "CommandGetImportedKeys", "CommandGetCrossReference"), _NO_KEYS)
 
 
@@ -126,6 +128,10 @@ def answer(message: Message, ask: Ask) -> pa.Table:
             return pa.table([sorted({*TYPES.values(), OTHER_TYPE})], schema=schema)
         case "CommandGetTables":
             return _tables(message, ask, schema)
+        case "CommandGetXdbcTypeInfo":
+            # A number that is negative travels as its two's complement of 64 bits.
+            numbers = [each - (1 << 64) if each >> 63 else each for each in message.numbers(1)]
+            return types.types_table(numbers[-1] if numbers else None)
         case "CommandGetSqlInfo":
             return _properties(message.numbers(1), schema)
         case _:

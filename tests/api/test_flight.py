@@ -180,6 +180,12 @@ def test_what_there_is(client: flight.FlightClient) -> None:
     assert (told[0], told[3], told[8], told[504]) == ("tidegauge", True, 0, '"')
     few = asked(client, messages.command("CommandGetSqlInfo", (1, bytes([0, 4, 99]))))
     assert few["info_name"].to_pylist() == [0, 4]
+    kinds = asked(client, messages.command("CommandGetXdbcTypeInfo"))
+    assert kinds["data_type"].to_pylist() == sorted(kinds["data_type"].to_pylist())
+    assert "TIMESTAMP_NS" in kinds["type_name"].to_pylist()
+    minus_five = protobuf.number_field(1, 2**64 - 5)
+    (bigint,) = asked(client, messages.written("CommandGetXdbcTypeInfo", minus_five)).to_pylist()
+    assert (bigint["type_name"], bigint["column_size"]) == ("BIGINT", 19)
     for command in ("PrimaryKeys", "ExportedKeys", "ImportedKeys"):
         assert asked(client, messages.command(f"CommandGet{command}", (3, "cpu"))).num_rows == 0
 
