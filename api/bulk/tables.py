@@ -58,6 +58,25 @@ def arrow_pieces(path: str, columns: Columns, start: Place, *, piece_rows: int =
         raise BadRequest(f"cannot read {path}: {error}") from None
 
 
+def named_table(path: str, form: str) -> str | None:
+    """Return the measurement that a Parquet or Arrow file says it holds, as ``tidegauge export`` writes it."""
+    import pyarrow.parquet as pq
+
+    try:
+        if form == "parquet":
+            schema = pq.read_schema(path)
+        else:
+            with pa.memory_map(path) as source:
+                is_file = source.read(6) == b"ARROW1"
+                source.seek(0)
+                schema = (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)).schema
+    except (pa.ArrowException, OSError):
+        # Whoever reads the rows tells what is wrong with the file.
+        return None
+    name = (schema.metadata or {}).get(b"tidegauge.table")
+    return None if not name else name.decode("utf-8", "replace")
+
+
 def _arrow_batches(source: Any) -> Iterator[pa.RecordBatch]:
     if source.read(6) == b"ARROW1":
         source.seek(0)

@@ -321,8 +321,9 @@ def _tell(arguments: argparse.Namespace, form: str, state: State, rows: int, sec
 def _import_command(arguments: argparse.Namespace, form: str, selection: Selection) -> str:
     import shlex
 
-    words = ["tidegauge", "import", arguments.output, "--format", form, "--table", selection.measurement]
+    words = ["tidegauge", "import", arguments.output, "--format", form]
     if form == "csv":
+        words += ["--table", selection.measurement]
         # A tag whose values look like numbers would be taken for a field.
         words += [word for column, _ in selection.tags for word in ("--tag", column)]
         words += ["--delimiter", arguments.delimiter] if arguments.delimiter != "," else []

@@ -55,7 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--label", metavar="NAME=VALUE", action="append", default=[], help="for every sample of Prometheus text"
     )
     tables = parser.add_argument_group("CSV, Parquet and Arrow")
-    tables.add_argument("--table", metavar="NAME", help="the table (default: the file's name up to its first dot)")
+    tables.add_argument(
+        "--table", metavar="NAME", help="the table (default: what the file says, else its name up to its first dot)"
+    )
     tables.add_argument(
         "--time", metavar="COLUMN", help="the column that holds the time (default: time, timestamp, ts)"
     )
@@ -151,7 +153,7 @@ def _pieces(file: str, form: str, arguments: argparse.Namespace, start: Place) -
         from api.bulk.text import text_pieces
 
         return text_pieces(file, start)
-    columns = _columns(file, arguments)
+    columns = _columns(file, form, arguments)
     if form == "csv":
         from api.bulk.csvfile import csv_pieces
 
@@ -161,10 +163,11 @@ def _pieces(file: str, form: str, arguments: argparse.Namespace, start: Place) -
     return (parquet_pieces if form == "parquet" else arrow_pieces)(file, columns, start)
 
 
-def _columns(file: str, arguments: argparse.Namespace) -> Columns:
-    from api.bulk.tables import Columns
+def _columns(file: str, form: str, arguments: argparse.Namespace) -> Columns:
+    from api.bulk.tables import Columns, named_table
 
-    table = arguments.table or os.path.basename(file).split(".")[0]
+    table = arguments.table or (named_table(file, form) if form != "csv" else None)
+    table = table or os.path.basename(file).split(".")[0]
     if not table:
         raise WrongUse(f"cannot load {file}: its name gives no table; use --table NAME")
     return Columns(table, arguments.time, arguments.unit, tuple(arguments.tag), tuple(arguments.drop))

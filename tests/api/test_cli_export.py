@@ -38,7 +38,8 @@ def test_a_table_goes_out_and_comes_in(
     assert said.startswith("wrote 120 rows in ")
     if suffix != "lp":
         command = said.partition("load it with: tidegauge ")[2].strip()
-        assert command.startswith(f"import {path} --format {suffix} --table cpu")
+        assert command.startswith(f"import {path} --format {suffix}")
+        assert command.endswith("--table cpu --tag host --tag rack") == (suffix == "csv")
     else:
         command = f"import {path}"
     copy = str(tmp_path / "copy")
@@ -92,7 +93,12 @@ def test_every_measurement_gets_a_file_in_a_directory(
     words = ["export", "--data", data, "--format", "parquet", "--output", f"{directory}/"]
     assert main(words) == 0
     assert sorted(each.name for each in directory.iterdir()) == ["a%2Fb.parquet", "cpu.parquet"]
-    assert f"import {directory}/a%2Fb.parquet --format parquet --table a/b" in capsys.readouterr().err
+    assert f"import {directory}/a%2Fb.parquet --format parquet\n" in capsys.readouterr().err
+    copy = str(tmp_path / "copy")
+    assert main(["import", *map(str, directory.iterdir()), "--data", copy]) == 0
+    with tidegauge.open(copy) as db:
+        assert db.sql("SELECT metric FROM metrics ORDER BY metric")["metric"].to_pylist() == ["a/b_v", "cpu_v"]
+    capsys.readouterr()
     assert pq.read_table(directory / "a%2Fb.parquet")["v"].to_pylist() == [2.0]
     # As an interrupted export leaves it: what is done is not done again.
     (directory / "cpu.parquet").write_bytes(b"kept")
