@@ -34,6 +34,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/v1/alerts/{alert_id}/ack"): "filtered",
     ("DELETE", "/v1/alerts/{alert_id}/ack"): "filtered",
     ("POST", "/v1/alerts/{alert_id}/close"): "filtered",
+    ("GET", "/v1/dashboard"): "filtered",
     ("GET", "/v1/anomalies"): "filtered",
     ("GET", "/v1/forecast"): "filtered",
     ("GET", "/v1/silences"): "filtered",
@@ -43,6 +44,10 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/bottlenecks"): "refused",
     ("POST", "/v1/bottlenecks"): "refused",
     ("GET", "/v1/rules"): "refused",
+    # Notifications of groups, digests and signs of life are about many series.
+    ("GET", "/v1/notifications"): "refused",
+    ("GET", "/v1/notifications/{notification_id}"): "refused",
+    ("POST", "/v1/notifications/{notification_id}/revive"): "refused",
     ("POST", "/v1/rules/reload"): "refused",
     ("GET", "/v1/scale"): "refused",
     ("GET", "/v1/scale/{target}"): "refused",

@@ -23,6 +23,7 @@ from api.routes.anomalies import anomaly_routes
 from api.routes.bottlenecks import bottleneck_routes
 from api.routes.forecast import forecast_routes
 from api.routes.health import health_routes
+from api.routes.notifications import notification_routes
 from api.routes.query import query_routes
 from api.routes.silences import silence_routes
 from api.routes.tokens import token_routes
@@ -85,6 +86,7 @@ class Application:
                 *query_routes(engine),
                 *watch_routes(engine),
                 *silence_routes(engine),
+                *notification_routes(engine),
                 *anomaly_routes(engine),
                 *forecast_routes(engine),
                 *token_routes(engine),

@@ -12,8 +12,10 @@ from msgspec import Meta
 from engine.config_base import MASK, SECRET, Name, Settings
 from engine.config_units import Duration, within
 
-ChannelType = Literal["webhook", "slack", "email", "sms"]
+ChannelType = Literal["webhook", "slack", "email", "sms", "apprise", "dashboard"]
 ADDRESS = re.compile(r"[!-+\--;=?A-~]+@[!-+\--;=?A-~]+")
+
+APPRISE_URL = re.compile(r"[a-z0-9][a-z0-9+.-]*://\S+")
 
 _GROUPING = ("group_by", "group_wait", "group_interval", "group_repeat")
 _SHARED = ("name", "type", "timeout", "budget", "heartbeat", "digest", *_GROUPING)
@@ -23,12 +25,16 @@ NEEDED: dict[ChannelType, tuple[str, ...]] = {
     "slack": ("url",),
     "email": ("server", "from", "to"),
     "sms": ("url", "to"),
+    "apprise": ("url",),
+    "dashboard": (),
 }
 POSSIBLE: dict[ChannelType, tuple[str, ...]] = {
     "webhook": (*_SHARED, "url", "headers", "secret"),
     "slack": (*_SHARED, "url", "text", "group_text"),
     "email": (*_SHARED, "server", "from", "to", "security", "user", "password", "subject", "text", "group_text"),
     "sms": (*_SHARED, "url", "headers", "to", "payload", "encoding", "text", "group_text"),
+    "apprise": (*_SHARED, "url", "subject", "text", "group_text"),
+    "dashboard": (*_SHARED, "keep"),
 }
 
 
@@ -65,15 +71,21 @@ class Channel(Settings, frozen=True, kw_only=True):
     group_text: str | None = None
     payload: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=lambda: {"to": "{to}", "text": "{text}"})
     encoding: Literal["json", "form"] = "json"
+    keep: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
 
     @property
     def shown_url(self) -> str | None:
-        """The URL without its path, which is often as good as a password; None where it has none or no host."""
+        """The URL without its path, which is often as good as a password; None where it has none or no host.
+
+        Of an Apprise URL only the scheme: what stands for the host there may be a token.
+        """
         try:
             parts = urlsplit(self.url or "")
             host, port = parts.hostname, parts.port
         except ValueError:
             return None
+        if self.type == "apprise":
+            return f"{parts.scheme}://..." if parts.scheme else None
         if not host:
             return None
         shown_host = f"[{host}]" if ":" in host else host
@@ -97,6 +109,7 @@ class Channel(Settings, frozen=True, kw_only=True):
             "text",
             "group_text",
             "encoding",
+            "keep",
         )
         shown = [f"{name}={getattr(self, name)!r}" for name in plain]
         shown.append(f"url={self.shown_url!r}")

@@ -17,7 +17,7 @@ from msgspec import inspect
 
 from engine.config import Config, Route, Rule, ScaleTarget
 from engine.config_base import MASK
-from engine.config_channels import ADDRESS, NEEDED, POSSIBLE, Channel
+from engine.config_channels import ADDRESS, APPRISE_URL, NEEDED, POSSIBLE, Channel
 from engine.config_rule_check import mistakes
 from engine.config_toml import Path, Problem, dotted, key_lines, parse_toml
 from engine.config_tree import TreeChecker, shown
@@ -244,7 +244,10 @@ class _Consistency:
             if name in Channel.__struct_encode_fields__ and name not in POSSIBLE[channel.type]:
                 allowed = f"no {name} for {kind}"
                 self._report((*place, name), _HIDDEN, allowed, involved=((*place, "type"),))
-        if channel.url is not None:
+        if channel.url is not None and channel.type == "apprise":
+            if not APPRISE_URL.match(channel.url):
+                self._report((*place, "url"), _HIDDEN, 'an Apprise URL such as "ntfy://example.org/topic"')
+        elif channel.url is not None:
             self._url((*place, "url"), channel.url, secret=True)
         if channel.server is not None and split_address(channel.server) is None:
             self._report((*place, "server"), channel.server, 'HOST:PORT such as "smtp.example.org:587"')

@@ -29,7 +29,7 @@ class Route(Settings, frozen=True, kw_only=True):
 
 
 # What is kept for everybody to look at, or has a reader of its own, is told of everything.
-_ALWAYS: tuple[ChannelType, ...] = ("webhook",)
+_ALWAYS: tuple[ChannelType, ...] = ("webhook", "apprise", "dashboard")
 _DEFAULTS: tuple[tuple[str, tuple[Category, ...], tuple[Severity, ...], tuple[ChannelType, ...]], ...] = (
     ("system-critical", ("system",), ("critical",), ("slack", "email", "sms")),
     ("system", ("system",), (), ("slack", "email")),

@@ -115,8 +115,9 @@ def _test(name: str, config: Config) -> int:
     attempt = sender_of(channels[name]).send(delivery, body.encode(), now_ns)
     if not attempt.delivered:
         raise Unavailable(f"cannot notify channel {name!r}: {attempt.error}")
+    status = f": {attempt.status}" if attempt.status is not None else ""
     but = f", but {attempt.error}" if attempt.error else ""
-    print(f"channel {name!r} ({channels[name].type}) took the test notification {delivery}: {attempt.status}{but}")
+    print(f"channel {name!r} ({channels[name].type}) took the test notification {delivery}{status}{but}")
     return 0
 
 

@@ -252,6 +252,18 @@ MIGRATIONS: tuple[Migration, ...] = (
             event_id INTEGER NOT NULL
         ) WITHOUT ROWID""",
     ),
+    (
+        # What channels of type dashboard have been told, the newest of each.
+        """CREATE TABLE dashboard (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            delivery TEXT NOT NULL UNIQUE,
+            channel TEXT NOT NULL,
+            time_ns INTEGER NOT NULL,
+            event TEXT NOT NULL,
+            body TEXT NOT NULL
+        )""",
+        "CREATE INDEX dashboard_of ON dashboard (channel, id)",
+    ),
 )
 
 

@@ -15,12 +15,14 @@ DEFAULT_TEXTS = {
         "started {started_at}, fired {fired_at}, resolved {resolved_at}\nalert {id}, delivery {delivery}\n"
     ),
     "sms": "{event}: {summary} [{severity}]",
+    "apprise": "{rule} ({severity}, {category})\n{labels}\nvalue {value}, threshold {threshold}\nsince {started_at}",
 }
 #: The same for a message about a group of alerts, where its channel has no ``group_text``.
 DEFAULT_GROUP_TEXTS = {
     "slack": "*{event}* {summary}\n{alerts}",
     "email": "{summary}\n\n{alerts}\n\ndelivery {delivery}\n",
     "sms": "{summary}",
+    "apprise": "{alerts}",
 }
 #: ``{alerts}`` has so many lines; how many alerts more there are is said in another one.
 MOST_LINES = 25

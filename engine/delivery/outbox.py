@@ -18,6 +18,7 @@ from engine.catalog.control import ControlDatabase
 from engine.clock import NS_PER_SECOND
 from engine.config import Channel
 from engine.delivery.attempt import Attempt, Sender
+from engine.delivery.dashboard import DashboardSender
 from engine.delivery.senders import sender_of
 from engine.errors import BadRequest, NotFound
 
@@ -103,7 +104,10 @@ class Outbox:
         self._control = control
         self._share = share
         self._retries = retries
-        self._senders = {name: sender(channel) for name, channel in channels.items()}
+        self._senders = {
+            name: DashboardSender(control, channel) if channel.type == "dashboard" else sender(channel)
+            for name, channel in channels.items()
+        }
         self._locks = {name: threading.Lock() for name in channels}
         self._unnoted: dict[int, Attempt] = {}
 
@@ -218,6 +222,26 @@ class Outbox:
     def _select(self, where: str, parameters: Sequence[Any]) -> list[Notification]:
         rows = self._control.rows(f"SELECT {_STORED} FROM notifications {where}", parameters)
         return [Notification(*row) for row in rows]
+
+    def get(self, notification_id: int) -> Notification:
+        """Return one notification.  Raises NotFound."""
+        found = self._select("WHERE id = ?", (notification_id,))
+        if not found:
+            raise NotFound(f"cannot show notification {notification_id}: there is no such notification")
+        return found[0]
+
+    def body(self, notification_id: int) -> str:
+        """Return the JSON text of a notification that there is."""
+        ((body,),) = self._control.rows("SELECT body FROM notifications WHERE id = ?", (notification_id,))
+        return str(body)
+
+    def alerts_of(self, notification_id: int) -> list[tuple[int, list[str]]]:
+        """Return number and told events of every alert that a group's message is about."""
+        rows = self._control.rows(
+            "SELECT alert_id, events FROM notification_alerts WHERE notification_id = ? ORDER BY alert_id",
+            (notification_id,),
+        )
+        return [(alert_id, events.split(",") if events else []) for alert_id, events in rows]
 
     def revive(self, notification_id: int, now_ns: int) -> None:
         """Let a dead notification start again, as when its channel has been repaired.

@@ -26,6 +26,7 @@ from engine.catalog.tokens import TokenStore
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, Clock, SystemClock
 from engine.config import Config
 from engine.config_units import Duration
+from engine.delivery.dashboard import kept_notifications
 from engine.delivery.outbox import Outbox
 from engine.detection.findings import FindingStore, bottlenecks_columns
 from engine.detection.store import AnomalyStore, anomalies_columns
@@ -820,6 +821,10 @@ class Engine:
             }
             for status in self.rule_watch.status()
         ]
+
+    def kept_notifications(self, **filters: Any) -> list[tuple[int, int, dict[str, Any]]]:
+        """Return what dashboards keep, see :func:`engine.delivery.dashboard.kept_notifications`."""
+        return kept_notifications(self.control, **filters)
 
     def _deliver(self, channel: str) -> None:
         delivered = self.outbox.deliver_due(self.clock.now_ns(), channel)

@@ -283,18 +283,23 @@ def test_a_refused_login_does_not_tell_the_password(contexts: tuple[ssl.SSLConte
 
 
 def test_every_type_has_a_sender() -> None:
+    pytest.importorskip("apprise")
     channel = {
         "webhook": Channel(name="a", url="http://x"),
         "slack": Channel(name="a", type="slack", url="http://x"),
         "sms": Channel(name="a", type="sms", url="http://x"),
         "email": mail_channel("127.0.0.1:25"),
+        "apprise": Channel(name="a", type="apprise", url="json://127.0.0.1/"),
     }
     assert {kind: type(sender_of(each)).__name__ for kind, each in channel.items()} == {
         "webhook": "WebhookSender",
         "slack": "WebhookSender",
         "sms": "WebhookSender",
         "email": "EmailSender",
+        "apprise": "AppriseSender",
     }
     assert set(channel) == set(SENDERS)
+    with pytest.raises(BadConfig, match="a dashboard has no receiver, want GET /v1/dashboard"):
+        sender_of(Channel(name="a", type="dashboard"))
     with pytest.raises(BadConfig, match="cannot notify channel 'mail': want server"):
         sender_of(mail_channel("nowhere"))

@@ -189,7 +189,7 @@ def test_example_file_is_valid_with_everything_switched_on() -> None:
     assert problems == []
     assert config is not None
     parts = (config.rules, config.channels, config.escalation, config.scale, config.server.tokens)
-    assert [len(part) for part in parts] == [6, 4, 1, 1, 1]
+    assert [len(part) for part in parts] == [6, 6, 1, 1, 1]
     assert config.scale[0].signals == ScaleTarget(target="any", match={}).signals
     assert (config.server.tls_key, config.agent.token_file) == (
         "/etc/tidegauge/key.pem",
@@ -467,6 +467,13 @@ TABLE = [
     ('[[channels]]\nname = "a"\nurl = "http://x"\ngroup_wait = "1s"', 4, "channels[1].group_wait", "want group_by"),
     (MAIL + 'group_by = []\ngroup_text = "{alerts"', 8, "channels[1].group_text", "placeholders"),
     (MAIL + 'group_by = ["a", 1]', 7, "channels[1].group_by[2]", "want a text"),
+    (
+        '[[channels]]\nname = "a"\ntype = "apprise"\nurl = "s3cret"',
+        4,
+        "channels[1].url",
+        "got ***, want an Apprise URL",
+    ),
+    ('[[channels]]\nname = "a"\ntype = "dashboard"\nkeep = 0', 4, "channels[1].keep", "at least 1"),
     (MAIL + ROUTE + 'match = "a"', 10, "routes[1].match", 'label="value"'),
     (MAIL + ROUTE + 'match = "a=~\\"(\\""', 10, "routes[1].match", "no regular expression"),
     (MAIL + ROUTE + 'times = ["mon", "8-9"]', 10, "routes[1].times[2]", "days, hours, or both"),
