@@ -90,6 +90,9 @@ class Vitals:
         self.bottlenecks = self._counter("bottlenecks", "Bottlenecks found, each counted once")
         self.bottleneck_outcomes = self._counter("bottleneck_outcomes", "What became of bottlenecks", "outcome")
         self.alert_transitions = self._counter("alert_transitions", "Alert state changes", "to")
+        self.notifications_withheld = self._counter(
+            "notifications_withheld", "Notifications that were not sent, or not by themselves, by cause", "cause"
+        )
         self.notifications = self._counter("notifications", "Notification attempts by outcome", "outcome")
         self.decisions = self._counter("scale_decisions", "Scaling decisions answered", "action")
         self.job_failures = self._counter("job_failures", "Background jobs that raised", "job")

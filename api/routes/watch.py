@@ -52,6 +52,7 @@ def shown_alert(alert: Alert, silences: Sequence[Silence], now_ns: int) -> dict[
         "acknowledged_note": alert.acknowledged_note,
         "acknowledged_until": time_text(alert.acknowledged_until_ns),
         "notified_at": time_text(alert.notified_ns),
+        "withheld": alert.withheld,
         "silenced_by": [silence.id for silence in silences if silence.covers(alert)],
     }
 

@@ -29,7 +29,7 @@ STORED = (
     "id, fingerprint, tagset_id, rule, severity, category, labels, channels, state, value, threshold, "
     "summary, stale, started_ns, cause_time_ns, fired_ns, notified_ns, cleared_ns, resolved_ns, "
     "acknowledged_ns, acknowledged_by, acknowledged_note, acknowledged_until_ns, owed, "
-    "escalate_from_ns"
+    "escalate_from_ns, withheld"
 )
 
 
@@ -42,6 +42,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     but the series has had no data for too long.  ``acknowledged_*``: the last acknowledgement, also when
     expired.  ``owed``: what a silence has held back of it, "firing" or "resolved".
     ``escalate_from_ns``: from when the steps of its escalation count; None before anybody was told.
+    ``withheld``: how many of its notifications were not sent, or not by themselves, by cause.
     """
 
     id: int
@@ -69,6 +70,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     acknowledged_until_ns: int | None = None
     owed: str | None = None
     escalate_from_ns: int | None = None
+    withheld: dict[str, int] = {}
 
     @property
     def is_open(self) -> bool:
@@ -98,6 +100,7 @@ def alert_of_row(row: Sequence[Any]) -> Alert:
     values[6] = json.loads(values[6])
     values[7] = tuple(json.loads(values[7]))
     values[12] = bool(values[12])
+    values[25] = json.loads(values[25]) if values[25] != "{}" else {}
     return Alert(*values)
 
 
@@ -169,6 +172,7 @@ def alerts_columns() -> tuple[tuple[str, str], ...]:
         ("acknowledged_by", "VARCHAR"),
         ("acknowledged_note", "VARCHAR"),
         ("acknowledged_until", "TIMESTAMP_NS"),
+        ("withheld", "VARCHAR"),
     )
 
 
@@ -209,6 +213,7 @@ def alerts_table(alerts: Iterable[Alert], now_ns: int) -> dict[str, list[Any]]:
             alert.acknowledged_by,
             alert.acknowledged_note,
             alert.acknowledged_until_ns,
+            json.dumps(alert.withheld),
         )
         for alert in alerts
     ]

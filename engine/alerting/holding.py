@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.alerting.alerts import Alert
 from engine.alerting.silences import Silence, active_silences
@@ -23,6 +23,19 @@ class Flapping:
 
 
 NEVER = Flapping(0, Duration(0))
+
+#: Why a notification was not sent when it was due, or not by itself.
+SILENCED, INHIBITED, FLAPPING, COOLDOWN, BUDGET, GROUPED = CAUSES = (
+    *("silenced", "inhibited", "flapping", "cooldown", "budget", "grouped"),
+)
+
+
+class Hold(NamedTuple):
+    """Why a notification is held back: one of :data:`CAUSES`, and a clause for people."""
+
+    cause: str
+    text: str
+
 
 #: Runs a SELECT with its parameters and returns the rows.
 Read = Callable[[str, Sequence[Any]], list[Any]]
@@ -67,13 +80,13 @@ class Holds:
         ):
             self._called.add(key)
 
-    def reason(self, alert: Alert) -> str | None:
+    def reason(self, alert: Alert) -> Hold | None:
         """Return what holds the alert's notifications back, None when nothing does."""
         if self._silences is None:
             self._silences = active_silences(self._read, self._now_ns)
         silence = next((silence for silence in self._silences if silence.covers(alert)), None)
         if silence is not None:
-            return f"silence {silence.id} by {silence.author} until {time_text(silence.end_ns)}"
+            return Hold(SILENCED, f"silence {silence.id} by {silence.author} until {time_text(silence.end_ns)}")
         return self._inhibited(alert) if self._inhibitions else None
 
     def flaps(self, alert: Alert) -> str | None:
@@ -94,7 +107,7 @@ class Holds:
         """Take note that the alert's series is called flapping now."""
         self._called.add(alert.fingerprint)
 
-    def _inhibited(self, alert: Alert) -> str | None:
+    def _inhibited(self, alert: Alert) -> Hold | None:
         sources = self._loaded()
         labels = _matched(alert.labels, alert.rule, alert.severity, alert.category)
         for index, inhibition in enumerate(self._inhibitions):
@@ -102,7 +115,7 @@ class Holds:
             if _has(labels, inhibition.target) and not _has(labels, inhibition.source):
                 causes = sources.get(_key(index, inhibition, labels))
                 if causes:
-                    return f"alert {min(causes)} fires ({inhibition.name})"
+                    return Hold(INHIBITED, f"alert {min(causes)} fires ({inhibition.name})")
         return None
 
     def _loaded(self) -> _Sources:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ from engine.alerting.evaluator import (
     RESOLVED as BECAME_RESOLVED,
 )
 from engine.alerting.groups import Grouping, Groups
-from engine.alerting.holding import Flapping, Holds
+from engine.alerting.holding import BUDGET, COOLDOWN, FLAPPING, GROUPED, Flapping, Hold, Holds
 from engine.alerting.routing import Router
 from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary, rule_labels
 from engine.alerting.writes import Writes
@@ -82,6 +83,8 @@ class Journal:
         # The open alerts of the series that are being recorded, by fingerprint.
         self._open: dict[str, Alert] = {}
         self.events: list[AlertEvent] = []
+        #: How many notifications were withheld, by cause (engine/alerting/holding.py).
+        self.withheld: Counter[str] = Counter()
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return what a SELECT gives after everything that has been written so far."""
@@ -158,7 +161,7 @@ class Journal:
         else:
             until = time_text(int(transitions.quiet_until_ns[row]))
             why = f"not notified: in the cooldown of the last alert until {until}"
-            self.tell(alert, "firing", f"{silent}; {why}" if silent else why)
+            self.tell(self._count(alert, COOLDOWN), "firing", f"{silent}; {why}" if silent else why)
 
     def _move(self, alert: Alert, kind: int, value: float | None, transitions: Transitions, row: int) -> None:
         """Write a change of an alert that is open already."""
@@ -216,6 +219,11 @@ class Journal:
             self._open.pop(alert.fingerprint, None)
         return alert
 
+    def _count(self, alert: Alert, cause: str) -> Alert:
+        """Take note that a notification of ``alert`` was not sent, or not by itself."""
+        self.withheld[cause] += 1
+        return self.update(alert, withheld={**alert.withheld, cause: alert.withheld.get(cause, 0) + 1})
+
     def end(self, alert: Alert, detail: str = "") -> AlertEvent:
         """Resolve a firing alert, telling whoever was told of it, or cancel a pending one."""
         if alert.state == PENDING:
@@ -243,15 +251,15 @@ class Journal:
         ``tells``: what the receivers are told, "firing" or "resolved".  While something holds it back, the
         notification is owed instead.
         """
-        reason = self._holds.reason(alert)
-        flaps = self._holds.flaps(alert) if reason is None else None
+        hold = self._holds.reason(alert)
+        flaps = self._holds.flaps(alert) if hold is None else None
         if flaps is not None:
             self._writes.forgive(alert)
             if self._holds.told_of_flapping(alert):
-                reason = flaps
-        if reason is not None:
-            because = f"not notified: {reason}"
-            held_back = self.update(alert, owed=tells)
+                hold = Hold(FLAPPING, flaps)
+        if hold is not None:
+            because = f"not notified: {hold.text}"
+            held_back = self._count(self.update(alert, owed=tells), hold.cause)
             return self.tell(held_back, event, f"{detail}; {because}" if detail else because)
         # After word of the flapping, how it ends is still owed.
         owed = None if flaps is None else tells
@@ -295,8 +303,10 @@ class Journal:
         for channel in channels:
             if self._groups.groups(channel):
                 self._groups.add(channel, alert, tells, told.id)
+                alert = self._count(alert, GROUPED)
                 continue
             if self._budgets.used_up(channel):
+                alert = self._count(alert, BUDGET)
                 self._withhold(channel, alert, tells)
                 continue
             delivery = self._delivery(str(told.id), channel)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.alerting.alerts import Alert
+from engine.alerting.alerts import Alert, columns_of
 from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
 from engine.errors import BadRequest, NotFound
@@ -66,6 +66,20 @@ def active_silences(read: Callable[[str, Sequence[Any]], list[Any]], now_ns: int
 def _silence_of_row(row: Sequence[Any]) -> Silence:
     matchers = tuple(Matcher.of(*parts) for parts in json.loads(row[1]))
     return Silence(row[0], matchers, *row[2:])
+
+
+def silences_columns() -> tuple[tuple[str, str], ...]:
+    """Return name and SQL type of the columns of the relation ``silences``; a time is ns since 1970."""
+    return (
+        ("id", "BIGINT"),
+        ("state", "VARCHAR"),
+        ("matchers", "VARCHAR"),
+        ("starts_at", "TIMESTAMP_NS"),
+        ("ends_at", "TIMESTAMP_NS"),
+        ("author", "VARCHAR"),
+        ("note", "VARCHAR"),
+        ("created_at", "TIMESTAMP_NS"),
+    )
 
 
 class SilenceStore:
@@ -153,6 +167,24 @@ class SilenceStore:
             (now_ns, -1 if caller.limited else limit),
         )
         return [silence for silence in map(_silence_of_row, rows) if silence.within(caller)][:limit]
+
+    def table(self, now_ns: int, caller: Caller = EVERYONE) -> dict[str, list[Any]]:
+        """Return every silence of the caller as the columns of :func:`silences_columns`, oldest first."""
+        silences = reversed(self.find(now_ns, states=STATES, limit=10**9, caller=caller))
+        rows = [
+            (
+                each.id,
+                each.state(now_ns),
+                ",".join(matcher.text for matcher in each.matchers),
+                each.start_ns,
+                each.end_ns,
+                each.author,
+                each.note,
+                each.created_ns,
+            )
+            for each in silences
+        ]
+        return columns_of(silences_columns(), rows)
 
     def prune(self, before_ns: int) -> int:
         """Forget silences that ended before ``before_ns``; return how many."""

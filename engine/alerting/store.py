@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +59,8 @@ class AlertStore(AlertReader):
         self._budgets = dict(budgets or {})
         self._groupings = dict(groupings or {})
         self._digests_ns = dict(digests_ns or {})
+        self._counting = threading.Lock()
+        self._withheld: Counter[str] = Counter()
 
     @classmethod
     def configured(cls, control: ControlDatabase, config: Config) -> AlertStore:
@@ -92,6 +96,15 @@ class AlertStore(AlertReader):
             )
             yield journal
             journal.flush()
+        with self._counting:
+            self._withheld.update(journal.withheld)
+
+    def take_withheld(self) -> dict[str, int]:
+        """Return how many notifications were withheld since this was last asked, by cause."""
+        with self._counting:
+            counts = dict(self._withheld)
+            self._withheld.clear()
+        return counts
 
     # ---- transitions -----------------------------------------------------------------------------
 

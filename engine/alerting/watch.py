@@ -165,6 +165,10 @@ class RuleWatch:
             self._store.beat(self._heartbeats_ns, now_ns)
         return events
 
+    def take_withheld(self) -> dict[str, int]:
+        """Return how many notifications were withheld since this was last asked, by cause."""
+        return self._store.take_withheld()
+
     def _forget_silent_ends(self, events: Sequence[AlertEvent]) -> None:
         """Begin no cooldown after an alert of which a silence has told nobody: the next one is news."""
         silent: dict[str, list[int]] = defaultdict(list)

@@ -264,6 +264,8 @@ MIGRATIONS: tuple[Migration, ...] = (
         )""",
         "CREATE INDEX dashboard_of ON dashboard (channel, id)",
     ),
+    # How many notifications of an alert were withheld, by cause, as JSON.
+    ("ALTER TABLE alerts ADD COLUMN withheld TEXT NOT NULL DEFAULT '{}'",),
 )
 
 

@@ -47,6 +47,8 @@ class Watcher:
     def _count(self, events: Sequence[AlertEvent]) -> None:
         for event in events:
             self._vitals.alert_transitions.labels(event.event).inc()
+        for cause, count in self._rules.take_withheld().items():
+            self._vitals.notifications_withheld.labels(cause).inc(count)
 
     def prepare(self) -> None:
         """Read ahead of time what rules compare with, so that no tick waits for it."""

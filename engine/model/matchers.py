@@ -16,6 +16,7 @@ from engine.errors import BadRequest
 Operator = Literal["=", "!=", "=~", "!~"]
 _MATCHER = re.compile(r'\s*(?P<label>[^=!~,"\s{}]+)\s*(?P<operator>=~|!~|!=|=)\s*"(?P<value>(?:[^"\\]|\\.)*)"\s*')
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
+_ESCAPED = {meant: f"\\{written}" for written, meant in _ESCAPES.items()}
 _SPECIAL = re.compile(r"[^\w :/,;=@%&~'\"|-]")
 MAX_PATTERN_LENGTH = 1_000
 
@@ -56,6 +57,12 @@ class Matcher:
         if self.operator == "=":
             return frozenset((self.value,))
         return self.texts if self.operator == "=~" else None
+
+    @property
+    def text(self) -> str:
+        """The matcher as :func:`parse_matchers` reads it."""
+        value = "".join(_ESCAPED.get(character, character) for character in self.value)
+        return f'{self.label}{self.operator}"{value}"'
 
     def accepts(self, value: str) -> bool:
         """Tell whether a series whose label has ``value`` (empty when it has no such label) is selected."""

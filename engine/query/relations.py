@@ -21,7 +21,7 @@ from native.catalogue import Catalogue
 
 ROLLUPS = ("rollup_1m", "rollup_5m", "rollup_15m", "rollup_1h", "rollup_1d")
 #: What the engine found, said and did; sent along with each statement that reads them.
-FINDINGS = ("alerts", "alert_events", "anomalies", "bottlenecks", "decisions", "deploys", "audit")
+FINDINGS = ("alerts", "alert_events", "silences", "anomalies", "bottlenecks", "decisions", "deploys", "audit")
 TIME = "time"
 
 Kind = Literal["table", "samples", "rollup", "series", "metrics", "finding"]

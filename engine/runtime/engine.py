@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from engine.alerting.alerts import alert_events_columns, alerts_columns
-from engine.alerting.silences import SilenceStore
+from engine.alerting.silences import SilenceStore, silences_columns
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.callers import EVERYONE, Caller
@@ -105,7 +105,7 @@ DECISION_TICKS = 3
 #: Modules of functions that statements see beside those of the query part.
 SQL_EXTENSIONS = ("engine.detection.sql", "engine.forecasting.sql")
 #: The relations of the engine's own findings that this version fills.
-FINDINGS = ("alerts", "alert_events", "anomalies", "bottlenecks", "decisions")
+FINDINGS = ("alerts", "alert_events", "silences", "anomalies", "bottlenecks", "decisions")
 #: The jobs that run while the log is replayed; the others judge samples or remove them, and wait until all are there.
 WITHOUT_WHOLE_SAMPLES = ("rollup", "arrange", "seal", "scale", "tokens")
 #: Writes are turned away once the hot store holds this many times its limit: sealing cannot keep up.
@@ -733,6 +733,8 @@ class Engine:
                 columns, table = alerts_columns(), self.alerts.alerts_table(self.clock.now_ns(), caller)
             case "alert_events":
                 columns, table = alert_events_columns(), self.alerts.alert_events_table(caller)
+            case "silences":
+                columns, table = silences_columns(), self.silences.table(self.clock.now_ns(), caller)
             case "anomalies":
                 columns, table = anomalies_columns(), self.anomalies.anomalies_table(caller)
             case _ if caller.limited:

@@ -34,7 +34,7 @@ RULES_OF_THE_TEST = (Rule(name="busy", metric="cpu_usage", op=">", threshold=50.
 
 #: What each relation of SQL is for a limited caller.  A new one fails the test until it stands here.
 RELATIONS = {
-    **dict.fromkeys(("samples", "series", "metrics", "alerts", "alert_events", "anomalies"), "filtered"),
+    **dict.fromkeys(("samples", "series", "metrics", "alerts", "alert_events", "anomalies", "silences"), "filtered"),
     **dict.fromkeys(("rollup_1m", "rollup_5m", "rollup_15m", "rollup_1h", "rollup_1d"), "filtered"),
     "bottlenecks": "refused",
     "decisions": "refused",
@@ -218,6 +218,11 @@ def test_every_relation_has_a_decision(engines: tuple[Engine, Engine], limited: 
     elif decision == "absent":
         assert name not in FINDINGS
     else:
+        for match in (f'{LIMIT},host="none"', 'team="secret",host="none"') if name == "silences" else ():
+            matchers = parse_matchers(match)
+            made = whole.silences.add(matchers, start_ns=NOW_NS, end_ns=NOW_NS + 1, author="ann", now_ns=NOW_NS)
+            # What is over disturbs no other test.
+            whole.silences.end(made.id, NOW_NS)
         told, everything = (whole.sql(f"SELECT * FROM {name}", caller=who).table for who in (limited, Asker()))
         assert 0 < told.num_rows < everything.num_rows
         assert "secret" in str(everything.to_pylist()) or name == "alert_events"

@@ -64,6 +64,13 @@ def test_a_silence_from_its_beginning_to_its_end(engine: Engine) -> None:
     assert (alert["state"], alert["silenced_by"], alert["notified_at"]) == ("firing", [1], None)
     assert asked("GET", "/v1/alerts/1")[1]["silenced_by"] == [1]
     assert [each["id"] for each in asked("GET", "/v1/silences")[1]["silences"]] == [2, 1]
+    columns = "id, state, matchers, CAST(starts_at AS VARCHAR), author, note"
+    first = engine.sql(f"SELECT {columns} FROM silences ORDER BY id").table.to_pylist()[0]
+    shown = [1, "active", 'host=~"web-.*",severity="critical"', "2023-11-14 22:13:20", "ann", "rebuild"]
+    assert list(first.values()) == shown
+    assert asked("GET", "/v1/alerts/1")[1]["withheld"] == {"silenced": 1}
+    metrics = call("GET", "/metrics", b"", {})[2].decode()
+    assert 'tidegauge_notifications_withheld_total{cause="silenced"} 1.0' in metrics
     status, ended = asked("DELETE", "/v1/silences/1")
     assert (status, ended["state"]) == (200, "expired")
     assert asked("GET", "/v1/alerts/1")[1]["silenced_by"] == []

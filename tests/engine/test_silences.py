@@ -220,3 +220,10 @@ def test_nothing_is_sent_within_a_silence_and_restarts_change_nothing(
     assert not [at for _, at in sent_at if start <= at < start + length]
     events = [event for event, _ in sent_at]
     assert events == ["firing", "resolved"] * (len(events) // 2) + ["firing"] * (len(events) % 2)
+
+
+def test_matchers_are_written_as_they_are_read() -> None:
+    text = 'a="x",b!="y\\"\\\\z",c=~"p|q\\n",d!~""'
+    matchers = parse_matchers(text)
+    assert ",".join(matcher.text for matcher in matchers) == text
+    assert parse_matchers(",".join(matcher.text for matcher in matchers)) == matchers
