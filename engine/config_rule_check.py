@@ -51,8 +51,8 @@ def _band(rule: Rule) -> Iterator[Mistake]:
     if rule.upper is None:
         yield Mistake("upper", None, f'the upper level for op = "{rule.op}"', ("op",))
         return
-    if rule.upper <= rule.threshold:
-        allowed = f"more than the threshold, {rule.threshold:g}"
+    if rule.upper < rule.threshold:
+        allowed = f"at least the threshold, {rule.threshold:g}"
         yield Mistake("upper", rule.upper, allowed, ("threshold",))
         return
     # The levels at which a firing alert ends lie on the quiet side of those at which it begins.

@@ -53,11 +53,12 @@ def with_rule_files(config: Config, config_path: str) -> tuple[Config, list[Prob
 
 
 def read_rules(
-    text: str, *, path: str, channels: Sequence[str] = (), origins: dict[str, str] | None = None
+    text: str, *, path: str, channels: Sequence[str] | None = (), origins: dict[str, str] | None = None
 ) -> tuple[tuple[Rule, ...], list[Problem]]:
     """Return the rules in the TOML document ``text`` and every problem in the order of lines.
 
-    ``channels``: the names of the channels there are.  ``origins``: for each rule there is already, its file.
+    ``channels``: the names of the channels there are, None when that is not known.  ``origins``: for each rule there
+    is already, its file.
     """
     tree, text, problems = parse_toml(text)
     rules: tuple[Rule, ...] = ()
@@ -67,7 +68,9 @@ def read_rules(
         assert isinstance(kind, inspect.StructType)
         clean = checker.struct(tree, kind, ())
         rules = msgspec.convert(clean, RuleFile, dec_hook=same_kind).rules
-        check_rules(rules, checker, tree, channels)
+        check_rules(
+            rules, checker, tree, [name for rule in rules for name in rule.channels] if channels is None else channels
+        )
         for index, rule in zip(checker.kept.get(("rules",), ()), rules, strict=False):
             origin = (origins or {}).get(rule.name)
             if origin is not None:

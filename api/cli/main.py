@@ -35,7 +35,7 @@ COMMANDS = {
     "token": "make, list and revoke API tokens",
     "check": "validate a configuration file",
     "notify": "send a test notification, or show which channels an alert takes",
-    "rules": "list the rules of a configuration, and test them",
+    "rules": "list, check, test and import alert rules",
     "lab": "run the server's detectors on files",
     "verify": "check everything that is stored in a data directory",
     "bench": "run the benchmark suites",

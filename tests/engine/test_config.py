@@ -415,7 +415,7 @@ TABLE = [
     (RULE + "upper = 95", 6, "rules[1].upper", 'no upper for op = ">"'),
     (RULE + "clear_upper = 95", 6, "rules[1].clear_upper", 'no clear_upper for op = ">"'),
     (RULE.replace('">"', '"inside"'), 1, "rules[1].upper", "the upper level"),
-    (RULE.replace('">"', '"inside"') + "upper = 90", 6, "rules[1].upper", "more than the threshold, 90"),
+    (RULE.replace('">"', '"inside"') + "upper = 89", 6, "rules[1].upper", "at least the threshold, 90"),
     (RULE.replace('">"', '"inside"') + "upper = 95\nclear = 91", 7, "rules[1].clear", "at most the threshold, 90"),
     (RULE.replace('">"', '"inside"') + "upper = 95\nclear_upper = 94", 7, "rules[1].clear_upper", "at least upper, 95"),
     (RULE.replace('">"', '"outside"') + "upper = 95\nclear = 89", 7, "rules[1].clear", "at least the threshold, 90"),

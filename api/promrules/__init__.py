@@ -1,0 +1,1 @@
+"""Alerting rules of Prometheus read and turned into rules of this engine, or refused with a reason."""
