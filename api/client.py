@@ -10,6 +10,7 @@ raised them.  A server that cannot be reached is Unavailable.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import msgspec
 from api.errors import TooLarge, Unauthorized, UnsupportedMedia
 from api.exposition import PrometheusText
 from engine import errors
-from engine.collect.transport import HttpTransport, Response, Transport
+from engine.collect.transport import CutOff, HttpTransport, Response, Transport
 
 if TYPE_CHECKING:
     import polars
@@ -211,8 +212,7 @@ class Client:
         headers = {"Content-Type": "application/json", "Accept": ARROW_STREAM}
         response = self._checked("POST", "/v1/sql", body, headers)
         try:
-            with pa.ipc.open_stream(pa.py_buffer(response.body)) as reader:
-                return SqlTable(reader.read_all())
+            return SqlTable(_table_of(response.body))
         except (pa.ArrowException, OSError, EOFError) as error:
             raise errors.Unavailable(f"cannot read the answer of {self.url}: {error}") from None
 
@@ -393,8 +393,44 @@ class Client:
             return self._transport.request(method, path, body, headers)
         except TimeoutError:
             raise errors.Unavailable(f"cannot reach {self.url}: no answer in time") from None
+        except CutOff as error:
+            raise _said_in(error.partial) or errors.Unavailable(
+                f"cannot read the answer of {self.url}: {error}"
+            ) from None
         except OSError as error:
             raise errors.Unavailable(f"cannot reach {self.url}: {error.strerror or error}") from None
+
+
+def _table_of(stream: bytes) -> pa.Table:
+    """Return an Arrow answer; what a large one says about itself at its end stands in the schema's metadata."""
+    import pyarrow as pa
+
+    batches, told = [], None
+    with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
+        schema = reader.schema
+        with contextlib.suppress(StopIteration):
+            while True:
+                batch, metadata = reader.read_next_batch_with_custom_metadata()
+                told = metadata if metadata is not None else told
+                if batch.num_rows:
+                    batches.append(batch)
+    table = pa.Table.from_batches(batches, schema)
+    return table if told is None else table.replace_schema_metadata({**(schema.metadata or {}), **dict(told.items())})
+
+
+def _said_in(partial: bytes) -> errors.TidegaugeError | None:
+    """Return the error at the end of an Arrow answer that was cut off, None without one."""
+    import pyarrow as pa
+
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(partial)) as reader:
+            while True:
+                _, metadata = reader.read_next_batch_with_custom_metadata()
+                if metadata is not None and b"tidegauge.error" in metadata:
+                    said = msgspec.json.decode(metadata[b"tidegauge.error"])
+                    return _ERRORS.get(said["error"], errors.Unavailable)(said["message"])
+    except (pa.ArrowException, OSError, EOFError, StopIteration):
+        return None
 
 
 def _matchers(match: str | Mapping[str, str]) -> str:

@@ -17,6 +17,8 @@ STATUS_BY_CLASS: tuple[tuple[type[errors.TidegaugeError], int], ...] = (
     (errors.QueueFull, 429),
     (errors.Overload, 503),
     (errors.Unavailable, 503),
+    # nginx's "client closed request": nobody is there to read it.
+    (errors.Cancelled, 499),
     (errors.Damage, 500),
     (errors.Bug, 500),
 )

@@ -23,6 +23,8 @@ DIRECT_BYTES = 64 << 10
 #: What one read takes while no large body is coming in.
 READ_BYTES = 256 << 10
 SCOPE_KEY = "tidegauge.body"
+#: Where a request's scope has what ends its connection at once, dropping what has not been sent.
+ABORT_KEY = "tidegauge.abort"
 
 
 class WholeBody:
@@ -79,6 +81,7 @@ class _Http(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         scope = cast("dict[str, Any]", self.scope)
+        scope[ABORT_KEY] = self.transport.abort
         size = _declared_size(self.headers)
         if not DIRECT_BYTES <= size <= self.max_body or scope["method"] != "POST" or scope["path"] not in self.paths:
             return

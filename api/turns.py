@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from engine.catalog.callers import Caller
+from engine.errors import Cancelled
 from engine.query.turns import Turns
 
 Result = TypeVar("Result")
@@ -26,15 +27,21 @@ class QueryThreads:
 
 
 @asynccontextmanager
-async def turn_of(turns: Turns, caller: Caller) -> AsyncIterator[None]:
-    """Hold a turn while the block runs; raises QueueFull when too many wait or the wait is too long."""
+async def turn_of(turns: Turns, caller: Caller, gone: asyncio.Future[None] | None = None) -> AsyncIterator[None]:
+    """Hold a turn while the block runs; raises QueueFull when too many wait or the wait is too long.
+
+    ``gone`` is completed when nobody wants the turn any more, which then raises Cancelled.
+    """
     turn = turns.enter(caller)
     try:
         if not turn.granted.done():
-            try:
-                await asyncio.wait_for(asyncio.wrap_future(turn.granted), turns.patience_seconds)
-            except TimeoutError:
-                raise turns.impatient(turn) from None
+            granted = asyncio.wrap_future(turn.granted)
+            awaited = [granted] if gone is None else [granted, gone]
+            await asyncio.wait(awaited, timeout=turns.patience_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if gone is not None and gone.done():
+                raise Cancelled("cannot start the query: it was cancelled")
+            if not granted.done():
+                raise turns.impatient(turn)
         yield
     finally:
         turns.leave(turn)

@@ -15,6 +15,7 @@
     ├── Damage              bytes on disk are not what was written; carries ``path`` and ``offset``
     │   └── NewerFormat       a file that a newer version of the program has written; never a reason to use an older one
     ├── Unavailable         a part is not ready or has been closed
+    ├── Cancelled           whoever asked no longer wants an answer
     └── Bug                 an invariant of our own does not hold
 
 Messages read "cannot <action> <object>: got X, want Y (where)".  ``api/errors.py`` maps the classes to HTTP
@@ -116,6 +117,10 @@ class NewerFormat(Damage):
 
 class Unavailable(TidegaugeError):
     code = "unavailable"
+
+
+class Cancelled(TidegaugeError):
+    code = "cancelled"
 
 
 class Bug(TidegaugeError):

@@ -13,13 +13,13 @@ from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from api.arguments import parse_range, parse_time
 from api.auth import caller_of
+from api.sql import SqlAnswers
 from api.turns import QueryThreads, turn_of
 from engine.catalog.callers import Caller
 from engine.errors import BadRequest, QueryLimit
 from engine.model.matchers import Matcher, parse_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS
 from engine.query.range import RangeAnswer, RangeQuery
-from engine.query.results import render, to_objects
 from engine.runtime import Engine
 
 FORMATS = {
@@ -103,36 +103,29 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
     counting = asyncio.Lock()
     threads = QueryThreads(2 * engine.config.query.concurrency)
 
-    def run_sql(
+    answers = SqlAnswers(engine, threads)
+
+    async def answer(
         statement: str, parameters: list[Any], request: Request[Any, Any, Any], shape: Shape
     ) -> Response[bytes]:
         media_type, form = negotiate(request.headers.get("accept", ""))
-        if shape == "rows" and form != "json":
-            raise BadRequest(f"cannot answer with shape=rows as {media_type}: want application/json")
-        answer = engine.run_sql(statement, parameters, caller_of(request))
-        body = to_objects(answer.table) if shape == "rows" else render(answer.table, form, answer.metadata)
-        # Proxies drop names with underscores.
-        told = {name.replace("_", "-"): value for name, value in answer.metadata.items() if value is not None}
-        headers = {f"X-Tidegauge-{name}": str(value) for name, value in told.items()}
-        return Response(body, media_type=media_type, headers=headers)
-
-    async def sql_in_turn(
-        statement: str, parameters: list[Any], request: Request[Any, Any, Any], shape: Shape
-    ) -> Response[bytes]:
-        async with turn_of(engine.sql_turns, caller_of(request)):
-            return await threads.run(lambda: run_sql(statement, parameters, request, shape))
+        if shape == "rows":
+            if form != "json":
+                raise BadRequest(f"cannot answer with shape=rows as {media_type}: want application/json")
+            form = "objects"
+        return await answers.answer(statement, parameters, media_type, form, request)
 
     @post("/v1/sql", status_code=200, summary="Run one SELECT; the form of the answer by Accept")
     async def post_sql(
         data: JSONBody[SqlBody], request: Request[Any, Any, Any], shape: FromQuery[Shape] = "columns"
     ) -> Response[bytes]:
-        return await sql_in_turn(data.sql, data.parameters, request, shape)
+        return await answer(data.sql, data.parameters, request, shape)
 
     @get("/v1/sql", summary="Run one SELECT given as ?q=")
     async def get_sql(
         q: FromQuery[str], request: Request[Any, Any, Any], shape: FromQuery[Shape] = "columns"
     ) -> Response[bytes]:
-        return await sql_in_turn(q, [], request, shape)
+        return await answer(q, [], request, shape)
 
     def run_query(query: RangeQuery, caller: Caller, limit: int, shape: Shape) -> Response[bytes]:
         written = range_objects if shape == "rows" else range_json

@@ -29,6 +29,14 @@ class Response:
     body: bytes
 
 
+class CutOff(ConnectionError):
+    """The connection ended in the middle of a response, of which ``partial`` had come."""
+
+    def __init__(self, message: str, partial: bytes) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
 class Transport(Protocol):
     """Sends one request and returns the response, whatever its status."""
 
@@ -101,7 +109,7 @@ class HttpTransport:
             raise
         except http.client.IncompleteRead as error:
             self._connection.close()
-            raise ConnectionError("the connection ended in the middle of the response") from error
+            raise CutOff("the connection ended in the middle of the response", error.partial) from error
         except http.client.HTTPException as error:
             self._connection.close()
             raise ConnectionError(f"the answer is not HTTP: {error!r}") from error

@@ -12,7 +12,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 
 import duckdb
 import msgspec
@@ -21,17 +22,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from engine.errors import BadQuery, Bug, QueryLimit, TidegaugeError, Unavailable
+from engine.errors import BadQuery, Bug, Cancelled, QueryLimit, TidegaugeError, Unavailable
 from engine.model.rows import Int32Array
 from engine.query.connection import LOG, Seat, connect, lock, set_aside
-from engine.query.deadlines import Deadlines, Watch
+from engine.query.deadlines import Deadlines, Stop, Watch
 from engine.query.plans import Plan, Plans
 from engine.query.predicates import Evaluator
 from engine.query.relations import FINDINGS, FIXED_RELATIONS, Relations, VisibleRelations
 from engine.query.rewriting import rewritten
 from engine.query.scans import SegmentFiles
 from engine.query.scopes import Resolver, Scope, needed_of
-from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlLimits, SqlRequest, Visible
+from engine.query.sources import JsonScalar, Needed, Sink, SqlAnswer, SqlLimits, SqlRequest, Visible
 from engine.query.syntax import explain_error
 from engine.query.tagsets import TagStore
 from engine.query.validation import check_text, parse
@@ -46,7 +47,10 @@ from engine.rollups.stored import PartRange, tagset_range
 from native.catalogue import Catalogue
 from native.tagsetfile import TagsetFile
 
-BATCH_ROWS = 65_536
+#: Rows of an answer that are handed on at once; fewer where there are many columns, so that no batch becomes large.
+BATCH_ROWS = 16_384
+BATCH_CELLS = 1 << 18
+LEAST_BATCH_ROWS = 2_048
 NEEDED_TIMEOUT_SECONDS = 30.0
 SeriesIds = Sequence[int] | npt.NDArray[np.int64] | None
 
@@ -188,11 +192,19 @@ class Database:
 
     # --- statements
 
-    def sql(self, request: SqlRequest) -> SqlAnswer:
+    def sql(
+        self,
+        request: SqlRequest,
+        sink: Callable[[Callable[[], AbstractContextManager[None]]], Sink] | None = None,
+        stop: Stop | None = None,
+    ) -> SqlAnswer:
         """Run one statement within its limits.
 
+        ``sink``: makes what takes the answer, whose ``stream`` is then empty; it is given a context in which the time
+        of waiting is not the statement's.  ``stop``: what ends the statement early.
+
         Raises BadQuery for one that is refused or fails, QueryLimit beyond a limit, Unavailable or Damage when a
-        source cannot be read.
+        source cannot be read, Cancelled when it was stopped.
         """
         started = time.monotonic()
         check_text(request.sql, request.parameters)
@@ -202,12 +214,15 @@ class Database:
                 self._relations.mark_pooled(source.table_id)
         limits = request.limits
         with self._packs.reading(), self._cursor(limits.timeout_seconds, request.sql) as (cursor, watch):
+            if stop is not None:
+                stop.attach(partial(self._deadlines.cancel, watch))
+            taker = sink(partial(self._deadlines.paused, watch)) if sink is not None else None
             plan = self._plans.take(request.plan, (request.sql, tuple(request.parameters), request.visible))
             if plan is None:
                 plan = self._plan(cursor, request.sql, request.parameters, request.visible)
             statement = plan.statement
             if statement.kind == "show_tables":
-                stream, rows = _stream(_show_tables(plan.relations).to_reader(), limits, watch)
+                stream, rows = _stream(_show_tables(plan.relations).to_reader(), limits, watch, taker)
                 rows_read = files = 0
             else:
                 views = Views(
@@ -228,7 +243,8 @@ class Database:
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
                 try:
                     relation = cursor.sql(text, params=list(request.parameters) or None)
-                    stream, rows = _stream(_exportable(relation).to_arrow_reader(BATCH_ROWS), limits, watch)
+                    batch_rows = max(LEAST_BATCH_ROWS, min(BATCH_ROWS, BATCH_CELLS // len(relation.columns)))
+                    stream, rows = _stream(_exportable(relation).to_arrow_reader(batch_rows), limits, watch, taker)
                 except (duckdb.Error, OSError) as error:
                     if _is_scan_failure(error) and not watch.expired:
                         for source in request.tables:
@@ -304,6 +320,8 @@ class Database:
         if watch.expired:
             if self._closed:
                 return Unavailable("cannot run SQL: the database is being closed")
+            if watch.cancelled:
+                return Cancelled("cannot run SQL: it was cancelled")
             return QueryLimit(
                 f"cannot run SQL: it took longer than {timeout_seconds:g} s; restrict the time range or the series"
             )
@@ -428,10 +446,13 @@ def _exportable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     return relation.project(", ".join(columns))
 
 
-def _stream(reader: pa.RecordBatchReader, limits: SqlLimits, watch: Watch) -> tuple[bytes, int]:
-    """Read an answer to its end as an Arrow IPC stream.  Raises QueryLimit when it is too large."""
+def _stream(reader: pa.RecordBatchReader, limits: SqlLimits, watch: Watch, taker: Sink | None) -> tuple[bytes, int]:
+    """Read an answer to its end as an Arrow IPC stream, which goes to the taker where there is one.
+
+    Raises QueryLimit when it is too large.
+    """
     rows = size = 0
-    sink = pa.BufferOutputStream()
+    sink = pa.BufferOutputStream() if taker is None else pa.PythonFile(taker, mode="w")
     with reader, pa.ipc.new_stream(sink, reader.schema) as writer:
         for batch in reader:
             rows += batch.num_rows
@@ -448,4 +469,4 @@ def _stream(reader: pa.RecordBatchReader, limits: SqlLimits, watch: Watch) -> tu
             if watch.expired:
                 raise BadQuery("interrupted")
             writer.write_batch(batch)
-    return sink.getvalue().to_pybytes(), rows
+    return sink.getvalue().to_pybytes() if taker is None else b"", rows

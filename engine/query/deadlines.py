@@ -1,10 +1,11 @@
-"""Interrupts statements that run too long, from one thread for all of them."""
+"""Interrupts statements that run too long or are no longer wanted, from one thread for all of them."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,13 +18,38 @@ class Interruptible(Protocol):
     def interrupt(self) -> None: ...
 
 
+class Stop:
+    """The wish, from another thread, that a statement end now; made once and kept."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hooks: list[Callable[[], None]] = []
+        self.asked = False
+
+    def ask(self) -> None:
+        with self._lock:
+            self.asked = True
+            hooks, self._hooks = self._hooks, []
+        for hook in hooks:
+            hook()
+
+    def attach(self, hook: Callable[[], None]) -> None:
+        """Call ``hook`` when a stop is asked for, at once if it has been."""
+        with self._lock:
+            if not self.asked:
+                self._hooks.append(hook)
+                return
+        hook()
+
+
 @dataclass(slots=True, eq=False)
 class Watch:
-    """One statement under watch; ``expired`` says that its time is up."""
+    """One statement under watch; ``expired`` says that its time is up, ``cancelled`` that it is not wanted any more."""
 
     connection: Interruptible
     deadline: float
     expired: bool = False
+    cancelled: bool = False
 
 
 class Deadlines:
@@ -51,6 +77,26 @@ class Deadlines:
             with self._changed:
                 self._watches.discard(watch)
 
+    def cancel(self, watch: Watch) -> None:
+        """Let one watch expire now, because nobody wants the answer."""
+        with self._changed:
+            watch.cancelled = True
+            watch.deadline = 0.0
+            self._changed.notify()
+
+    @contextmanager
+    def paused(self, watch: Watch) -> Iterator[None]:
+        """Let the time stand still while the block runs; it is not the statement's."""
+        began = time.monotonic()
+        with self._changed:
+            left, watch.deadline = watch.deadline - began, 0.0 if watch.cancelled else math.inf
+        try:
+            yield
+        finally:
+            with self._changed:
+                watch.deadline = 0.0 if watch.cancelled or not watch.deadline else time.monotonic() + left
+                self._changed.notify()
+
     def expire_all(self) -> None:
         """Let every watch expire now."""
         with self._changed:
@@ -74,5 +120,7 @@ class Deadlines:
                     if watch.deadline <= now:
                         watch.expired = True
                         watch.connection.interrupt()
-                waits = [max(watch.deadline - now, REPEAT_SECONDS) for watch in self._watches]
+                waits = [
+                    max(watch.deadline - now, REPEAT_SECONDS) for watch in self._watches if watch.deadline < math.inf
+                ]
                 self._changed.wait(min(waits) if waits else None)

@@ -19,11 +19,13 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from engine.config import Query
-from engine.errors import Bug, QueryLimit, TidegaugeError, Unavailable
+from engine.errors import Bug, QueryLimit, Unavailable
 from engine.model.rows import Int32Array
 from engine.query import wire
+from engine.query.answers import STATEMENT_ATTEMPTS, AnswerParts, ArrivingAnswer, WholeAnswer, answer_of
 from engine.query.database import Database, SeriesIds
-from engine.query.process import Pending, QueryProcess
+from engine.query.deadlines import Stop
+from engine.query.process import Pending
 from engine.query.relations import FINDINGS
 from engine.query.sources import JsonScalar, Needed, SqlAnswer, SqlRequest, Visible
 from engine.query.supervisor import LinkCounters, Maker, Supervisor
@@ -37,8 +39,7 @@ from native.catalogue import Catalogue
 GRACE_SECONDS = 2.0
 NEEDED_SECONDS = 30.0
 ROLLUP_SECONDS = 300.0
-#: A statement whose worker ended for another one's sake is run once more; rollup work is repeated more often.
-STATEMENT_ATTEMPTS = 2
+#: Rollup work is repeated more often than a statement.
 ROLLUP_ATTEMPTS = 6
 FIRST_PAUSE_SECONDS = 0.1
 
@@ -48,6 +49,9 @@ class QueryLink(Protocol):
 
     def sql(self, request: SqlRequest) -> SqlAnswer:
         """Run one statement; see :meth:`engine.query.database.Database.sql`."""
+
+    def parts(self, request: SqlRequest, stop: Stop) -> AnswerParts:
+        """Run one statement whose answer comes in parts; ``stop`` ends it early."""
 
     def needed(self, sql: str, parameters: Sequence[JsonScalar] = (), visible: Visible = ()) -> Needed:
         """Check a statement and say what must be prepared for it."""
@@ -120,6 +124,9 @@ class LocalLink:
 
     def sql(self, request: SqlRequest) -> SqlAnswer:
         return self._database().sql(request)
+
+    def parts(self, request: SqlRequest, stop: Stop) -> AnswerParts:
+        return WholeAnswer(self._database().sql(request, stop=stop))
 
     def needed(self, sql: str, parameters: Sequence[JsonScalar] = (), visible: Visible = ()) -> Needed:
         return self._database().needed_relations(sql, parameters, visible)
@@ -205,13 +212,11 @@ class ProcessLink:
             lambda number: wire.RunSql(number, request), seconds=request.limits.timeout_seconds, statement=True
         )
         assert isinstance(reply, wire.Answered)
-        return SqlAnswer(
-            stream=bytes(attachment),
-            rows=reply.rows,
-            elapsed_seconds=reply.elapsed_seconds,
-            rows_read=reply.rows_read,
-            files=reply.files,
-        )
+        return answer_of(reply, attachment)
+
+    def parts(self, request: SqlRequest, stop: Stop) -> AnswerParts:
+        check_text(request.sql, request.parameters)
+        return ArrivingAnswer(self._supervisor, request, stop, grace_seconds=self._grace_seconds)
 
     def needed(self, sql: str, parameters: Sequence[JsonScalar] = (), visible: Visible = ()) -> Needed:
         check_text(sql, parameters)
@@ -302,7 +307,7 @@ class ProcessLink:
                 raise wire.error_of(pending.reply)
             if pending.reply is not None:
                 return pending.reply, pending.attachment
-            error = self._fate(process, pending, seconds)
+            error = self._supervisor.fate(process, pending, seconds)
             if error is not None:
                 raise error
             if attempt == attempts - 1:
@@ -311,24 +316,3 @@ class ProcessLink:
                 )
             self._supervisor.count_repeated()
         raise Bug("cannot reach the query process: attempts ended without an outcome")
-
-    def _fate(self, process: QueryProcess, pending: Pending, seconds: float) -> TidegaugeError | None:
-        """Return why a call must fail whose worker has ended, None when it may be repeated."""
-        if self._supervisor.closed:
-            return Unavailable("cannot reach the query process: it is being closed")
-        if not pending.statement:
-            return None
-        if process.killed_for is pending:
-            return QueryLimit(
-                f"cannot run SQL: it took longer than {seconds:g} s and could not be interrupted;"
-                " the query process was started again"
-            )
-        if process.killed_for == "memory":
-            return QueryLimit("cannot run SQL: statements have taken all memory; the query process was started again")
-        # Of several that were running any may be the one that ended the worker: they get one more chance each.
-        if process.killed_for is None and pending.started and process.statements_at_end == 1:
-            return Unavailable(
-                f"cannot run SQL: the query process ended while the statement ran ({process.ended_by});"
-                " it was started again"
-            )
-        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -24,10 +25,19 @@ class Pending:
     """One call that waits for its reply, or for the end of the process that has it."""
 
     statement: bool
+    #: Where the parts of an answer go that comes in parts; None behind the last one.
+    parts: queue.SimpleQueue[bytearray | None] | None = None
+    number: int = 0
     started: bool = False
     done: threading.Event = field(default_factory=threading.Event)
     reply: wire.Reply | None = None
     attachment: bytearray = field(default_factory=bytearray)
+
+    def wake(self) -> None:
+        """Tell whoever waits that there will be nothing more."""
+        self.done.set()
+        if self.parts is not None:
+            self.parts.put(None)
 
 
 #: For whom a process was killed: for one call that would not end, or because statements had taken all memory.

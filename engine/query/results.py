@@ -13,7 +13,7 @@ import datetime
 import itertools
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -62,13 +62,14 @@ def table_of(answer: SqlAnswer) -> pa.Table:
 
 
 def render(table: pa.Table, form: str, metadata: Mapping[str, Any]) -> bytes:
-    """Return a table as ``json``, ``csv``, ``arrow`` or ``parquet``.
+    """Return a table as ``json``, ``objects``, ``csv``, ``arrow`` or ``parquet``.
 
     ``metadata`` goes into the JSON object, and into the schema of Arrow and Parquet as JSON under the key
     ``tidegauge``; CSV has no place for it.  Raises BadRequest for a form there is not, or that cannot hold a type.
     """
     writers: dict[str, Callable[[pa.Table, Mapping[str, Any]], bytes]] = {
         "json": to_json,
+        "objects": to_objects,
         "csv": to_csv,
         "arrow": to_arrow,
         "parquet": to_parquet,
@@ -81,17 +82,23 @@ def render(table: pa.Table, form: str, metadata: Mapping[str, Any]) -> bytes:
 # --- JSON
 
 
-def to_objects(table: pa.Table) -> bytes:
+def to_objects(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
     """Return a JSON array with one object a row, its values written as in :func:`to_json`.
 
     Raises BadRequest for a table with two columns of one name.
     """
-    names = table.column_names
+    names = distinct_names(table.schema)
+    columns = [_values(column.combine_chunks()) for column in table.columns]
+    return _ENCODER.encode([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
+
+
+def distinct_names(schema: pa.Schema) -> list[str]:
+    """Return the names of the columns; raises BadRequest when two are the same."""
+    names: list[str] = schema.names
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
         raise BadRequest(f"cannot answer with objects: two columns are called {double!r}; name one with AS")
-    columns = [_values(column.combine_chunks()) for column in table.columns]
-    return _ENCODER.encode([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
+    return names
 
 
 def to_json(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
@@ -130,8 +137,18 @@ def _is_list(type_: pa.DataType) -> bool:
     return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
 
 
-def _values(array: pa.Array) -> list[Any]:
+#: How many digits times get: as many as the finest of the column needs, or all that their type has.
+Digits = Literal["needed", "type"]
+
+
+def cells_of(array: pa.Array | pa.ChunkedArray, digits: Digits = "needed") -> list[Any]:
     """Return one JSON-ready value for each element."""
+    if digits == "type" and isinstance(array, pa.Array) and pa.types.is_timestamp(array.type):
+        return _times(array, digits)
+    return _values(array)
+
+
+def _values(array: pa.Array | pa.ChunkedArray) -> list[Any]:
     if isinstance(array, pa.ChunkedArray):
         return [value for chunk in array.chunks for value in _values(chunk)]
     type_ = array.type
@@ -176,22 +193,23 @@ def _floats(array: pa.Array) -> list[Any]:
     return _with_nulls(array, values)
 
 
-def _times(array: pa.Array) -> list[Any]:
+def _times(array: pa.Array, digits: Digits = "needed") -> list[Any]:
     unit = array.type.unit
     ticks = array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    values = _rfc3339(ticks, unit)
+    values = _rfc3339(ticks, unit, digits)
     for index in np.flatnonzero(np.abs(ticks) == _INFINITE).tolist():
         values[index] = "infinity" if ticks[index] > 0 else "-infinity"
     return _with_nulls(array, values)
 
 
-def _rfc3339(ticks: Int64Array, unit: str) -> list[str]:
+def _rfc3339(ticks: Int64Array, unit: str, digits: Digits) -> list[str]:
     # A whole column has the same number of digits, so that its texts sort like its times.
-    shown = next(
-        (coarser for coarser in ("s", "ms", "us") if not np.any(ticks % max(_UNIT_NS[coarser] // _UNIT_NS[unit], 1))),
-        "ns",
-    )
-    shown = min(shown, unit, key=lambda each: -_UNIT_NS[each])
+    shown = unit
+    if digits == "needed":
+        shown = next(
+            (each for each in ("s", "ms", "us") if not np.any(ticks % max(_UNIT_NS[each] // _UNIT_NS[unit], 1))), "ns"
+        )
+        shown = min(shown, unit, key=lambda each: -_UNIT_NS[each])
     texts = np.datetime_as_string(ticks.view(f"datetime64[{unit}]").astype(f"datetime64[{shown}]"), timezone="UTC")
     return list(texts.tolist())
 
@@ -230,18 +248,23 @@ def to_csv(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
 
     In a table of one column NULL is ``""``: readers take an empty line for no row at all.
     """
+    return csv_table(table, header=True)
+
+
+def csv_table(table: pa.Table, *, header: bool, digits: Digits = "needed") -> bytes:
+    """Return the rows of a table as :func:`to_csv` does, with the header or without it."""
     from pyarrow import csv
 
     sink = pa.BufferOutputStream()
-    columns = [csv_column(column) for column in table.columns]
+    columns = [csv_column(column, digits) for column in table.columns]
     if len(columns) == 1 and columns[0].null_count:
         columns = [columns[0].cast(pa.string()).fill_null("")]
     flat = pa.table(columns, names=table.column_names)
-    csv.write_csv(flat, sink, csv.WriteOptions(include_header=True, delimiter=",", quoting_style="needed"))
+    csv.write_csv(flat, sink, csv.WriteOptions(include_header=header, delimiter=",", quoting_style="needed"))
     return bytes(sink.getvalue().to_pybytes())
 
 
-def csv_column(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+def csv_column(column: pa.ChunkedArray, digits: Digits = "needed") -> pa.Array | pa.ChunkedArray:
     type_ = column.type
     if pa.types.is_integer(type_) or pa.types.is_boolean(type_) or pa.types.is_string(type_):
         return column
@@ -249,7 +272,7 @@ def csv_column(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         finite = pc.all(pc.is_finite(column), min_count=0).as_py()
         if finite is not False:
             return column
-    values = _values(column.combine_chunks())
+    values = cells_of(column.combine_chunks(), digits)
     nested = pa.types.is_nested(type_)
     texts = [_csv_text(value, nested) for value in values]
     return pa.array(texts, pa.string())
@@ -280,16 +303,22 @@ def to_parquet(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
     """Return a table as a Parquet file; intervals, which Parquet readers do not share, become ISO 8601 texts."""
     import pyarrow.parquet as pq
 
-    for index, field in enumerate(table.schema):
-        if str(field.type) == "month_day_nano_interval":
-            texts = pa.array(_values(table.column(index).combine_chunks()), pa.string())
-            table = table.set_column(index, field.name, texts)
+    table = plain_table(table)
     sink = pa.BufferOutputStream()
     try:
         pq.write_table(described(table, metadata), sink, compression="zstd")
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
         raise BadRequest(f"cannot answer as Parquet: {error}") from None
     return bytes(sink.getvalue().to_pybytes())
+
+
+def plain_table(table: pa.Table) -> pa.Table:
+    """Return a table as Parquet can hold it: intervals as ISO 8601 texts."""
+    for index, field in enumerate(table.schema):
+        if str(field.type) == "month_day_nano_interval":
+            texts = pa.array(_values(table.column(index).combine_chunks()), pa.string())
+            table = table.set_column(index, field.name, texts)
+    return table
 
 
 def described(table: pa.Table, metadata: Mapping[str, Any]) -> pa.Table:

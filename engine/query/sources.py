@@ -6,7 +6,10 @@ them over with the statement (:class:`SqlRequest`).  Nothing here opens anything
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
+import pyarrow as pa
 
 from engine.segments.deletions import Hole
 
@@ -94,6 +97,13 @@ class SqlAnswer(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_seconds: float
     rows_read: int = 0
     files: int = 0
+
+
+class Sink(Protocol):
+    """Takes an answer as it is made, instead of all of it at the end."""
+
+    def write(self, data: bytes | pa.Buffer) -> int:
+        """Take the next bytes of an Arrow IPC stream; may wait until there is room."""
 
 
 class NeededTable(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import msgspec
 
-from engine.errors import TidegaugeError, Unavailable
+from engine.errors import QueryLimit, TidegaugeError, Unavailable
 from engine.query import wire
 from engine.query.process import Pending, QueryProcess, Reason
 from native.catalogue import Catalogue
@@ -98,15 +98,41 @@ class Supervisor:
         """Send a request, after the definitions that it may need; ``pending`` is woken in any case."""
         with self._state:
             if process is not self._process:
-                pending.done.set()
+                pending.wake()
                 return
             self._next_id += 1
-            number = self._next_id
+            number = pending.number = self._next_id
             process.pending[number] = pending
         # When the worker ends meanwhile, the supervisor sees that as well and wakes what is pending.
         with suppress(OSError), process.sending:
             self._define(process)
             wire.send(process.connection, wire.encode(message(number)), *attachment)
+
+    def tell(self, process: QueryProcess, message: wire.Request) -> None:
+        """Send what has no reply; a worker that has ended hears nothing."""
+        with suppress(OSError), process.sending:
+            wire.send(process.connection, wire.encode(message))
+
+    def fate(self, process: QueryProcess, pending: Pending, seconds: float) -> TidegaugeError | None:
+        """Return why a call must fail whose worker has ended, None when it may be repeated."""
+        if self.closed:
+            return Unavailable("cannot reach the query process: it is being closed")
+        if not pending.statement:
+            return None
+        if process.killed_for is pending:
+            return QueryLimit(
+                f"cannot run SQL: it took longer than {seconds:g} s and could not be interrupted;"
+                " the query process was started again"
+            )
+        if process.killed_for == "memory":
+            return QueryLimit("cannot run SQL: statements have taken all memory; the query process was started again")
+        # Of several that were running any may be the one that ended the worker: they get one more chance each.
+        if process.killed_for is None and pending.started and process.statements_at_end == 1:
+            return Unavailable(
+                f"cannot run SQL: the query process ended while the statement ran ({process.ended_by});"
+                " it was started again"
+            )
+        return None
 
     def kill(self, process: QueryProcess, reason: Reason) -> None:
         with self._state:
@@ -215,10 +241,14 @@ class Supervisor:
                         if pending is not None:
                             pending.started = True
                         continue
+                    if isinstance(reply, wire.Part):
+                        if pending is not None and pending.parts is not None:
+                            pending.parts.put(frame[1])
+                        continue
                     process.pending.pop(reply.id, None)
                 if pending is not None:
                     pending.reply, pending.attachment = reply, frame[1]
-                    pending.done.set()
+                    pending.wake()
 
     def _failed_to_start(self, error: TidegaugeError) -> None:
         with self._state:
@@ -241,4 +271,4 @@ class Supervisor:
             self._wanted = self._wanted or process.ready
             self._state.notify_all()
         for pending in left:
-            pending.done.set()
+            pending.wake()

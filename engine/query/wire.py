@@ -48,8 +48,24 @@ class AskNeeded(msgspec.Struct, frozen=True, tag=True):
 
 
 class RunSql(msgspec.Struct, frozen=True, tag=True):
+    """``window_bytes``: how much of the answer may be on its way; 0: it comes as a whole, in the last reply."""
+
     id: int
     request: SqlRequest
+    window_bytes: int = 0
+
+
+class Taken(msgspec.Struct, frozen=True, tag=True):
+    """So many bytes of the answer's parts have been used: as many more may come.  Has no reply."""
+
+    id: int
+    bytes: int
+
+
+class StopSql(msgspec.Struct, frozen=True, tag=True):
+    """The answer is no longer wanted.  The statement's own reply is the only one."""
+
+    id: int
 
 
 class Flush(msgspec.Struct, frozen=True, tag=True):
@@ -115,8 +131,14 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     id: int
 
 
+class Part(msgspec.Struct, frozen=True, tag=True):
+    """The next bytes of an answer's stream are in the attachment."""
+
+    id: int
+
+
 class Answered(msgspec.Struct, frozen=True, tag=True):
-    """``stream`` of an answer is in the attachment."""
+    """``stream`` of an answer, or what is left of it, is in the attachment."""
 
     id: int
     rows: int
@@ -155,9 +177,22 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 Request = (
-    Open | Define | AskNeeded | RunSql | Flush | ReadRows | AskWatermark | AskStats | Retain | Delete | Forget | Close
+    Open
+    | Define
+    | AskNeeded
+    | RunSql
+    | Taken
+    | StopSql
+    | Flush
+    | ReadRows
+    | AskWatermark
+    | AskStats
+    | Retain
+    | Delete
+    | Forget
+    | Close
 )
-Reply = Ready | Started | Answered | FoundNeeded | FoundStats | Done | Failed
+Reply = Ready | Started | Part | Answered | FoundNeeded | FoundStats | Done | Failed
 
 _ENCODER = msgspec.msgpack.Encoder()
 REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -19,7 +19,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,7 @@ from engine.errors import Bug, QueryLimit, TidegaugeError
 from engine.query import wire
 from engine.query.database import Database
 from engine.query.memory import LARGE_BYTES, release_unused
+from engine.query.parts import Parts, Statement
 from engine.query.scans import mapped_bytes
 from engine.rollups.transfer import pieces_from_bytes
 from native.tagsetfile import TagsetFile
@@ -72,6 +74,8 @@ class Worker:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        #: Statements under way, by the number of their request.
+        self._statements: dict[int, Statement] = {}
         self._sending = threading.Lock()
         self._released_at = 0.0
         self._rollups: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -127,7 +131,14 @@ class Worker:
             self._define(message, bytes(attachment))
         elif isinstance(message, wire.RunSql):
             self._reply(wire.Started(message.id))
+            self._statements[message.id] = Statement(message.window_bytes)
             self._in_thread(message.id, lambda: self._run_sql(message))
+        elif isinstance(message, wire.Taken):
+            if (statement := self._statements.get(message.id)) is not None:
+                statement.taken(message.bytes)
+        elif isinstance(message, wire.StopSql):
+            if (statement := self._statements.get(message.id)) is not None:
+                statement.stop.ask()
         elif isinstance(message, wire.AskNeeded):
             self._reply(wire.Started(message.id))
             self._in_thread(message.id, lambda: self._ask_needed(message))
@@ -188,6 +199,7 @@ class Worker:
         try:
             threading.Thread(target=self._guarded, args=(request_id, work), daemon=True).start()
         except (RuntimeError, MemoryError):
+            self._statements.pop(request_id, None)
             error = QueryLimit("cannot run SQL: the query process has no memory for another statement")
             self._reply(wire.failed(request_id, error))
 
@@ -199,14 +211,22 @@ class Worker:
             self._rollups.get()()
 
     def _run_sql(self, message: wire.RunSql) -> None:
+        statement = self._statements[message.id]
+        parts: list[Parts] = []
+
+        def sink(paused: Callable[[], AbstractContextManager[None]]) -> Parts:
+            parts.append(Parts(statement, partial(self._reply, wire.Part(message.id)), paused))
+            return parts[0]
+
         mapped = sum(mapped_bytes(source) for source in message.request.tables)
         self._space.mapped(mapped)
         try:
-            answer = self._database.sql(message.request)
+            answer = self._database.sql(message.request, sink if message.window_bytes else None, statement.stop)
         finally:
             self._space.mapped(-mapped)
+            del self._statements[message.id]
         reply = wire.Answered(message.id, answer.rows, answer.elapsed_seconds, answer.rows_read, answer.files)
-        self._reply(reply, answer.stream)
+        self._reply(reply, *(parts[0].left if parts else [answer.stream]))
 
     def _ask_needed(self, message: wire.AskNeeded) -> None:
         needed = self._database.needed_relations(message.sql, message.parameters, message.visible)

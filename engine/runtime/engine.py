@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from engine.detection.store import AnomalyStore, anomalies_columns
 from engine.disk.filesystem import Bytes, FileSystem
 from engine.disk.guard import DiskGuard
 from engine.disk.real import RealFileSystem
-from engine.errors import BadQuery, DiskFull, Forbidden, QueryLimit, QueueFull, Recovering, TidegaugeError
+from engine.errors import BadQuery, Cancelled, DiskFull, Forbidden, QueryLimit, QueueFull, Recovering, TidegaugeError
 from engine.forecasting.runner import ForecastAnswer, ForecastQuery
 from engine.forecasting.runner import run as run_forecast
 from engine.hot.store import HotStore
@@ -62,6 +62,8 @@ from engine.maintenance.seal import Sealer
 from engine.maintenance.watch import Watcher
 from engine.model.matchers import Matcher
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
+from engine.query.answers import SqlStream
+from engine.query.deadlines import Stop
 from engine.query.exports import Exports, arrow_of_columns
 from engine.query.foundrows import FoundRows
 from engine.query.link import LocalLink, ProcessLink, QueryLink
@@ -642,18 +644,27 @@ class Engine:
         return self.admission.oldest_ns(self.clock.now_ns(), table_id)
 
     def sql(self, statement: str, parameters: Sequence[Any] = (), caller: Caller = EVERYONE) -> SqlResult:
-        """Wait for a turn, then :meth:`run_sql`; raises QueueFull as well, when too many are waiting."""
-        with self.sql_turns.take(caller):
-            return self.run_sql(statement, parameters, caller)
+        """Run one analyst's SELECT, which sees what exists for the caller, when its turn has come.
 
-    def run_sql(self, statement: str, parameters: Sequence[Any] = (), caller: Caller = EVERYONE) -> SqlResult:
-        """Run one analyst's SELECT, which sees what exists for the caller; raises BadQuery or QueryLimit.
-
-        Whoever calls this holds a turn of :attr:`sql_turns`.
-
-        Raises Recovering for a statement that reads samples or tiers until all of them are there.
+        Raises BadQuery, QueryLimit, or QueueFull when too many are waiting; Recovering for a statement that reads
+        samples or tiers until all of them are there.
         """
-        with self._timed("sql"):
+        stop = Stop()
+        with self.sql_turns.take(caller):
+            try:
+                with self.stream_sql(statement, parameters, caller, stop) as stream:
+                    return SqlResult(pa.Table.from_batches(stream.batches(), stream.schema), stream.metadata)
+            except KeyboardInterrupt:
+                stop.ask()
+                raise
+
+    def stream_sql(self, statement: str, parameters: Sequence[Any], caller: Caller, stop: Stop) -> SqlStream:
+        """Run one SELECT whose rows are read as they come, see :meth:`sql`; whoever calls holds a turn.
+
+        ``stop`` ends it from another thread; then, or later when rows are read, it raises Cancelled.
+        """
+        with ExitStack() as held:
+            held.enter_context(self._timed("sql"))
             visible = visible_to(caller)
             needed = self.link.needed(statement, list(parameters), visible)
             if needed.tables or needed.rollups:
@@ -664,36 +675,34 @@ class Engine:
             if needed.rollups or tier:
                 self.flush_rollups()
             findings = {name: self._finding(name, caller) for name in needed.findings}
-            with self.exports.sources(() if tier else needed.tables) as tables:
-                settings = self.config.query
-                answer = self.link.sql(
-                    SqlRequest(
-                        sql=statement,
-                        parameters=list(parameters),
-                        tables=tables,
-                        findings=findings,
-                        visible=visible,
-                        plan=needed.plan,
-                        tier=tier,
-                        limits=SqlLimits(
-                            timeout_seconds=caller.timeout_seconds or settings.timeout.seconds,
-                            max_rows=settings.max_rows,
-                            max_result_bytes=int(settings.max_result),
-                        ),
-                    )
-                )
-            with pa.ipc.open_stream(answer.stream) as reader:
-                table = reader.read_all()
-        metadata = {
-            "rows": answer.rows,
-            "elapsed_seconds": round(answer.elapsed_seconds, 6),
-            "tables": [table.name for table in needed.tables],
-            "tier": tier or ", ".join([*(["raw"] if needed.tables else []), *needed.rollups]) or None,
-            "files": answer.files,
-            "rows_read": answer.rows_read,
-            "fresh_to": fresh_to_ns,
-        }
-        return SqlResult(table, metadata)
+            tables = held.enter_context(self.exports.sources(() if tier else needed.tables))
+            if stop.asked:
+                raise Cancelled("cannot run SQL: it was cancelled")
+            settings = self.config.query
+            parts = self.link.parts(
+                SqlRequest(
+                    sql=statement,
+                    parameters=list(parameters),
+                    tables=tables,
+                    findings=findings,
+                    visible=visible,
+                    plan=needed.plan,
+                    tier=tier,
+                    limits=SqlLimits(
+                        timeout_seconds=caller.timeout_seconds or settings.timeout.seconds,
+                        max_rows=settings.max_rows,
+                        max_result_bytes=int(settings.max_result),
+                    ),
+                ),
+                stop,
+            )
+            held.callback(parts.close)
+            known = {
+                "tables": [table.name for table in needed.tables],
+                "tier": tier or ", ".join([*(["raw"] if needed.tables else []), *needed.rollups]) or None,
+                "fresh_to": fresh_to_ns,
+            }
+            return SqlStream(parts, known, held)
 
     def _prefers_tier(self, needed: Needed) -> bool:
         """Return whether a statement that a tier answers as well had better read that.
@@ -760,6 +769,9 @@ class Engine:
             outcome = "answered"
         except (QueryLimit, QueueFull, Recovering):
             outcome = "limited"
+            raise
+        except Cancelled:
+            outcome = "cancelled"
             raise
         except TidegaugeError:
             outcome = "refused"

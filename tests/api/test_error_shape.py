@@ -58,7 +58,8 @@ class Caller:
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> dict[str, Any]:
-            return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+            # As from a server: behind the body nothing comes until the client goes away.
+            return waiting.pop(0) if waiting else await asyncio.Future()
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)

@@ -283,5 +283,5 @@ def test_no_rows_are_an_answer_too() -> None:
 
 
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(BadRequest, match="cannot answer as 'xml': want one of json, csv, arrow, parquet"):
+    with pytest.raises(BadRequest, match="cannot answer as 'xml': want one of json, objects, csv, arrow, parquet"):
         render(pa.table({"a": [1]}), "xml", {})
