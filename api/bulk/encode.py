@@ -7,6 +7,7 @@ cut off behind any window and continued there.  What a format cannot hold is cou
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import re
 from dataclasses import dataclass
@@ -51,6 +52,33 @@ class Encoder(Protocol):
 def _count(left_out: dict[str, int], reason: str, count: int) -> None:
     if count:
         left_out[reason] = left_out.get(reason, 0) + count
+
+
+class Packed:
+    """The bytes of another encoder compressed, a stream of its own for each window: readers join such streams."""
+
+    def __init__(self, encoder: Encoder, codec: str) -> None:
+        """``codec``: "gzip" or "zstd"."""
+        self._encoder = encoder
+        self._pack = gzip.compress if codec == "gzip" else _zstd
+        self.left_out = encoder.left_out
+
+    def begin(self, schema: pa.Schema) -> bytes:
+        return self._packed(self._encoder.begin(schema))
+
+    def encode(self, table: pa.Table) -> bytes:
+        return self._packed(self._encoder.encode(table))
+
+    def end(self) -> bytes:
+        return self._packed(self._encoder.end())
+
+    def _packed(self, data: bytes) -> bytes:
+        return self._pack(data) if data else b""
+
+
+def _zstd(data: bytes) -> bytes:
+    packed: bytes = pa.Codec("zstd").compress(data, asbytes=True)
+    return packed
 
 
 class CsvEncoder:

@@ -24,6 +24,7 @@ EXIT_LEFT_OUT = 1
 FORMATS = ("csv", "parquet", "arrow", "lp", "prom")
 _TABULAR = frozenset({"csv", "parquet", "arrow"})
 _BINARY = frozenset({"parquet", "arrow"})
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
 #: A statement of a window may take as long as ``query.timeout`` says; the socket waits for longer.
 SOCKET_SECONDS = 600.0
 _EPILOG = f"""example:
@@ -61,7 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--data", metavar="DIR", help="read this data directory, also while a server is using it")
     where.add_argument("--url", metavar="URL", help=f"the server (default: {DEFAULT_URL})")
     parser.add_argument("--token", help=f"token with the scope read (default: ${TOKEN_VARIABLE})")
-    parser.add_argument("--format", choices=FORMATS, help="default: by the suffix of --output, else csv")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="default: by the suffix of --output, without .gz or .zst; else csv"
+    )
     parser.add_argument("--delimiter", default=",", help="between the cells of a CSV file (default: a comma)")
     parser.add_argument(
         "--output", metavar="FILE", help="or a directory, for a file a measurement (default: standard output)"
@@ -228,9 +231,18 @@ def _format(arguments: argparse.Namespace) -> str:
     from api.bulk.pieces import SUFFIXES
 
     name = (arguments.output or "").lower()
+    for suffix in _CODECS:
+        name = name.removesuffix(suffix)
     found = next((form for form, suffixes in SUFFIXES.items() if name.endswith(suffixes)), "csv")
     form: str = arguments.format or found
+    if form in _BINARY and _codec(arguments) is not None:
+        raise WrongUse(f"cannot compress {form} as {arguments.output}: want a name that ends in .{form}")
     return form
+
+
+def _codec(arguments: argparse.Namespace) -> str | None:
+    """Return how the file is compressed, by its name."""
+    return _CODECS.get(os.path.splitext(arguments.output or "")[1].lower())
 
 
 def _step_ns(arguments: argparse.Namespace) -> int | None:
@@ -284,6 +296,13 @@ def _check_prometheus(selections: list[Selection], form: str) -> None:
 
 
 def _encoder(form: str, arguments: argparse.Namespace, wide: Wide | None) -> Encoder:
+    from api.bulk import encode
+
+    encoder, codec = _plain_encoder(form, arguments, wide), _codec(arguments)
+    return encoder if codec is None else encode.Packed(encoder, codec)
+
+
+def _plain_encoder(form: str, arguments: argparse.Namespace, wide: Wide | None) -> Encoder:
     from api.bulk import encode
 
     if form == "csv":
