@@ -80,22 +80,24 @@ def _advice(
     if resource.name == "other":
         return f"Find out what moves this metric of {service}{load}; its name does not tell."
     if value < expected and not saturated:
-        return f"{service} uses less {resource.name} than before{load}: it may hang, or less may reach it; look there."
+        what = _written(resource.name)
+        return f"{service} uses less {what} than before{load}: it may hang, or less may reach it; look there."
     if saturated or more_load:
-        return (
-            f"{_capital(resource.name)} of {service} is short{load}: {_SHORT[resource.name]}. "
-            f"If that cannot be, {_LOOK[resource.name]}."
-        )
+        short = f"{_written(resource.name)} of {service} is short"
+        short = f"the queues of {service} are long" if resource.name == "queue" else short
+        return f"{_capital(short)}{load}: {_SHORT[resource.name]}. If that cannot be, {_LOOK[resource.name]}."
     same = " for no more load" if load_change is not None else ""
-    return (
-        f"{service} needs more {resource.name}{same}{load}: {_LOOK[resource.name]}. "
-        f"Until then, {_SHORT[resource.name]}."
-    )
+    needs = "has more in its queues" if resource.name == "queue" else f"needs more {_written(resource.name)}"
+    return f"{service} {needs}{same}{load}: {_LOOK[resource.name]}. Until then, {_SHORT[resource.name]}."
 
 
 def _by(change: float) -> str:
     return f"up by {change:.0%}" if change > 0 else f"down by {-change:.0%}"
 
 
-def _capital(word: str) -> str:
-    return "CPU" if word == "cpu" else word.capitalize()
+def _written(resource: str) -> str:
+    return "CPU" if resource == "cpu" else resource
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]

@@ -39,6 +39,8 @@ SHARPNESS = 2.0
 #: A named resource is told in place of a stronger metric that is none, from this share of its evidence.
 NAMED = 0.5
 MOST_EVIDENCE = 5
+#: A resource is saturated when it has been full in so many rows on end.
+SATURATED_ROWS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +282,12 @@ class _View:
         target = effects.TARGET_QUEUEING if queues else effects.TARGET_SPACE
         known = np.isfinite(used[self._normal_rows :])
         above = used >= limit
-        # Since the last row that was below.
-        first = int(np.flatnonzero(used < limit).max(initial=-1)) + 1
+        # Since the last row that was below, or the first that was reported.
+        since = int(np.flatnonzero(used < limit).max(initial=-1)) + 1
+        full = since + np.flatnonzero(above[since:])
+        if len(full) < SATURATED_ROWS:
+            return None
+        first = int(full[0])
         scale = float(np.nanmax(self._rows[:, at] / np.where(used > 0, used, np.nan)))
         value, expected = now * scale, target * scale
         effect = (

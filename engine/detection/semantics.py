@@ -30,7 +30,7 @@ SYMPTOMS = frozenset({Kind.SUCCESS, Kind.ERROR, Kind.LATENCY})
 _PATTERNS = (
     (Kind.SUCCESS, r"success|availab"),
     (Kind.ERROR, r"err|fail|exception|5xx|fault|timeout|drop|refus"),
-    (Kind.LATENCY, r"lat|durat|response|time"),
+    (Kind.LATENCY, r"lat|durat|response|time|seconds_mean"),
     (Kind.CPU, r"cpu|load_?avg"),
     (Kind.MEMORY, r"mem|heap|rss|gc"),
     (Kind.RESOURCE, r"syscall|disk|io|network|bytes|fd|thread|conn|queue|pool"),

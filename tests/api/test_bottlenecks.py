@@ -24,7 +24,7 @@ NOW_NS = 1_790_000_000 * NS_PER_SECOND
 def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
     path: Path = tmp_path_factory.mktemp("engine") / "data"
     fleet = Fleet(3, 10)
-    fleet.incident = Incident(NOW_NS - 6 * NS_PER_MINUTE, service="billing", seconds=900.0)
+    fleet.incidents = (Incident(NOW_NS - 6 * NS_PER_MINUTE, service="billing", seconds=900.0),)
     with Engine(str(path), config(), clock=ManualClock(NOW_NS)) as engine:
         for lines in fleet.history(NOW_NS - 80 * NS_PER_MINUTE, NOW_NS, 30 * NS_PER_SECOND):
             engine.submit_lines(lines).result()
@@ -51,7 +51,7 @@ def test_what_is_found_is_listed_until_it_is_over(call: Caller) -> None:
         "end": "2026-09-21T14:13:00.000000000Z",
         "entry": None,
         "services": 4,
-        "series": 128,
+        "series": 138,
         "left_out": 0,
         "problem": None,
     }

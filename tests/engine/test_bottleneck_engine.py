@@ -61,7 +61,7 @@ def test_an_incident_is_found_explained_and_followed_to_its_end(site: Site) -> N
     site.live(5)
     assert site.engine.look_for_bottlenecks().findings == ()
     began_ns = site.clock.now_ns() + NS_PER_MINUTE
-    site.fleet.incident = Incident(began_ns, service="cart", seconds=600.0, ramp_seconds=30.0)
+    site.fleet.incidents = (Incident(began_ns, service="cart", seconds=600.0, ramp_seconds=30.0),)
     site.live(6)
     report = site.engine.look_for_bottlenecks()
     assert report.windows.basis == "alerts"
@@ -109,7 +109,7 @@ def test_one_bad_instance_is_named(site: Site) -> None:
 
 
 def test_a_question_is_answered_and_nothing_is_kept(site: Site) -> None:
-    site.fleet.incident = Incident(site.clock.now_ns(), service="cart", seconds=300.0)
+    site.fleet.incidents = (Incident(site.clock.now_ns(), service="cart", seconds=300.0),)
     site.live(5)
     now_ns = site.clock.now_ns()
     by_host = site.engine.look_for_bottlenecks(
@@ -147,7 +147,7 @@ def test_series_beyond_the_limit_are_counted(tmp_path: Path) -> None:
     with site.engine:
         report = site.engine.look_for_bottlenecks()
         assert report.series == 24
-        assert report.series + report.left_out == 128
+        assert report.series + report.left_out == 138
 
 
 # --- panels
@@ -205,6 +205,38 @@ def test_panels_hold_what_was_reported(tmp_path: Path) -> None:
         assert by_name["web", "call_seconds_mean"].values[1:, 0] == pytest.approx([1.5] * 4)
         # The series of a zone belongs to no service.
         assert found.left_out == 1
+
+
+def test_one_bad_instance_among_scraped_ones_is_found(tmp_path: Path) -> None:
+    clock = ManualClock(START_NS)
+    with Engine(str(tmp_path / "data"), Config(), clock=clock, mode="embedded") as engine:
+        rng = np.random.default_rng(5)
+        busy, count, seconds = dict[str, float](), dict[str, float](), dict[str, float]()
+        for minute in range(75, 0, -1):
+            lines = []
+            for job in ("api", "db", "web"):
+                for host in ("1", "2", "3"):
+                    key, labels = job + host, f'job="{job}",instance="{host}"'
+                    hot, slow = minute <= 8 and key == "db2", minute <= 8 and key in ("db2", "web1", "web2", "web3")
+                    busy[key] = busy.get(key, 0.0) + 60 * (0.9 if hot else 0.3) + rng.normal()
+                    asked = float(rng.integers(290, 310))
+                    count[key] = count.get(key, 0.0) + asked
+                    seconds[key] = seconds.get(key, 0.0) + asked * (0.5 if slow else 0.1) * rng.uniform(0.9, 1.1)
+                    lines += [
+                        f"process_cpu_seconds_total{{{labels}}} {busy[key]}",
+                        f"request_seconds_count{{{labels}}} {count[key]}",
+                        f"request_seconds_sum{{{labels}}} {seconds[key]}",
+                        f'request_seconds_bucket{{{labels},le="+Inf"}} {count[key]}',
+                    ]
+            at = (START_NS - minute * NS_PER_MINUTE) // 10**6
+            body = "".join(f"{line} {at}\n" for line in lines)
+            engine.submit_prometheus_text(body.encode()).result()
+        report = engine.look_for_bottlenecks(Question(graph=(("web", "db"), ("web", "api"))))
+        first = report.findings[0]
+        assert (first.service, first.instance, first.resource) == ("db", "2", "cpu")
+        assert first.effect_metric == "db/max(request_seconds_mean)"
+        assert (first.value, first.expected) == pytest.approx((0.8 * 0.9 + 0.2 * 0.3, 0.3), rel=0.1)
+        assert report.series == 9 * 3
 
 
 # --- store

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.detection import effects
+from engine.detection.advice import recommend
 from engine.detection.bottlenecks import find_bottlenecks
 from engine.detection.resources import read_resource, utilisation
 from engine.detection.semantics import read_metric
@@ -159,7 +160,7 @@ def test_a_busy_cpu_that_slows_its_callers_is_found_with_its_effect() -> None:
     assert first.gain == first.confidence * first.effect.share
     assert all(first.gain >= each.gain for each in rest)
     assert [proof.column for proof in first.evidence[:2]] == ["stock/response_time_ms", "stock/cpu_percent"]
-    assert first.recommendation.startswith("stock needs more cpu for no more load")
+    assert first.recommendation.startswith("stock needs more CPU for no more load")
 
 
 def test_advice_follows_load_and_changes() -> None:
@@ -183,6 +184,40 @@ def test_a_resource_that_is_always_full_is_found_though_nothing_has_changed() ->
     assert (full[0].effect.metric, full[0].effect.how) == ("shop/cpu_percent", "queueing")
     assert full[0].gain == pytest.approx(1 - 0.09 / 0.3)
     assert (full[0].value, full[0].expected) == pytest.approx((91.0, 70.0))
+
+
+def test_a_resource_that_has_been_full_for_a_moment_is_not_saturated() -> None:
+    normal, now = quiet(60, 0), quiet(10, 1)
+    at = COLUMNS.index("shop/cpu_percent")
+    normal[:, at], now[:, at] = np.nan, np.nan
+    now[6:, at] = 95.0
+    assert find_bottlenecks(COLUMNS, normal, now) == []
+    now[4:, at] = 95.0
+    [found] = find_bottlenecks(COLUMNS, normal, now)
+    assert (found.kind, found.first_row) == ("saturated", 4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "load", "saturated", "said"),
+    [
+        ("cpu_percent", 0.4, False, "CPU of shop is short (its load is up by 40%): add instances of it"),
+        ("cpu_percent", None, False, "shop needs more CPU: profile it"),
+        ("cpu_percent", None, True, "CPU of shop is short: add instances of it"),
+        ("queue_length", 0.0, False, "shop has more in its queues for no more load: find out why"),
+        ("queue_length", 0.5, False, "The queues of shop are long (its load is up by 50%): add consumers"),
+        ("db_connections", 0.0, False, "shop needs more connections for no more load: find who holds connections"),
+        ("errors_total", -0.3, False, "Read the log of shop for errors from that time on (its load is down by 30%);"),
+        ("net_errors_total", None, False, "Read the log of shop for errors of network from that time on;"),
+        ("response_time_ms", 0.4, False, "shop is slower under more load (its load is up by 40%): add instances"),
+        ("response_time_ms", 0.0, False, "No resource of shop explains its latency: look at traces"),
+        ("requests_total", -0.5, False, "Less reaches shop (its load is down by 50%): look at what calls it"),
+        ("requests_total", 0.5, False, "More reaches shop (its load is up by 50%): see who sends it"),
+        ("temperature", None, False, "Find out what moves this metric of shop; its name does not tell."),
+    ],
+)
+def test_advice_is_a_sentence_that_one_can_follow(metric: str, load: float | None, saturated: bool, said: str) -> None:
+    resource = read_resource(read_metric(f"shop/{metric}"))
+    assert recommend("shop", resource, 90.0, 40.0, load, saturated=saturated).startswith(said)
 
 
 def test_what_brings_less_is_left_out() -> None:
