@@ -12,6 +12,7 @@ from litestar.params import FromQuery, QueryParameter
 
 from api.arguments import parse_time
 from api.auth import caller_of
+from engine.model.matchers import parse_matchers
 from engine.model.times import time_text
 from engine.runtime import Engine
 
@@ -23,16 +24,21 @@ def anomaly_routes(engine: Engine) -> list[BaseRouteHandler]:
     async def get_anomalies(
         request: Request[Any, Any, Any],
         metric: FromQuery[str | None] = None,
+        match: FromQuery[str] = "",
         start: FromQuery[str | None] = None,
+        end: FromQuery[str | None] = None,
         score: Annotated[float, QueryParameter(ge=0.0, le=1.0)] = 0.0,
         before: FromQuery[int | None] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 1_000,
     ) -> dict[str, Any]:
-        since_ns = None if start is None else parse_time(start, engine.clock.now_ns())
+        now_ns = engine.clock.now_ns()
+        since_ns, until_ns = (None if each is None else parse_time(each, now_ns) for each in (start, end))
         columns = await asyncio.to_thread(
             engine.anomalies.find,
             metric=metric,
             since_ns=since_ns,
+            until_ns=until_ns,
+            matchers=parse_matchers(match),
             least_score=score,
             before_id=before,
             limit=limit,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import unquote
 
@@ -16,6 +16,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from api.arguments import parse_duration_ns
 from api.asgi import Receive, Scope, Send, respond, respond_error
 from api.auth import caller_of
+from api.routes.bottlenecks import shown_finding
 from engine.alerting.alerts import Alert, alert_json, time_text
 from engine.alerting.silences import ACTIVE, Silence
 from engine.catalog.callers import Caller
@@ -44,8 +45,11 @@ class CloseBody(msgspec.Struct, forbid_unknown_fields=True):
     note: str = ""
 
 
-def shown_alert(alert: Alert, silences: Sequence[Silence], now_ns: int) -> dict[str, Any]:
-    """Return an alert as the API shows it: what notifications say, who has it in hand, and what silences it."""
+def shown_alert(alert: Alert, silences: Sequence[Silence], now_ns: int, links: Mapping[str, str]) -> dict[str, Any]:
+    """Return an alert as the API shows it: what notifications say, who has it in hand, and what silences it.
+
+    ``links``: where there is something to look at of it.
+    """
     return alert_json(alert) | {
         "acknowledged": alert.acknowledged(now_ns),
         "acknowledged_by": alert.acknowledged_by,
@@ -53,7 +57,17 @@ def shown_alert(alert: Alert, silences: Sequence[Silence], now_ns: int) -> dict[
         "acknowledged_until": time_text(alert.acknowledged_until_ns),
         "notified_at": time_text(alert.notified_ns),
         "withheld": alert.withheld,
+        "evidence": dict(links),
         "silenced_by": [silence.id for silence in silences if silence.covers(alert)],
+    }
+
+
+def found_evidence(engine: Engine, alert: Alert, caller: Caller) -> dict[str, list[dict[str, Any]]]:
+    """Return what detection has noted of the alert's series, and bottlenecks of its service, around its time."""
+    anomalies, bottlenecks = engine.evidence_of(alert, caller)
+    return {
+        "anomalies": [each | {"time": time_text(each["time"])} for each in anomalies],
+        "bottlenecks": [shown_finding(each) for each in bottlenecks],
     }
 
 
@@ -121,7 +135,7 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
     def shown(alerts: Sequence[Alert]) -> list[dict[str, Any]]:
         now_ns = engine.clock.now_ns()
         silences = engine.silences.find(now_ns, states=(ACTIVE,))
-        return [shown_alert(alert, silences, now_ns) for alert in alerts]
+        return [shown_alert(alert, silences, now_ns, engine.alerts.evidence_links(alert)) for alert in alerts]
 
     @get("/v1/alerts/{alert_id:int}", summary="One alert with its history")
     async def get_alert(request: Request[Any, Any, Any], alert_id: FromPath[int]) -> dict[str, Any]:
@@ -134,7 +148,9 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
         history = [dict(zip(names, row, strict=True)) for row in zip(*events.values(), strict=True)]
         for event in history:
             event["time"] = time_text(event["time"])
-        return shown([alert])[0] | {"history": history}
+        answer = shown([alert])[0]
+        answer["evidence"] |= {"found": found_evidence(engine, alert, caller)}
+        return answer | {"history": history}
 
     @post("/v1/alerts/{alert_id:int}/ack", status_code=200, summary="Take an alert in hand")
     async def ack_alert(

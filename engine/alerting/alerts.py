@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -29,7 +29,7 @@ STORED = (
     "id, fingerprint, tagset_id, rule, severity, category, labels, channels, state, value, threshold, "
     "summary, stale, started_ns, cause_time_ns, fired_ns, notified_ns, cleared_ns, resolved_ns, "
     "acknowledged_ns, acknowledged_by, acknowledged_note, acknowledged_until_ns, owed, "
-    "escalate_from_ns, withheld"
+    "escalate_from_ns, withheld, source"
 )
 
 
@@ -42,6 +42,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     but the series has had no data for too long.  ``acknowledged_*``: the last acknowledgement, also when
     expired.  ``owed``: what a silence has held back of it, "firing" or "resolved".
     ``escalate_from_ns``: from when the steps of its escalation count; None before anybody was told.
+    ``source``: what its rule looks at (engine/alerting/evidence.py), None for one of an earlier version.
     ``withheld``: how many of its notifications were not sent, or not by themselves, by cause.
     """
 
@@ -71,6 +72,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     owed: str | None = None
     escalate_from_ns: int | None = None
     withheld: dict[str, int] = {}
+    source: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -173,6 +175,7 @@ def alerts_columns() -> tuple[tuple[str, str], ...]:
         ("acknowledged_note", "VARCHAR"),
         ("acknowledged_until", "TIMESTAMP_NS"),
         ("withheld", "VARCHAR"),
+        ("evidence", "VARCHAR"),
     )
 
 
@@ -188,8 +191,13 @@ def alert_events_columns() -> tuple[tuple[str, str], ...]:
     )
 
 
-def alerts_table(alerts: Iterable[Alert], now_ns: int) -> dict[str, list[Any]]:
-    """Return the columns of :func:`alerts_columns` as lists of equal length."""
+def alerts_table(
+    alerts: Iterable[Alert], now_ns: int, links_of: Callable[[Alert], Mapping[str, str]]
+) -> dict[str, list[Any]]:
+    """Return the columns of :func:`alerts_columns` as lists of equal length.
+
+    ``links_of``: where there is something to look at of an alert (engine/alerting/evidence.py).
+    """
     rows = [
         (
             alert.id,
@@ -214,6 +222,7 @@ def alerts_table(alerts: Iterable[Alert], now_ns: int) -> dict[str, list[Any]]:
             alert.acknowledged_note,
             alert.acknowledged_until_ns,
             json.dumps(alert.withheld),
+            json.dumps(links_of(alert)),
         )
         for alert in alerts
     ]

@@ -41,6 +41,7 @@ from engine.alerting.evaluator import (
 from engine.alerting.evaluator import (
     RESOLVED as BECAME_RESOLVED,
 )
+from engine.alerting.evidence import SourceWriter
 from engine.alerting.groups import Grouping, Groups
 from engine.alerting.holding import BUDGET, COOLDOWN, FLAPPING, GROUPED, Flapping, Hold, Holds
 from engine.alerting.routing import Router
@@ -103,6 +104,7 @@ class Journal:
 
         ``router``: where an alert goes is decided when it fires.
         """
+        sources = SourceWriter(rule)
         for first in range(0, len(transitions), RECORDED_AT_ONCE):
             tagset_ids = transitions.tagset_ids[first : first + RECORDED_AT_ONCE].tolist()
             labels = [labels_of(tagset_id) or {} for tagset_id in tagset_ids]
@@ -111,7 +113,7 @@ class Journal:
             self._open = {alert.fingerprint: alert for alert in self.select(_OPEN, (rule.name, wanted))}
             self._holds.expect(wanted)
             for row, key, each in zip(range(first, len(transitions)), keys, labels, strict=False):
-                self._record(rule, transitions, row, key, each, router)
+                self._record(rule, transitions, row, key, each, router, sources)
 
     def _record(
         self,
@@ -121,6 +123,7 @@ class Journal:
         key: str,
         labels: Mapping[str, str],
         router: Router,
+        sources: SourceWriter,
     ) -> None:
         kind = int(transitions.kinds[row])
         number = float(transitions.values[row])
@@ -148,6 +151,7 @@ class Journal:
             news["channels"] = router.channels_of(rule, given, self._now_ns)
         if alert is None:
             news["started_ns"] = int(transitions.since_ns[row])
+            news["source"] = sources.text(labels)
             alert = self._insert(rule, key, tagset_id, given, news)
         else:
             alert = self.update(alert, **news)

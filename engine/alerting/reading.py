@@ -16,6 +16,7 @@ from engine.alerting.alerts import (
     alerts_table,
     columns_of,
 )
+from engine.alerting.evidence import evidence_links
 from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
 from engine.errors import BadRequest, NotFound
@@ -26,8 +27,10 @@ DEFAULT_LIST_LIMIT = 1_000
 class AlertReader:
     """Reads the alerts of one control database."""
 
-    def __init__(self, control: ControlDatabase) -> None:
+    def __init__(self, control: ControlDatabase, service_labels: Sequence[str] = ()) -> None:
+        """``service_labels``: the labels by which bottlenecks name a service, the first that there is."""
         self._control = control
+        self._service_labels = tuple(service_labels)
 
     def get(self, alert_id: int, caller: Caller = EVERYONE) -> Alert:
         """Return one alert.  Raises NotFound when there is none for the caller."""
@@ -85,7 +88,12 @@ class AlertReader:
 
     def alerts_table(self, now_ns: int, caller: Caller = EVERYONE) -> dict[str, list[Any]]:
         """Return every alert of the caller as columns (see ``alerts_columns``), oldest first."""
-        return alerts_table((each for each in self._select("ORDER BY id", ()) if caller.sees(each.labels)), now_ns)
+        alerts = (each for each in self._select("ORDER BY id", ()) if caller.sees(each.labels))
+        return alerts_table(alerts, now_ns, self.evidence_links)
+
+    def evidence_links(self, alert: Alert) -> dict[str, str]:
+        """Return the paths at which there is something to look at of an alert."""
+        return evidence_links(alert, self._service_labels)
 
     def alert_events_table(self, caller: Caller = EVERYONE) -> dict[str, list[Any]]:
         """Return the history of every alert of the caller as columns (see ``alert_events_columns``), oldest first."""

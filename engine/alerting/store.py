@@ -51,8 +51,9 @@ class AlertStore(AlertReader):
         groupings: Mapping[str, Grouping] | None = None,
         routes: Sequence[Route] = (),
         digests_ns: Mapping[str, int] | None = None,
+        service_labels: Sequence[str] = (),
     ) -> None:
-        super().__init__(control)
+        super().__init__(control, service_labels)
         self._router = Router(routes, channels)
         self._inhibitions = tuple(inhibitions)
         self._flapping = flapping
@@ -70,6 +71,7 @@ class AlertStore(AlertReader):
             control,
             channels=tuple(channels),
             routes=config.effective_routes,
+            service_labels=config.bottlenecks.service_labels,
             inhibitions=config.inhibit,
             flapping=Flapping(config.watch.flap_changes, config.watch.flap_window),
             budgets={name: each.budget for name, each in channels.items() if each.budget is not None},

@@ -266,6 +266,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     # How many notifications of an alert were withheld, by cause, as JSON.
     ("ALTER TABLE alerts ADD COLUMN withheld TEXT NOT NULL DEFAULT '{}'",),
+    # What the alert's rule looks at, for links to it.
+    ("ALTER TABLE alerts ADD COLUMN source TEXT",),
 )
 
 

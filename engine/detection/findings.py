@@ -133,6 +133,8 @@ class FindingStore:
         states: Sequence[str] = (OPEN,),
         service: str | None = None,
         since_ns: int | None = None,
+        seen_since_ns: int | None = None,
+        until_ns: int | None = None,
         before_id: int | None = None,
         limit: int = DEFAULT_LIST_LIMIT,
     ) -> list[dict[str, Any]]:
@@ -140,7 +142,13 @@ class FindingStore:
         wanted = {OPEN: "outcome IS NULL", CLOSED: "outcome IS NOT NULL"}
         conditions = [f"({' OR '.join(wanted[state] for state in states)})"] if states else ["TRUE"]
         parameters: list[Any] = []
-        for condition, value in (("service = ?", service), ("time_ns >= ?", since_ns), ("id < ?", before_id)):
+        for condition, value in (
+            ("service = ?", service),
+            ("time_ns >= ?", since_ns),
+            ("last_seen_ns >= ?", seen_since_ns),
+            ("time_ns <= ?", until_ns),
+            ("id < ?", before_id),
+        ):
             if value is not None:
                 conditions.append(condition)
                 parameters.append(value)

@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
+from engine.model.matchers import Matcher
 
 DEFAULT_LIST_LIMIT = 1_000
 #: So many are kept: SQL reads them all.
@@ -67,22 +68,33 @@ class AnomalyStore:
         *,
         metric: str | None = None,
         since_ns: int | None = None,
+        until_ns: int | None = None,
+        matchers: Sequence[Matcher] = (),
         least_score: float = 0.0,
         before_id: int | None = None,
         limit: int = DEFAULT_LIST_LIMIT,
         caller: Caller = EVERYONE,
     ) -> dict[str, list[Any]]:
-        """Return anomalies of the caller, newest first, as the columns of :func:`anomalies_columns`."""
+        """Return anomalies of the caller, newest first, as the columns of :func:`anomalies_columns`.
+
+        ``matchers``: what the labels must be.  Times are inclusive.
+        """
         conditions = ["score >= ?"]
         parameters: list[Any] = [least_score]
-        for condition, value in (("metric = ?", metric), ("time_ns >= ?", since_ns), ("id < ?", before_id)):
+        for condition, value in (
+            ("metric = ?", metric),
+            ("time_ns >= ?", since_ns),
+            ("time_ns <= ?", until_ns),
+            ("id < ?", before_id),
+        ):
             if value is not None:
                 conditions.append(condition)
                 parameters.append(value)
         where = f"WHERE {' AND '.join(conditions)} ORDER BY id DESC"
-        if not caller.limited:
+        if not caller.limited and not matchers:
             return self._columns(f"{where} LIMIT ?", (*parameters, limit))
-        found = _seen_by(caller, self._columns(where, parameters))
+        wanted = Caller(caller.name, (*caller.matchers, *matchers))
+        found = _seen_by(wanted, self._columns(where, parameters))
         return {name: values[:limit] for name, values in found.items()}
 
     def anomalies_table(self, caller: Caller = EVERYONE) -> dict[str, list[Any]]:

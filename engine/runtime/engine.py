@@ -11,10 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
 
-from engine.alerting.alerts import alert_events_columns, alerts_columns
+from engine.alerting.alerts import Alert, alert_events_columns, alerts_columns
+from engine.alerting.evidence import Source, service_of, span_ns
 from engine.alerting.silences import SilenceStore, silences_columns
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
@@ -60,7 +62,7 @@ from engine.maintenance.scale import Decider
 from engine.maintenance.scheduler import Job, Scheduler
 from engine.maintenance.seal import Sealer
 from engine.maintenance.watch import Watcher
-from engine.model.matchers import Matcher
+from engine.model.matchers import Matcher, parse_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
 from engine.query.answers import SqlStream
 from engine.query.deadlines import Stop
@@ -100,6 +102,8 @@ PRUNE_SECONDS = 3_600.0
 TOKENS_SECONDS = 1.0
 #: Alerts and decisions that ended are remembered for this long.
 FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
+#: How many anomalies and bottlenecks are shown with one alert.
+EVIDENCE = 100
 DELIVER_SECONDS = 0.5
 RELOAD_SECONDS = 5.0
 #: A decision is answered for this many ticks before asking for it makes a new one.
@@ -835,6 +839,33 @@ class Engine:
             }
             for status in self.rule_watch.status()
         ]
+
+    def evidence_of(self, alert: Alert, caller: Caller = EVERYONE) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return anomalies of the alert's series, and bottlenecks of its service, around its time, newest first.
+
+        At most :data:`EVIDENCE` of each.  A caller limited to series gets no bottlenecks: they come from many.
+        """
+        if alert.source is None:
+            return [], []
+        source = Source.read(alert.source)
+        start_ns, end_ns = span_ns(alert)
+        columns = self.anomalies.find(
+            metric=source.metric,
+            since_ns=start_ns,
+            until_ns=end_ns,
+            matchers=parse_matchers(unquote(source.match)),
+            limit=EVIDENCE,
+            caller=caller,
+        )
+        names = ("id", "time", "score", "cause", "value", "expected_low", "expected_high", "reason")
+        anomalies = [dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)]
+        service = service_of(source.labels, self.config.bottlenecks.service_labels)
+        if service is None or caller.limited:
+            return anomalies, []
+        found = self.bottlenecks.find(
+            states=(), service=service, seen_since_ns=start_ns, until_ns=end_ns, limit=EVIDENCE
+        )
+        return anomalies, found
 
     def kept_notifications(self, **filters: Any) -> list[tuple[int, int, dict[str, Any]]]:
         """Return what dashboards keep, see :func:`engine.delivery.dashboard.kept_notifications`."""
