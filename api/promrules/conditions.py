@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,7 +56,36 @@ class Condition:
 
 def condition_of(text: str) -> Condition:
     """Return what a rule must say to fire when the expression ``text`` has results.  Raises Unsupported."""
-    expression = folded(parse(text))
+    expression, unguarded = _unguarded(folded(parse(text)))
+    condition = _condition(expression)
+    if unguarded:
+        condition.notes.append("the guard against a divisor of zero is not needed: such a ratio has no value here")
+    return condition
+
+
+def _unguarded(expression: Expression) -> tuple[Expression, bool]:
+    """Return an expression without conditions that only keep a divisor in it from being 0, and whether it had some."""
+    found = False
+    while isinstance(expression, Binary) and expression.operator == "and":
+        guard = expression.right
+        divisors = set(_divisors(expression.left))
+        if not (isinstance(guard, Binary) and guard.operator in (">", "!=") and guard.right == Number(0.0)):
+            break
+        if guard.left not in divisors:
+            break
+        expression, found = expression.left, True
+    return expression, found
+
+
+def _divisors(expression: Expression) -> Iterator[Expression]:
+    if isinstance(expression, Binary):
+        yield from _divisors(expression.left)
+        yield from _divisors(expression.right)
+        if expression.operator == "/":
+            yield expression.right
+
+
+def _condition(expression: Expression) -> Condition:
     if isinstance(expression, Call) and expression.name in ("absent", "absent_over_time"):
         return _absent(expression)
     if isinstance(expression, Binary) and expression.operator in ("and", "or", "unless"):

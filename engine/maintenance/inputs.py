@@ -145,7 +145,7 @@ class RuleInputs:
             joined = self._grouper.arrange(below.tagset_ids, rule.divide_on, {}, remember=(rule.name, when, "by"))
             above = divided(above, grouped(below, joined, "sum", oldest_ns), keys.of_rows())
         elif below is not None:
-            above = self._observer.ratio(above, below)
+            above = self._observer.ratio(above, below, remember=(rule.name, when))
         return above.scaled(rule.scale)
 
     def _grouped(

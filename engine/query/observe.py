@@ -49,6 +49,7 @@ class Observer:
         self._catalog, self._samples = catalog, samples
         self._selected: dict[_Selection, tuple[int, Int32Array]] = {}
         self._in_use: dict[_Selection, tuple[int, npt.NDArray[np.bool_]]] = {}
+        self._pairs: dict[object, tuple[Int32Array, Int32Array, Int64Array]] = {}
 
     def values(
         self,
@@ -68,7 +69,8 @@ class Observer:
         """
         found = self.metric(metric, matchers, now_ns, aggregate=aggregate, over_ns=over_ns)
         if divide_by is not None:
-            found = self.ratio(found, self.metric(divide_by, matchers, now_ns, aggregate=aggregate, over_ns=over_ns))
+            below = self.metric(divide_by, matchers, now_ns, aggregate=aggregate, over_ns=over_ns)
+            found = self.ratio(found, below, remember=(metric, divide_by, matchers))
         return found.scaled(scale)
 
     def metric(
@@ -156,29 +158,38 @@ class Observer:
         tagset_ids = (buckets.series_ids >> FIELD_ID_BITS).astype(np.int32)
         return Observed(tagset_ids, aggregate_values(buckets, aggregate, over_ns), buckets.last_times)
 
-    def ratio(self, above: Observed, below: Observed) -> Observed:
-        """Return the quotients of what has equal labels; what has no divisor, or one of zero, has none."""
-        positions = np.searchsorted(below.tagset_ids, above.tagset_ids)
-        inside = positions < len(below.tagset_ids)
-        same = inside.copy()
-        same[inside] = below.tagset_ids[positions[inside]] == above.tagset_ids[inside]
-        if not same.any() and len(above.tagset_ids) and len(below.tagset_ids):
-            # Two tables number their tag sets apart; equal labels make the pair.
-            of_labels = {
-                tuple(sorted(self._catalog.labels(tagset_id).items())): index
-                for index, tagset_id in enumerate(below.tagset_ids.tolist())
-            }
-            found = [
-                of_labels.get(tuple(sorted(self._catalog.labels(tagset_id).items())), -1)
-                for tagset_id in above.tagset_ids.tolist()
-            ]
-            positions = np.array(found, np.int64)
+    def ratio(self, above: Observed, below: Observed, *, remember: object = None) -> Observed:
+        """Return the quotients of what has equal labels; what has no divisor, or one of zero, has none.
+
+        ``remember``: a name for the two; which belong together is found out again only when there are others.
+        """
+        if not len(above.tagset_ids) or not len(below.tagset_ids):
+            return Observed.nothing()
+        positions = np.minimum(np.searchsorted(below.tagset_ids, above.tagset_ids), len(below.tagset_ids) - 1)
+        same = below.tagset_ids[positions] == above.tagset_ids
+        if not same.any():
+            # Two tables, and two metrics of a pooled one, number their tag sets apart; equal labels make the pair.
+            positions = self._paired(above.tagset_ids, below.tagset_ids, remember)
             same = positions >= 0
         values = above.values[same]
         divisors = below.values[positions[same]]
         usable = divisors != 0
         times = np.minimum(above.times[same], below.times[positions[same]])
         return Observed(above.tagset_ids[same][usable], values[usable] / divisors[usable], times[usable])
+
+    def _paired(self, above: Int32Array, below: Int32Array, remember: object) -> Int64Array:
+        """Return int64[n]: for each of ``above`` the place of the one among ``below`` with equal labels, or -1."""
+        known = self._pairs.get(remember)
+        if known is not None and np.array_equal(known[0], above) and np.array_equal(known[1], below):
+            return known[2]
+        of_labels = {self._key(tagset_id): index for index, tagset_id in enumerate(below.tolist())}
+        positions = np.array([of_labels.get(self._key(tagset_id), -1) for tagset_id in above.tolist()], np.int64)
+        if remember is not None:
+            self._pairs[remember] = (above.copy(), below.copy(), positions)
+        return positions
+
+    def _key(self, tagset_id: int) -> tuple[tuple[str, str], ...]:
+        return tuple(sorted(self._catalog.labels(tagset_id).items()))
 
 
 def united(parts: Sequence[Observed]) -> Observed:

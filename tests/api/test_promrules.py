@@ -50,6 +50,7 @@ SUPPORTED: list[tuple[str, dict[str, Any]]] = [
         "scale": 100, "op": ">", "threshold": 5,
     }),
     ("100 * (1 - a / b) > 90", {"metric": "a", "divide_by": "b", "op": "<", "threshold": 0.1}),
+    ("(a / b > 5 and b > 0) and b != 0", {"metric": "a", "divide_by": "b", "op": ">", "threshold": 5}),
     ("1 - a < 0.5", {"metric": "a", "op": ">", "threshold": 0.5}),
     ("-a < -5", {"metric": "a", "scale": -1, "op": "<", "threshold": -5}),
     ("predict_linear(a[1h], 4*3600) < 0", {
@@ -75,6 +76,8 @@ def test_what_an_expression_becomes(text: str, expected: dict[str, Any]) -> None
         ("a > b", "a comparison of two series"),
         ("1 > 2", "two numbers"),
         ("a > 1 and b > 2", "joined by and"),
+        ("a / b > 1 and c > 0", "joined by and"),
+        ("a / b > 1 and b > 1", "joined by and"),
         ("(a or b) > 1", "joined by or"),
         ("a unless b", "joined by unless"),
         ("a > bool 1", "bool"),

@@ -203,6 +203,27 @@ def test_forecasts_are_what_the_obvious_loops_give(rule: Rule, writes: list[tupl
         assert found[key][1] == time
 
 
+def test_metrics_that_number_their_tag_sets_apart_are_paired_by_labels_again_when_others_come() -> None:
+    site, rule = Site(), rule_of(metric="up", divide_by="t_y")
+    ids = site.catalog.native
+    for host in ("a", "b"):
+        site.write("t_y", {"host": host}, T0, 4.0)
+    table = ids.table(b"prometheus")
+    field = ids.field(table, b"value")
+
+    def up(host: str, value: float, sequence: int) -> None:
+        tagset = ids.tagset(table, [(b"__name__", b"up"), (b"host", host.encode())])
+        rows = Rows(np.array([tagset], np.int32), np.array([T0], np.int64), (field,), np.array([[value]]))
+        site.hot.append(table, rows, sequence)
+
+    up("b", 1.0, 100)
+    assert site.judged(rule, T0) == {(("host", "b"),): (0.25, T0)}
+    up("a", 2.0, 101)
+    up("c", 2.0, 102)
+    for _ in range(2):
+        assert site.judged(rule, T0) == {(("host", "a"),): (0.5, T0), (("host", "b"),): (0.25, T0)}
+
+
 # ---- numbers -------------------------------------------------------------------------------------
 
 
