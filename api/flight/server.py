@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import logging
 import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,15 +25,17 @@ from api.auth import Gate
 from api.cli.statements import code_of
 from api.errors import Unauthorized
 from api.flight import messages, metadata
+from api.flight.errors import as_flight_errors
 from api.flight.messages import Message
+from api.flight.rows import rows_of, watched
 from engine.catalog.callers import EVERYONE, Caller
 from engine.config import Config
 from engine.config_check import split_address
-from engine.errors import BadInput, BadRequest, Forbidden, Overload, QueryLimit, TidegaugeError, Unavailable
+from engine.errors import BadInput, BadRequest, QueryLimit, Unavailable
+from engine.query.deadlines import Stop
 from engine.query.visible import visible_to
 from engine.runtime import Engine
 
-LOG = logging.getLogger("tidegauge.flight")
 #: Prepared statements that are kept; beyond, the one that was used longest ago is forgotten.
 MAX_PREPARED = 10_000
 #: Rows of parameters that one execution may have, each of which is a statement.
@@ -70,7 +71,7 @@ class _Callers(flight.ServerMiddlewareFactory):  # type: ignore[misc]
 
     def start_call(self, info: Any, headers: dict[str, list[str]]) -> flight.ServerMiddleware:
         token = _token_of(headers)
-        with _errors():
+        with as_flight_errors():
             if self._gate.open:
                 return _Call(EVERYONE, None)
             if not token:
@@ -115,27 +116,6 @@ def _token_of(headers: dict[str, list[str]]) -> str:
     return ""
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn errors of the engine into those that gRPC has a status for."""
-    try:
-        yield
-    except Unauthorized as error:
-        raise flight.FlightUnauthenticatedError(error.message) from None
-    except Forbidden as error:
-        raise flight.FlightUnauthorizedError(error.message) from None
-    except QueryLimit as error:
-        raise flight.FlightTimedOutError(error.message) from None
-    except BadInput as error:
-        # With INVALID_ARGUMENT pyarrow sends a traceback along.
-        raise flight.FlightServerError(error.message) from None
-    except (Overload, Unavailable) as error:
-        raise flight.FlightUnavailableError(error.message) from None
-    except TidegaugeError as error:
-        LOG.error("a statement failed: %s", error.message)
-        raise flight.FlightInternalError(error.message) from None
-
-
 class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
     """Serves from the moment it is made; ``shutdown`` ends it."""
 
@@ -163,7 +143,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
     # --- what gRPC calls
 
     def get_flight_info(self, context: Any, descriptor: flight.FlightDescriptor) -> flight.FlightInfo:
-        with _errors():
+        with as_flight_errors():
             message = messages.read(descriptor.command or b"")
             if message.kind in metadata.SCHEMAS:
                 return _info(descriptor, metadata.schema_of(message), descriptor.command)
@@ -175,17 +155,16 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         return flight.SchemaResult(self.get_flight_info(context, descriptor).schema)
 
     def do_get(self, context: Any, ticket: flight.Ticket) -> flight.RecordBatchStream:
-        with _errors():
+        with as_flight_errors():
             message = messages.read(ticket.ticket)
             caller = _caller(context)
             if message.kind in metadata.SCHEMAS:
                 table = metadata.answer(message, lambda sql, given: self._ask(sql, given, caller))
-            else:
-                table = self._rows(self._statement(message, caller), caller)
-            return flight.RecordBatchStream(table)
+                return flight.RecordBatchStream(table)
+            return self._rows(self._statement(message, caller), caller, context)
 
     def do_action(self, context: Any, action: flight.Action) -> list[flight.Result]:
-        with _errors():
+        with as_flight_errors():
             if action.type not in _ACTIONS:
                 raise BadRequest(f"cannot do {action.type!r}: want one of {', '.join(_ACTIONS)}")
             message = messages.read(action.body.to_pybytes())
@@ -208,7 +187,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         return list(_ACTIONS.items())
 
     def do_put(self, context: Any, descriptor: flight.FlightDescriptor, reader: Any, writer: Any) -> None:
-        with _errors():
+        with as_flight_errors():
             message = messages.read(descriptor.command or b"")
             if message.kind != "CommandPreparedStatementQuery":
                 raise BadRequest("cannot run the statement: only SELECT; data changes by writing samples")
@@ -244,9 +223,16 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
     def _ask(self, sql: str, parameters: Sequence[Any], caller: Caller) -> pa.Table:
         return self._engine.sql(sql, list(parameters), caller).table
 
-    def _rows(self, statement: _Statement, caller: Caller) -> pa.Table:
-        tables = [self._ask(statement.sql, row, caller) for row in statement.parameters]
-        return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+    def _rows(self, statement: _Statement, caller: Caller, context: Any) -> flight.FlightDataStream:
+        if len(statement.parameters) > 1:
+            tables = [self._ask(statement.sql, row, caller) for row in statement.parameters]
+            return flight.RecordBatchStream(pa.concat_tables(tables, promote_options="permissive"))
+        stop = Stop()
+        with ExitStack() as held, watched(context, stop):
+            held.enter_context(self._engine.sql_turns.take(caller))
+            (parameters,) = statement.parameters
+            stream = held.enter_context(self._engine.stream_sql(statement.sql, parameters, caller, stop))
+            return rows_of(stream, held, self._engine.config.query.reader_patience.seconds)
 
     def _schema(self, sql: str, parameters: Sequence[Any], caller: Caller) -> pa.Schema | None:
         """Return the schema of a statement's rows without running it, None where that cannot be told.

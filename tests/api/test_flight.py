@@ -7,7 +7,9 @@ import contextlib
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -20,7 +22,8 @@ from api.auth import Gate
 from api.flight import messages, protobuf
 from api.flight.server import FlightSqlServer, parameter_count
 from engine.catalog.tokens import digest_of
-from engine.config import KEEP_ALL, Config, Server, Token
+from engine.config import KEEP_ALL, Config, Query, Server, Token
+from engine.config_units import Duration
 from engine.errors import BadRequest, Unavailable
 from engine.runtime import Engine
 
@@ -268,6 +271,55 @@ def test_tls_is_that_of_http(engine: Engine, tmp_path: Path) -> None:
     missing = msgspec.structs.replace(config, server=Server(tls_certificate=str(tmp_path / "no"), tls_key=key))
     with pytest.raises(Unavailable, match="No such file"):
         FlightSqlServer(engine, Gate(TOKENS), missing, "127.0.0.1:0")
+
+
+# --- large answers
+
+LARGE = "SELECT range AS n, repeat('x', 1000) AS text FROM range(100000)"
+
+
+@contextmanager
+def served(path: Path, **query: Any) -> Iterator[flight.FlightClient]:
+    """Give a client of a server with its own engine and query process."""
+    config = Config(query=Query(**query))
+    with Engine.open(str(path / "data"), config) as engine:
+        server = FlightSqlServer(engine, Gate(()), config, "127.0.0.1:0")
+        try:
+            with flight.connect(server.url) as client:
+                yield client
+        finally:
+            server.shutdown()
+
+
+def reader_of(client: flight.FlightClient, sql: str) -> Any:
+    info = client.get_flight_info(flight.FlightDescriptor.for_command(statement(sql)))
+    return client.do_get(info.endpoints[0].ticket)
+
+
+def test_large_answers_come_in_batches_and_hold_their_turn_no_longer_than_they_are_read(tmp_path: Path) -> None:
+    with served(tmp_path, concurrency=1) as client:
+        rows = [chunk.data.num_rows for chunk in reader_of(client, LARGE)]
+        assert sum(rows) == 100_000
+        assert len(rows) > 1
+        assert asked(client, statement("SELECT 1 AS a"), None).to_pylist() == [{"a": 1}]
+        gone = reader_of(client, LARGE)
+        gone.read_chunk()
+        gone.cancel()
+        assert asked(client, statement("SELECT 2 AS a"), None).to_pylist() == [{"a": 2}]
+
+
+def test_who_does_not_read_is_cut_off(tmp_path: Path) -> None:
+    with served(tmp_path, concurrency=1, reader_patience=Duration(100_000_000)) as client:
+        slow = reader_of(client, LARGE)
+        assert asked(client, statement("SELECT 2 AS a"), None).to_pylist() == [{"a": 2}]
+        with pytest.raises(flight.FlightTimedOutError, match="the reader took nothing"):
+            for _ in slow:
+                pass
+
+
+def test_a_limit_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    with served(tmp_path, max_rows=70_000) as client, pytest.raises(flight.FlightTimedOutError, match="70000 rows"):
+        reader_of(client, LARGE).read_all()
 
 
 # --- the driver
