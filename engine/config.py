@@ -179,12 +179,17 @@ class Watch(Settings, frozen=True, kw_only=True):
 
 
 class Detection(Settings, frozen=True, kw_only=True):
-    """``metrics``: patterns (``*``, ``?``) of the metrics that are judged; none means all."""
+    """``metrics``: patterns (``*``, ``?``) of the metrics that are judged; none means all.
+
+    ``subjects``: labels whose values are judged by all of their metrics together.
+    """
 
     enabled: bool = True
     interval: Annotated[Duration, within("5s", "1h")] = _duration("1m")
     metrics: tuple[str, ...] = ()
     max_series: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    subjects: tuple[str, ...] = ("host", "service")
+    max_subjects: Annotated[int, Meta(ge=1, le=100_000)] = 500
 
 
 # Of each kind: metric, scale-up level, scale-down level, aggregate, divisor, factor.

@@ -31,6 +31,7 @@ from engine.vitals import Vitals
 LOG = logging.getLogger("tidegauge.detection")
 
 KIND = "detection"
+STATE_FILE = "detectors.state"
 SAVE_NS = 15 * 60 * 1_000_000_000
 #: When everything is anomalous at once, the strangest are noted and the others counted.
 MOST_A_TICK = 1_000
@@ -196,17 +197,29 @@ class AnomalyFinder:
         if not self._fs.exists(self._path):
             return
         try:
-            arrays = snapshot.decode(KIND, self._fs.read(self._path), self._path)
-            detector = UnivariateDetector.from_bytes(arrays["univariate"].tobytes(), self._path)
-            series_ids, judged_until = arrays["series_ids"], arrays["judged_until"]
-            if not len(series_ids) == len(judged_until) == detector.series:
-                raise Damage("cannot read detector state: its arrays differ in length", path=self._path)
+            detector, series_ids, judged_until = read_state(self._fs.read(self._path), self._path)
         except NewerFormat as error:
             LOG.warning("%s; detection starts over and leaves the file as it is", error)
             self._keeps = False
-        except (Damage, KeyError) as error:
+        except Damage as error:
             self._vitals.detection_lost.inc()
             LOG.warning("%s; detection starts over", error)
         else:
             self._detector, self._judged_until = detector, judged_until
             self._roster = Roster(self._settings.max_series, series_ids)
+
+
+def read_state(data: bytes, path: str) -> tuple[UnivariateDetector, Int64Array, Int64Array]:
+    """Return what is in a file's bytes: the detector, the series of its rows, and until when they were judged.
+
+    Raises Damage or NewerFormat.
+    """
+    arrays = snapshot.decode(KIND, data, path)
+    try:
+        detector = UnivariateDetector.from_bytes(arrays["univariate"].tobytes(), path)
+        series_ids, judged_until = arrays["series_ids"], arrays["judged_until"]
+    except KeyError as error:
+        raise Damage(f"cannot read detector state: array {error} is missing", path=path) from None
+    if not len(series_ids) == len(judged_until) == detector.series:
+        raise Damage("cannot read detector state: its arrays differ in length", path=path)
+    return detector, series_ids, judged_until

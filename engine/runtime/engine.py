@@ -51,7 +51,7 @@ from engine.maintenance.catalogue import CatalogueKeeper
 from engine.maintenance.compact import Compactor
 from engine.maintenance.consistency import check_segments
 from engine.maintenance.delete import Deleted, Deleter
-from engine.maintenance.detect import AnomalyFinder
+from engine.maintenance.detect import STATE_FILE, AnomalyFinder
 from engine.maintenance.inputs import RuleInputs
 from engine.maintenance.kept import KeptFields
 from engine.maintenance.rebuild import ROLLUP_FILE, mark_missing, set_aside_files
@@ -61,6 +61,7 @@ from engine.maintenance.retain import Retainer
 from engine.maintenance.scale import Decider
 from engine.maintenance.scheduler import Job, Scheduler
 from engine.maintenance.seal import Sealer
+from engine.maintenance.subjects import SUBJECTS_FILE, SubjectFinder
 from engine.maintenance.watch import Watcher
 from engine.model.matchers import Matcher, parse_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
@@ -418,7 +419,19 @@ class Engine:
             vitals=self.vitals,
             clock=self.clock,
             fs=self._fs,
-            path=self._path("detectors.state"),
+            path=self._path(STATE_FILE),
+        )
+        self.subject_finder = SubjectFinder(
+            settings=config.detection,
+            counters=config.rollups.counters,
+            catalog=self.catalog,
+            hot=self.hot,
+            store=self.anomalies,
+            vitals=self.vitals,
+            clock=self.clock,
+            stale_after_ns=int(config.watch.stale_after),
+            fs=self._fs,
+            path=self._path(SUBJECTS_FILE),
         )
         self.bottlenecks = FindingStore(self.control)
         self.bottleneck_finder = BottleneckFinder(
@@ -463,7 +476,7 @@ class Engine:
             Job("pasts", self.config.watch.tick.seconds, self.watcher.prepare),
             Job("scale", self.config.watch.tick.seconds, self.decider.tick),
             # The first run comes an interval after the start, in its own thread: it is what imports numba.
-            Job("detect", self.config.detection.interval.seconds, self.finder.tick),
+            Job("detect", self.config.detection.interval.seconds, self._detect),
             Job("bottlenecks", self.config.bottlenecks.interval.seconds, self.bottleneck_finder.tick),
             *(Job(f"deliver-{name}", DELIVER_SECONDS, partial(self._deliver, name)) for name in self.outbox.channels),
         ):
@@ -472,6 +485,10 @@ class Engine:
             whole = job.name in WITHOUT_WHOLE_SAMPLES or job.name.startswith("deliver-")
             self._scheduler.start(job if whole else replace(job, run=partial(self._once_recovered, job.run)))
         self.recovery.start()
+
+    def _detect(self) -> None:
+        self.finder.tick()
+        self.subject_finder.tick()
 
     def _once_recovered(self, run: Callable[[], object]) -> None:
         if not self.recovery.active:
@@ -499,6 +516,7 @@ class Engine:
     def _keep_all(self) -> None:
         try:
             self.finder.close()
+            self.subject_finder.close()
         except (TidegaugeError, OSError) as error:
             LOG.warning("stopped without saving what detection has learned: %s", error)
         try:

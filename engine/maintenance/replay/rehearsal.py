@@ -24,10 +24,11 @@ from engine.config_units import Duration
 from engine.detection.store import AnomalyStore
 from engine.disk.real import RealFileSystem
 from engine.hot.store import HotStore
-from engine.maintenance.detect import AnomalyFinder
+from engine.maintenance.detect import STATE_FILE, AnomalyFinder
 from engine.maintenance.inputs import RuleInputs, past_ns
 from engine.maintenance.replay.history import Reader
 from engine.maintenance.scale import Decider
+from engine.maintenance.subjects import SUBJECTS_FILE, SubjectFinder
 from engine.maintenance.watch import Watcher
 from engine.model.rows import NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
 from engine.model.selection import select
@@ -113,7 +114,19 @@ class Rehearsal:
             vitals=vitals,
             clock=clock,
             fs=RealFileSystem(),
-            path=os.path.join(directory, "detectors.state"),
+            path=os.path.join(directory, STATE_FILE),
+        )
+        self._subjects = SubjectFinder(
+            settings=config.detection,
+            counters=config.rollups.counters,
+            catalog=catalog,
+            hot=self.hot,
+            store=self._anomalies,
+            vitals=vitals,
+            clock=clock,
+            stale_after_ns=int(config.watch.stale_after),
+            fs=RealFileSystem(),
+            path=os.path.join(directory, SUBJECTS_FILE),
         )
         self._decisions = ScaleStore(self._control)
         tick_ns = int(config.watch.tick)
@@ -164,6 +177,7 @@ class Rehearsal:
             if self.config.detection.enabled and now_ns - self._detected_ns >= self._interval_ns:
                 self._detected_ns = now_ns
                 self._finder.tick()
+                self._subjects.tick()
             self._tidy(now_ns)
             self.ticks += 1
             told(now_ns)

@@ -9,6 +9,7 @@ from engine.disk.real import RealFileSystem
 from engine.maintenance.rebuild import ROLLUP_FILE
 from engine.maintenance.verify.control import check_control
 from engine.maintenance.verify.definitions import Definitions
+from engine.maintenance.verify.detection import check_detection
 from engine.maintenance.verify.files import check_manifest
 from engine.maintenance.verify.log import HELD_BYTES, Log, check_log, manifest_last
 from engine.maintenance.verify.raw import RawSamples
@@ -45,6 +46,7 @@ def verify(
 
 def _run(fs: FileSystem, root: str, report: Report, log_bytes: int, cells_at_a_time: int) -> None:
     check_control(root, report)
+    check_detection(fs, root, report)
     manifest = check_manifest(fs, root, report)
     definitions = Definitions()
     definitions.load(fs, root, report)

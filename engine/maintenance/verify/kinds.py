@@ -201,5 +201,18 @@ KINDS = {
         # --- control
         Kind("control_damaged", DAMAGE, "SQLite's checks find the control database damaged", _REFUSES),
         Kind("control_newer", DAMAGE, "the control database was written by a newer version", _REFUSES),
+        # --- detection
+        Kind(
+            "detection_damaged",
+            DAMAGE,
+            "what detection has learned cannot be read",
+            "The engine opens, says so, and detection learns anew; the file is replaced when it is next saved.",
+        ),
+        Kind(
+            "detection_newer",
+            DAMAGE,
+            "what detection has learned was written by a newer version",
+            "The engine opens, says so, and detection learns anew without saving; the file is left as it is.",
+        ),
     )
 }
