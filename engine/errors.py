@@ -13,6 +13,7 @@
     │   ├── Recovering        the log is still being replayed: not all samples can be seen yet
     │   └── QueryLimit        a query exceeded its time, rows, bytes or memory
     ├── Damage              bytes on disk are not what was written; carries ``path`` and ``offset``
+    │   ├── LostRollups       parts of the tiers that had to be given up; says which, to be made again from raw samples
     │   └── NewerFormat       a file that a newer version of the program has written; never a reason to use an older one
     ├── Unavailable         a part is not ready or has been closed
     ├── Cancelled           whoever asked no longer wants an answer
@@ -113,6 +114,25 @@ class NewerFormat(Damage):
     """A file that only a newer version of the program can read; it is left alone, and nothing takes its place."""
 
     code = "newer_format"
+
+
+class LostRollups(Damage):
+    """Parts of the tiers that could not be read any more and have been taken out of them.
+
+    ``lost``: [table_id, first tag set, last tag set, first bucket's start (ns), end (ns)] of each whose buckets only
+    raw samples can give; a table_id below 0 stands for all tables.
+    """
+
+    code = "lost_rollups"
+
+    def __init__(self, message: str, *, path: str, offset: int | None, lost: Sequence[Sequence[int]]) -> None:
+        super().__init__(message, path=path, offset=offset)
+        self.details["lost"] = [list(each) for each in lost]
+
+    @property
+    def lost(self) -> list[list[int]]:
+        found: list[list[int]] = self.details["lost"]
+        return found
 
 
 class Unavailable(TidegaugeError):

@@ -41,7 +41,7 @@ from engine.query.visible import visible_tagsets
 from engine.rollups import schema
 from engine.rollups.long import NAMES
 from engine.rollups.packs import Packs, pack_directory
-from engine.rollups.shelf import LostPack
+from engine.rollups.shelf import DamagedPart, LostPack
 from engine.rollups.store import FOREVER_NS, Piece, RollupStore, TierStats
 from engine.rollups.stored import PartRange, tagset_range
 from native.catalogue import Catalogue
@@ -343,12 +343,12 @@ class Database:
 
     def flush_rollups(self, pieces: Sequence[Piece], sequence: int) -> None:
         """Replace the 1m rows of each piece and carry that up the tiers, in one transaction."""
-        with self._turn(self._writing, "flush rollups") as store:
+        with self._changing("flush rollups") as store:
             store.flush(pieces, sequence)
 
     def delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
         """Remove the rows of tag sets from all tiers; return how many 1m rows have gone."""
-        with self._turn(self._writing, "delete rollups") as store:
+        with self._changing("delete rollups") as store:
             return store.delete(table_id, tagset_ids, start_ns, end_ns)
 
     def rollup_stats(self) -> list[TierStats]:
@@ -358,12 +358,12 @@ class Database:
 
     def retain(self, cutoffs: Mapping[str, int]) -> int:
         """Remove rollup rows before each tier's cutoff (ns); return how many."""
-        with self._turn(self._writing, "remove old rollups") as store:
+        with self._changing("remove old rollups") as store:
             return store.retain(cutoffs)
 
     def forget_rollups(self, tier: str, table_id: int, tagset_ids: Int32Array, before_ns: int) -> int:
         """Remove one table's rows from one tier; see :meth:`engine.rollups.store.RollupStore.forget`."""
-        with self._turn(self._writing, "remove old rollups") as store:
+        with self._changing("remove old rollups") as store:
             return store.forget(tier, table_id, tagset_ids, before_ns)
 
     def rollup_rows(
@@ -378,6 +378,15 @@ class Database:
         """Return the sequence number up to which rollups are stored."""
         with self._turn(self._reading, "read the rollup watermark") as store:
             return store.watermark()
+
+    @contextmanager
+    def _changing(self, action: str) -> Iterator[RollupStore]:
+        """Give the store that writes; what cannot be read meanwhile is given up, and LostRollups raised."""
+        with self._turn(self._writing, action) as store:
+            try:
+                yield store
+            except DamagedPart as error:
+                raise store.give_up(error) from None
 
     @contextmanager
     def _turn(self, seat: Seat, action: str) -> Iterator[RollupStore]:

@@ -17,6 +17,7 @@ from engine.errors import Damage
 SUFFIX = ".pack"
 DAMAGED_SUFFIX = ".damaged"
 MAGIC = b"TGTP\x02\0\0\0"
+_VERSION_AT = 4
 
 
 def pack_directory(database_path: str) -> str:
@@ -45,6 +46,20 @@ class Packs:
             name = f"{self._directory}{DAMAGED_SUFFIX}.{number}"
         os.rename(self._directory, name)
         return name
+
+    def keep_aside(self, number: int) -> None:
+        """Keep the bytes of a damaged pack under a name that nothing looks for, beyond its removal."""
+        path = self.path(number)
+        if self._directory is not None and os.path.exists(path) and not os.path.exists(path + DAMAGED_SUFFIX):
+            os.link(path, path + DAMAGED_SUFFIX)
+
+    def is_newer(self, number: int) -> bool:
+        """Return whether a newer version of the program has written a pack."""
+        try:
+            [start] = self.read(number, [(0, len(MAGIC))])
+        except (Damage, KeyError):
+            return False
+        return start[:_VERSION_AT] == MAGIC[:_VERSION_AT] and start[_VERSION_AT] > MAGIC[_VERSION_AT]
 
     def path(self, number: int) -> str:
         return "" if self._directory is None else os.path.join(self._directory, f"{number:012d}{SUFFIX}")

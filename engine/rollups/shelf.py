@@ -97,6 +97,16 @@ class LostPack(Damage):
     """A pack that the database names is not there, or too short."""
 
 
+class DamagedPart(Damage):
+    """A part whose bytes are not there or are not what was written."""
+
+    def __init__(self, message: str, part: Part, packs: Packs) -> None:
+        super().__init__(
+            f"{message} (part {part.number} of {part.tier})", path=packs.path(part.pack), offset=part.start
+        )
+        self.part = part
+
+
 class Shelf:
     """The parts as the writing connection sees them."""
 
@@ -149,6 +159,17 @@ class Shelf:
                     path=self._packs.path(number),
                 )
 
+    def unreadable(self, pack: int) -> list[Part]:
+        """Return the parts of a pack that cannot be read."""
+        found = []
+        for part in self.all_parts():
+            if part.pack == pack and part.number not in self._changes.waiting:
+                try:
+                    read_part(self._packs, part)
+                except DamagedPart:
+                    found.append(part)
+        return found
+
     def clean(self) -> None:
         """Remove the packs that are not named."""
         self._remove_packs(set(self._sizes) - {part.pack for part in self.all_parts()})
@@ -198,7 +219,7 @@ class Shelf:
             packed = waiting[1]
             return _unpacked(part, packed.head, packed.fields if with_fields else {}, self._packs)
         if not with_fields:
-            head = self._packs.read(part.pack, [(part.start, part.head_bytes)])[0]
+            head = _bytes_of(self._packs, part, [(part.start, part.head_bytes)])[0]
             return _unpacked(part, head, {}, self._packs)
         return read_part(self._packs, part)
 
@@ -348,24 +369,31 @@ class Shelf:
 def read_part(packs: Packs, part: Part, field_ids: Iterable[int] | None = None) -> TierRows:
     """Return a part's rows over all its fields or those asked for."""
     if field_ids is None:
-        whole = packs.read(part.pack, [(part.start, part.bytes)])[0]
+        whole = _bytes_of(packs, part, [(part.start, part.bytes)])[0]
         head, body = whole[: part.head_bytes], whole[part.head_bytes :]
         places = _places(part, head, packs)
         fields = {number: body[offset : offset + length] for number, (offset, length) in places.items()}
         return _unpacked(part, head, fields, packs)
-    head = packs.read(part.pack, [(part.start, part.head_bytes)])[0]
+    head = _bytes_of(packs, part, [(part.start, part.head_bytes)])[0]
     places = _places(part, head, packs)
     chosen = [number for number in field_ids if number in places]
     first = part.start + part.head_bytes
-    found = packs.read(part.pack, [(first + places[number][0], places[number][1]) for number in chosen])
+    found = _bytes_of(packs, part, [(first + places[number][0], places[number][1]) for number in chosen])
     return _unpacked(part, head, dict(zip(chosen, found, strict=True)), packs)
+
+
+def _bytes_of(packs: Packs, part: Part, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    try:
+        return packs.read(part.pack, ranges)
+    except Damage:
+        raise DamagedPart("cannot read rollups: bytes are missing", part, packs) from None
 
 
 def _places(part: Part, head: bytes, packs: Packs) -> dict[int, tuple[int, int]]:
     try:
         return open_head(head).places
     except ValueError as error:
-        raise _damaged(part, error, packs) from None
+        raise DamagedPart(str(error), part, packs) from None
 
 
 def _unpacked(part: Part, head: bytes, fields: Mapping[int, bytes], packs: Packs) -> TierRows:
@@ -373,11 +401,7 @@ def _unpacked(part: Part, head: bytes, fields: Mapping[int, bytes], packs: Packs
     try:
         return unpack(part.rows, part.runs, open_head(head).keys, fields, TIER_OF_NAME[part.tier].width_ns)
     except ValueError as error:
-        raise _damaged(part, error, packs) from None
-
-
-def _damaged(part: Part, error: ValueError, packs: Packs) -> Damage:
-    return Damage(f"{error} (part {part.number} of {part.tier})", path=packs.path(part.pack), offset=part.start)
+        raise DamagedPart(str(error), part, packs) from None
 
 
 def _part_table(parts: Sequence[Part]) -> pa.Table:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from engine.errors import Bug, Damage, NotFound
+from engine.errors import Bug, Damage, LostRollups, NotFound
 from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, Int32Array, distinct
 from engine.rollups import migrate, schema
 from engine.rollups.compact import crowded
@@ -26,7 +26,7 @@ from engine.rollups.long import NAMES, long_table
 from engine.rollups.packs import Packs
 from engine.rollups.pairs import Pairs
 from engine.rollups.rows import TierRows, concat
-from engine.rollups.shelf import Part, Shelf
+from engine.rollups.shelf import UNKNOWN_TABLE, DamagedPart, Part, Shelf
 from engine.rollups.stored import PartRange, stored_parts, stored_rows, tagset_range
 from engine.rollups.tiers import BASE, QUIET_NS, TIER_OF_NAME, TIERS, Tier, tier_above
 
@@ -210,6 +210,61 @@ class RollupStore:
                     if len(kept):
                         self._shelf.add(TIER_OF_NAME[name], part.table_id, kept.contiguous())
         return removed
+
+    def give_up(self, damaged: DamagedPart) -> Damage:
+        """Take the parts of a damaged pack that cannot be read out of the tiers; return what to raise instead.
+
+        That is a LostRollups: buckets wider than the narrowest have been made again from the tier below as far as it
+        is kept, the others it names.  The watermark is taken back, so that a start looks for all that is missing
+        should they not be flushed before.  Where the pack reads well after all, or is a newer version's, nothing is
+        changed and the error stays what it was.
+        """
+        while True:
+            try:
+                return self._give_up(damaged)
+            except DamagedPart as another:
+                damaged = another  # of the tier below, which comes first
+
+    def _give_up(self, damaged: DamagedPart) -> Damage:
+        number = damaged.part.pack
+        if self._packs.is_newer(number):
+            return damaged
+        with self._transaction():
+            lost = self._shelf.unreadable(number)
+            if not lost:
+                return damaged
+            LOG.error("%d parts of %s are given up: %s", len(lost), damaged.part.tier, damaged.message)
+            self._packs.keep_aside(number)
+            for part in lost:
+                self._shelf.drop(part)
+            # A pack holds parts of one tier, so the tier below is what it was.
+            tier = TIER_OF_NAME[damaged.part.tier]
+            if tier.source is not None:
+                for part in lost:
+                    self._make_again(tier, part)
+                lost = []
+            self._connection.execute("UPDATE rollup_store SET flushed_sequence = 0")
+        width_ns = tier.width_ns
+        return LostRollups(
+            f"rollups lost: parts of {tier.name} cannot be read and are made again as far as samples are kept",
+            path=self._packs.path(number),
+            offset=damaged.offset,
+            lost=[(p.table_id, p.first_tagset, p.last_tagset, p.first_ns, p.last_ns + width_ns) for p in lost],
+        )
+
+    def _make_again(self, tier: Tier, part: Part) -> None:
+        source = _source_of(tier)
+        kept_from = schema.kept_from(self._connection)
+        wanted = np.arange(part.first_tagset, part.last_tagset + 1, dtype=np.int32)
+        tables = {part.table_id}
+        if part.table_id == UNKNOWN_TABLE:
+            tables |= {each.table_id for each in self._shelf.all_parts() if each.tier == source.name}
+        for table_id in sorted(tables):
+            found = self._touched(source, table_id, wanted, part.first_ns, part.last_ns + tier.width_ns)
+            pairs = found.widened(tier.width_ns)
+            pairs = pairs.where(pairs.buckets >= max(kept_from[source.name], kept_from[tier.name]))
+            self._recompute(tier, table_id, pairs, 1, FlushReport())
+            self._shelf.settle()
 
     def checkpoint(self) -> None:
         """Move what DuckDB's log holds into the database file."""

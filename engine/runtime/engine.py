@@ -35,7 +35,17 @@ from engine.detection.store import AnomalyStore, anomalies_columns
 from engine.disk.filesystem import Bytes, FileSystem
 from engine.disk.guard import DiskGuard
 from engine.disk.real import RealFileSystem
-from engine.errors import BadQuery, Cancelled, DiskFull, Forbidden, QueryLimit, QueueFull, Recovering, TidegaugeError
+from engine.errors import (
+    BadQuery,
+    Cancelled,
+    DiskFull,
+    Forbidden,
+    LostRollups,
+    QueryLimit,
+    QueueFull,
+    Recovering,
+    TidegaugeError,
+)
 from engine.forecasting.runner import ForecastAnswer, ForecastQuery
 from engine.forecasting.runner import run as run_forecast
 from engine.hot.store import HotStore
@@ -54,7 +64,7 @@ from engine.maintenance.delete import Deleted, Deleter
 from engine.maintenance.detect import STATE_FILE, AnomalyFinder
 from engine.maintenance.inputs import RuleInputs
 from engine.maintenance.kept import KeptFields
-from engine.maintenance.rebuild import ROLLUP_FILE, mark_missing, set_aside_files
+from engine.maintenance.rebuild import ROLLUP_FILE, LostRanges, mark_missing, set_aside_files
 from engine.maintenance.recover import Replay, check_log
 from engine.maintenance.reload import RuleReloader
 from engine.maintenance.retain import Retainer
@@ -358,6 +368,14 @@ class Engine:
             clock=self.clock,
         )
 
+        self.lost_rollups = LostRanges(
+            self.samples,
+            self.dirty,
+            table_ids=lambda: range(self.catalog.native.table_count),
+            sequence=lambda: self.manifest.current.wal_floor,
+            raw_since_ns=self._raw_since_ns,
+            all_back=lambda: not self.recovery.active,
+        )
         self.retainer.hide()
 
     def _open_queries(self) -> None:
@@ -589,12 +607,16 @@ class Engine:
             self._check_rollups()
             # One at a time: a flush that has read its samples before a deletion must not write them after it.
             with self._flushing, self.samples.unhidden():
+                self.lost_rollups.mark()
                 # While samples are still coming back it cannot be told what is left of a range.
                 deletions = () if self.recovery.active else self.deleter.catch_up_tiers()
                 # The tiers have followed a deletion once what it has marked is flushed, all of it.
                 due_only = due_only and not deletions
                 written = self.dirty.flush_due(self.clock.now_ns()) if due_only else self.dirty.flush()
                 self.deleter.tiers_have_followed(deletions)
+        except LostRollups:
+            # Each time there is less of the damaged file left that counts.
+            return self.flush_rollups(due_only=due_only)
         except BaseException:
             self.vitals.rollup_flushes.labels("failed").inc()
             raise
@@ -627,13 +649,16 @@ class Engine:
         return included
 
     def _flush_pieces(self, pieces: Sequence[Piece], sequence: int) -> None:
-        self.link.flush_rollups(pieces, sequence)
+        with self.lost_rollups.noted():
+            self.link.flush_rollups(pieces, 0 if self.lost_rollups.waiting else sequence)
 
     def _delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
-        return self.link.delete_rollups(table_id, tagset_ids, start_ns, end_ns)
+        with self.lost_rollups.noted():
+            return self.link.delete_rollups(table_id, tagset_ids, start_ns, end_ns)
 
     def _forget_rollups(self, tier: str, table_id: int, before_ns: int) -> int:
-        return self.link.forget_rollups(tier, table_id, self.catalog.tagset_ids(table_id), before_ns)
+        with self.lost_rollups.noted():
+            return self.link.forget_rollups(tier, table_id, self.catalog.tagset_ids(table_id), before_ns)
 
     def _flush_before_expiry(self) -> int:
         # What the background flushes is older than raw retention, unless that is very short.
@@ -641,7 +666,8 @@ class Engine:
         return self.flush_rollups(due_only=min(int(each) for each in kept) >= NS_PER_HOUR)
 
     def _retain_rollups(self, cutoffs: Mapping[str, int]) -> int:
-        return self.link.retain(cutoffs)
+        with self.lost_rollups.noted():
+            return self.link.retain(cutoffs)
 
     def _tier_rows(
         self, tier: str, start_ns: int, end_ns: int, series_ids: Int64Array, names: Sequence[str]

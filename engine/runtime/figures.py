@@ -53,6 +53,7 @@ def show(engine: Engine) -> None:
         watch(f"{tier.name}_rows", f"Rows (series, bucket) in {tier.name}", partial(tiers.rows, tier.name))
         watch(f"{tier.name}_bytes", f"Packed bytes of {tier.name}", partial(tiers.bytes, tier.name))
     watch("rollup_pending_rows", "Rows whose buckets wait to be recomputed", lambda: engine.dirty.pending_rows)
+    watch("rollup_parts_lost", "Parts of tiers that could not be read", lambda: engine.lost_rollups.parts)
     watch(
         "rollup_unreadable_buckets",
         "Buckets left as they were, their segment being damaged",

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import runtime
 from engine.clock import NS_PER_DAY, ManualClock
 from engine.runtime import Engine
+from engine.runtime import engine as runtime
 from tests.engine.test_engine_rollups import CONFIG, NOW_NS, Twin, random_batch
 
 Change = Callable[[Path], object]
@@ -125,7 +125,7 @@ class Case:
     ``what`` and ``back`` are for the page: what was done, what comes back.  ``kinds``: all that verify must find.
     ``opening``: "tidies" (nothing to worry about is said), "reports" (it opens, and ``says`` matches a sentence of
     readiness), "fails" (it opens, and SQL answers with ``says``), "serves" (it opens, and nothing is noticed),
-    "stalls" (flushing the tiers fails with ``says``), or
+    "heals" (flushing the tiers makes it good, and then ``says`` matches a sentence of readiness), or
     "refuses" (``says`` matches the error).  ``back``: "everything", or what of it.  ``stays``: what verify still finds
     after a start and a stop.
     """

@@ -169,7 +169,8 @@ KINDS = {
             "the rollup database is not what was written",
             "A file that DuckDB cannot open is renamed to .damaged, and the tiers are recomputed from the segments and"
             " the log; of a damaged log of DuckDB's only that log. Damage that shows only when a block is read makes"
-            " what needs the block fail, with a sentence." + _HOW_TO_RECOMPUTE,
+            " what needs the block fail, with a sentence; parts that are to be changed are made again as far as what"
+            " they were made from is kept." + _HOW_TO_RECOMPUTE,
         ),
         Kind(
             "rollups_layout",
