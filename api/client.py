@@ -108,6 +108,17 @@ class SqlTable:
         return f"SqlTable({len(self)} rows: {', '.join(self.columns)})"
 
 
+class SqlBatches:
+    """The rows of an SQL answer as they come: an iterator over record batches, to be read once."""
+
+    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        self.schema = schema
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return self._batches
+
+
 def arrow_stream(data: Any, table: str | None = None) -> bytes:
     """Return an Arrow table, record batch or anything with ``__arrow_c_stream__`` as one IPC stream.
 
@@ -205,16 +216,34 @@ class Client:
         """Run one SELECT; ``parameters`` take the place of ``?`` or ``$1``.  Raises BadQuery, QueryLimit."""
         import pyarrow as pa
 
-        try:
-            body = msgspec.json.encode({"sql": statement, "parameters": parameters})
-        except (TypeError, ValueError) as error:
-            raise errors.BadRequest(f"cannot send the parameters of a query: {error}") from None
-        headers = {"Content-Type": "application/json", "Accept": ARROW_STREAM}
+        body, headers = _sql_request(statement, parameters)
         response = self._checked("POST", "/v1/sql", body, headers)
         try:
             return SqlTable(_table_of(response.body))
         except (pa.ArrowException, OSError, EOFError) as error:
             raise errors.Unavailable(f"cannot read the answer of {self.url}: {error}") from None
+
+    @contextlib.contextmanager
+    def sql_stream(self, statement: str, *parameters: Any) -> Iterator[SqlBatches]:
+        """Run one SELECT and give its rows as they come, so that large answers need no memory; see :meth:`sql`.
+
+        Other calls of this client wait until the block is left.  An answer that ends early raises when it does.
+        """
+        import pyarrow as pa
+
+        body, headers = _sql_request(statement, parameters)
+        try:
+            with self._transport.arriving("POST", "/v1/sql", body, headers) as arriving:
+                if arriving.status != 200:
+                    raise _error_of(Response(arriving.status, arriving.headers, arriving.read()))
+                reader = pa.ipc.open_stream(pa.PythonFile(arriving, mode="r"))
+                yield SqlBatches(reader.schema, _batches_of(reader, self.url))
+        except TimeoutError:
+            raise errors.Unavailable(f"cannot reach {self.url}: no answer in time") from None
+        except (pa.ArrowException, EOFError) as error:
+            raise errors.Unavailable(f"cannot read the answer of {self.url}: {error}") from None
+        except OSError as error:
+            raise errors.Unavailable(f"cannot reach {self.url}: {error.strerror or error}") from None
 
     def query(
         self,
@@ -401,6 +430,38 @@ class Client:
             raise errors.Unavailable(f"cannot reach {self.url}: {error.strerror or error}") from None
 
 
+def _sql_request(statement: str, parameters: Sequence[Any]) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of a statement whose answer is to be Arrow."""
+    try:
+        body = msgspec.json.encode({"sql": statement, "parameters": parameters})
+    except (TypeError, ValueError) as error:
+        raise errors.BadRequest(f"cannot send the parameters of a query: {error}") from None
+    return body, {"Content-Type": "application/json", "Accept": ARROW_STREAM}
+
+
+def _batches_of(reader: Any, url: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of an answer; raises the error that it ends with."""
+    import pyarrow as pa
+
+    while True:
+        try:
+            batch, metadata = reader.read_next_batch_with_custom_metadata()
+        except StopIteration:
+            return
+        except (pa.ArrowException, OSError, EOFError) as error:
+            raise errors.Unavailable(f"cannot read the answer of {url}: it ended early: {error}") from None
+        if metadata is not None and b"tidegauge.error" in metadata:
+            raise _said(metadata)
+        if batch.num_rows:
+            yield batch
+
+
+def _said(metadata: Any) -> errors.TidegaugeError:
+    """Return the error that a batch carries."""
+    said = msgspec.json.decode(metadata[b"tidegauge.error"])
+    return _ERRORS.get(said["error"], errors.Unavailable)(said["message"])
+
+
 def _table_of(stream: bytes) -> pa.Table:
     """Return an Arrow answer; what a large one says about itself at its end stands in the schema's metadata."""
     import pyarrow as pa
@@ -427,8 +488,7 @@ def _said_in(partial: bytes) -> errors.TidegaugeError | None:
             while True:
                 _, metadata = reader.read_next_batch_with_custom_metadata()
                 if metadata is not None and b"tidegauge.error" in metadata:
-                    said = msgspec.json.decode(metadata[b"tidegauge.error"])
-                    return _ERRORS.get(said["error"], errors.Unavailable)(said["message"])
+                    return _said(metadata)
     except (pa.ArrowException, OSError, EOFError, StopIteration):
         return None
 

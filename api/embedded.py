@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from api.arguments import parse_duration_ns, parse_range
-from api.client import SqlTable, arrow_stream, json_batch
+from api.client import SqlBatches, SqlTable, arrow_stream, json_batch
 from api.exposition import PrometheusText
+from engine.catalog.callers import EVERYONE
 from engine.config import KEEP_ALL, load_config
 from engine.errors import BadRequest
 from engine.forecasting.answer import forecast_json
@@ -19,6 +21,7 @@ from engine.ingest.batch import WriteResult
 from engine.ingest.lines import precision_ns
 from engine.maintenance.snapshot import Shadow, take
 from engine.model.matchers import equality_matchers, parse_matchers
+from engine.query.deadlines import Stop
 from engine.query.link import LocalLink
 from engine.query.range import RangeAnswer, RangeQuery
 from engine.query.results import described
@@ -86,6 +89,16 @@ class Embedded:
         """Run one SELECT; raises BadQuery or QueryLimit."""
         answer = self.engine.sql(statement, list(parameters))
         return SqlTable(described(answer.table, answer.metadata))
+
+    @contextmanager
+    def sql_stream(self, statement: str, *parameters: Any) -> Iterator[SqlBatches]:
+        """Run one SELECT and give its rows in batches, by the name that a client has for it."""
+        engine = self.engine
+        with (
+            engine.sql_turns.take(EVERYONE),
+            engine.stream_sql(statement, list(parameters), EVERYONE, Stop()) as stream,
+        ):
+            yield SqlBatches(stream.schema, stream.batches())
 
     def query(
         self,

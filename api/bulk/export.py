@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -33,6 +33,7 @@ SAVE_SECONDS = 2.0
 #: Rows a row group of Parquet.
 ROW_GROUP_ROWS = 262_144
 STATE_VERSION = 1
+_T = TypeVar("_T")
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -180,10 +181,22 @@ class Reader:
         self._source, self._sleep, self._patience = source, sleep, patience_seconds
 
     def sql(self, statement: str, *parameters: object) -> pa.Table:
+        return self._patiently(lambda: self._source.sql(statement, *parameters).arrow)
+
+    def parts(self, statement: str, *parameters: object) -> Iterator[pa.Table]:
+        """Yield an answer as it comes, first a part without rows.  Once it has begun there is no asking again."""
+        with contextlib.ExitStack() as held:
+            answer = self._patiently(lambda: held.enter_context(self._source.sql_stream(statement, *parameters)))
+            schema = answer.schema.remove_metadata()
+            yield schema.empty_table()
+            for batch in answer:
+                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+
+    def _patiently(self, ask: Callable[[], _T]) -> _T:
         waited, pause = 0.0, 0.25
         while True:
             try:
-                return self._source.sql(statement, *parameters).arrow
+                return ask()
             except QueryLimit:
                 raise
             except (Overload, Unavailable) as error:
@@ -314,14 +327,14 @@ class Exporter:
         while state.next_ns < end_ns:
             stop_ns = end_ns if step_ns is None else min(state.next_ns + step_ns, end_ns)
             parameters = () if step_ns is None else (rfc3339(state.next_ns), rfc3339(stop_ns))
-            table = self._reader.sql(statement, *parameters).replace_schema_metadata(None)
-            if encoder is None:
-                schema, encoder = table.schema, encoder_of(table.schema)
-                if not state.bytes:
-                    self._append(state, encoder.begin(schema))
-            assert schema is not None
+            for part in self._reader.parts(statement, *parameters):
+                if encoder is None:
+                    schema, encoder = part.schema, encoder_of(part.schema)
+                    if not state.bytes:
+                        self._append(state, encoder.begin(schema))
+                self._take(state, encoder, part.cast(schema))
             state.next_ns = stop_ns
-            self._window(state, encoder, table.cast(schema))
+            self._noted(state)
         if encoder is not None:
             self._append(state, encoder.end())
 
@@ -330,14 +343,22 @@ class Exporter:
         state.bytes += len(data)
 
     def _window(self, state: State, encoder: Encoder, table: pa.Table) -> None:
+        self._take(state, encoder, table)
+        self._noted(state)
+
+    def _take(self, state: State, encoder: Encoder, table: pa.Table) -> None:
+        """Append rows that are a window or a part of one."""
         if table.num_rows:
             self._append(state, encoder.encode(table))
         state.rows += table.num_rows
         for reason, count in encoder.left_out.items():
             state.left_out[reason] = state.left_out.get(reason, 0) + count
         encoder.left_out.clear()
-        self._file.note(state)
         self._progressed(self._progress(state))
+
+    def _noted(self, state: State) -> None:
+        """Take the end of a window for where to continue from."""
+        self._file.note(state)
         now = self._clock.monotonic()
         if now - self._saved >= SAVE_SECONDS:
             self._file.save()

@@ -13,7 +13,9 @@ from engine.errors import BadRequest, NotFound
 from engine.model.matchers import Matcher
 
 if TYPE_CHECKING:
-    from api.client import SqlTable
+    from contextlib import AbstractContextManager
+
+    from api.client import SqlBatches, SqlTable
 
 METRIC_LABEL = "__name__"
 #: What SQL puts behind a name that clashes with another (docs/sql.md, "Names").
@@ -24,6 +26,8 @@ class Source(Protocol):
     """What answers SQL: a client of a server, or the engine in this process."""
 
     def sql(self, statement: str, *parameters: Any) -> SqlTable: ...
+
+    def sql_stream(self, statement: str, *parameters: Any) -> AbstractContextManager[SqlBatches]: ...
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):

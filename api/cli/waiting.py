@@ -41,8 +41,8 @@ def waited(call: Callable[[], _T], cancel: Callable[[], None], shown: Callable[[
 
     thread = threading.Thread(target=run, name="tidegauge-statement", daemon=True)
     started = perf_counter()
-    thread.start()
     try:
+        thread.start()
         while thread.is_alive():
             thread.join(TICK_SECONDS)
             shown(perf_counter() - started)

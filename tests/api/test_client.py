@@ -158,6 +158,47 @@ def test_sql_gives_an_arrow_table() -> None:
     assert repr(answer) == "SqlTable(2 rows: time, host, usage)"
 
 
+def test_sql_gives_batches_as_they_come() -> None:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"n": list(range(10))})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=4)
+    answers = [Answer(200, sink.getvalue().to_pybytes()), json_answer({"metrics": ["a"]})]
+    with RecordingServer(lambda _: answers.pop(0)) as server, connect(server.url) as client:
+        with client.sql_stream("SELECT ?", 1) as answer:
+            assert answer.schema == table.schema
+            assert [batch.num_rows for batch in answer] == [4, 4, 2]
+        assert client.metric_names() == ["a"]
+    assert json.loads(server.seen[0].body) == {"sql": "SELECT ?", "parameters": [1]}
+
+
+def test_a_stream_that_is_left_early_costs_only_its_connection() -> None:
+    answers = [Answer(200, arrow_stream(TABLE)), Answer(200, arrow_stream(TABLE))]
+    with RecordingServer(lambda _: answers.pop(0)) as server, connect(server.url) as client:
+        with client.sql_stream("SELECT 1"):
+            pass
+        assert client.sql("SELECT 1").arrow.equals(TABLE)
+
+
+def test_a_stream_that_ends_early_or_never_begins_raises() -> None:
+    cut = arrow_stream(TABLE)[:-40]
+    refused = json_answer({"error": "bad_query", "message": "cannot run SQL: no", "details": None}, 400)
+    for answer, kind, sentence in (
+        (Answer(200, cut), errors.Unavailable, "ended early|cannot read the answer"),
+        (Answer(200, b"<html>"), errors.Unavailable, "cannot read the answer"),
+        (refused, errors.BadQuery, "cannot run SQL: no"),
+    ):
+        with (
+            RecordingServer(lambda _, answer=answer: answer) as server,
+            connect(server.url) as client,
+            pytest.raises(kind, match=sentence),
+            client.sql_stream("SELECT 1") as stream,
+        ):
+            list(stream)
+    with pytest.raises(errors.Unavailable, match="cannot reach"), connect("http://127.0.0.1:1").sql_stream("SELECT 1"):
+        pass
+
+
 TYPED = pa.table(
     {
         "time": pa.array([1, None], pa.timestamp("ns")),
