@@ -16,12 +16,12 @@ ROW_OF_PART = {
     "hot": 2, "rollups": 2,
     "query": 3, "ingest": 3,
     "detection": 4, "forecasting": 4,
-    "alerting": 5, "scaling": 5, "delivery": 5,
+    "alerting": 5, "scaling": 5, "deploys": 5, "delivery": 5,
     "maintenance": 6, "collect": 6,
     "runtime": 7,
 }  # fmt: skip
 #: Parts that judge what they are handed and never look into storage themselves (ARCHITECTURE.md).
-WITHOUT_STORAGE = {"alerting", "scaling", "delivery", "detection", "forecasting"}
+WITHOUT_STORAGE = {"alerting", "scaling", "deploys", "delivery", "detection", "forecasting"}
 STORAGE = {"wal", "segments", "hot", "rollups", "query", "ingest"}
 ALLOWED_PACKAGES = {
     "engine": {"engine", "native"},

@@ -36,7 +36,7 @@ COMMANDS = {
     "check": "validate a configuration file",
     "notify": "send a test notification, or show which channels an alert takes",
     "rules": "list, check, test and import alert rules",
-    "lab": "run the server's detectors on files",
+    "lab": "run the server's detectors, forecaster and scaling policy on files",
     "verify": "check everything that is stored in a data directory",
     "bench": "run the benchmark suites",
 }
