@@ -6,6 +6,7 @@ signals, unless a metric gives the number.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,16 +18,19 @@ from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_DAY, NS_PER_SECOND, Clock
 from engine.config import ScaleTarget, Signal
 from engine.config_units import Duration
-from engine.errors import NotFound
+from engine.errors import NotFound, TidegaugeError
+from engine.maintenance.loads import loads_so_far
 from engine.model.matchers import equality_matchers
 from engine.model.rows import Int32Array
 from engine.query.observe import Observed as SeriesValues
 from engine.query.observe import Observer
+from engine.query.range import RangeAnswer, RangeQuery
 from engine.scaling.demand import DemandModel
 from engine.scaling.policy import Decision, Observed, SignalReading, decide, history_after, measures_load
 from engine.scaling.store import ScaleStore
 from engine.vitals import Vitals
 
+LOG = logging.getLogger("tidegauge.scaling")
 #: An instance that has not reported for longer than this is gone for good, whatever became of it.
 REMEMBERED_NS = NS_PER_DAY
 REQUESTS_OVER_NS = 60 * NS_PER_SECOND
@@ -47,19 +51,22 @@ class Decider:
         clock: Clock,
         keep: Duration,
         complete: Callable[[], bool] = lambda: True,
+        read: Callable[[RangeQuery], RangeAnswer] | None = None,
     ) -> None:
         """``keep``: how long a decision is answered before asking makes a new one.
 
         ``complete``: whether all samples are there; without that nothing is read and every signal counts as missing.
+        ``read`` answers range queries: models of the load start with what is stored.
         """
         self._targets = {target.target: target for target in targets}
         self._catalog, self._observer = catalog, observer
         self._store, self._vitals, self._clock = store, vitals, clock
         self._keep_ns = int(keep)
         self._complete = complete
+        self._read = read
         self._lock = threading.Lock()
         self._latest: dict[str, Decision] = {}
-        self._models = {target.target: DemandModel() for target in targets if target.predict}
+        self._models: dict[str, DemandModel] = {}
         self._histories = {target.target: store.history(target.target) for target in targets}
 
     @property
@@ -122,16 +129,27 @@ class Decider:
 
     def _expecting(self, target: ScaleTarget, observed: Observed, now_ns: int) -> Observed:
         """Return what is known with the demand, which is learned from it."""
-        model = self._models.get(target.target)
         index = next((index for index, signal in enumerate(target.signals) if measures_load(signal)), None)
-        if model is None or index is None or not observed.current:
+        if not target.predict or index is None or not observed.current:
             return observed
         cpu = observed.readings[index]
         if cpu.value is None or cpu.stale:
             return observed
         waiting = any(reading.kind == "queue" and (reading.value or 0.0) > 0.0 for reading in observed.readings)
+        model = self._model(target, now_ns)
         load = model.load_of(observed.current, cpu.value, self._requests(target, now_ns), waiting)
         return replace(observed, demand=model.observe(now_ns, load))
+
+    def _model(self, target: ScaleTarget, now_ns: int) -> DemandModel:
+        """Return the model of a target, when it is asked for first with what is stored of its load."""
+        if target.target not in self._models:
+            model = self._models[target.target] = DemandModel()
+            try:
+                for time_ns, load in () if self._read is None else loads_so_far(target, now_ns, self._read):
+                    model.observe(time_ns, load)
+            except TidegaugeError as error:
+                LOG.warning("the load of target %s is learned anew: %s", target.target, error.message)
+        return self._models[target.target]
 
     def _requests(self, target: ScaleTarget, now_ns: int) -> float | None:
         if target.requests is None:

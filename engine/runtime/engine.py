@@ -474,6 +474,7 @@ class Engine:
             clock=self.clock,
             keep=Duration(DECISION_TICKS * int(config.watch.tick)),
             complete=lambda: not self.recovery.active,
+            read=partial(self.ranges.answer, raw_since_ns=self._raw_since_ns),
         )
 
     def _start_jobs(self) -> None:
