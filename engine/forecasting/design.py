@@ -93,7 +93,8 @@ class Design:
         return self.season if self.season > 1 else STEPS_WITHOUT_SEASON
 
 
-@lru_cache(maxsize=4)
+#: A design takes 4 to 16 MB.
+@lru_cache(maxsize=2)
 def design(rows: int, horizon: int, season: int, step_seconds: float) -> Design:
     """Return the plan for ``rows`` values of ``step_seconds`` each and ``horizon`` steps ahead."""
     if rows < 2 * season + 2:

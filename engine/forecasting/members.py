@@ -51,7 +51,11 @@ def members(plan: Design, origins: Origins, values: Float64Array, held: Float64A
 
 def coefficients_at(plan: Design, origins: Origins, held: Float64Array) -> Float64Array:
     """Return the regression of the history before each origin, float64[o, p]."""
-    moments = np.cumsum(plan.x * held[:, None], axis=0)[origins.ends - 1]
+    if len(origins.ends) == 1:
+        end = int(origins.ends[0])
+        moments = (held[:end] @ plan.x[:end])[None]
+    else:
+        moments = np.cumsum(plan.x * held[:, None], axis=0)[origins.ends - 1]
     found: Float64Array = np.matmul(origins.inverse, moments[:, :, None])[:, :, 0]
     return found
 
