@@ -106,6 +106,11 @@ def _relation(rule: Rule) -> Iterator[Mistake]:
 def _templates(rule: Rule) -> Iterator[Mistake]:
     known = None if rule.group_by is None else {*rule.group_by, *rule.match}
     yield from _template("summary", rule.summary, known, NUMBERS)
+    for name, template in rule.annotations.items():
+        key = f"annotations.{name}"
+        if not name.isidentifier():
+            yield Mistake(key, name, "a name of letters, digits and underscores")
+        yield from _template(key, template, known, NUMBERS)
     for name, template in rule.labels.items():
         key = f"labels.{name}"
         if not name.isidentifier():

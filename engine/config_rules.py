@@ -76,6 +76,7 @@ class Rule(Settings, frozen=True, kw_only=True):
     when_missing: Literal["stale", "ok", "firing", "keep"] = "stale"
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     summary: str = "{metric} is {value}"
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
     channels: tuple[str, ...] = ()
     enabled: bool = True
 

@@ -139,8 +139,13 @@ def _converted(rule: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         template = _template(chosen, annotations.pop(chosen), settings, notes, numbers=True)
         if template:
             settings["summary"] = template
-    if annotations:
-        notes.append(f"annotations left out: {', '.join(sorted(annotations))}")
+    further = {
+        name: template
+        for name, text in annotations.items()
+        if (template := _template(name, text, settings, notes, numbers=True))
+    }
+    if further:
+        settings["annotations"] = further
     return settings, notes
 
 

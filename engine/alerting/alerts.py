@@ -29,7 +29,7 @@ STORED = (
     "id, fingerprint, tagset_id, rule, severity, category, labels, channels, state, value, threshold, "
     "summary, stale, started_ns, cause_time_ns, fired_ns, notified_ns, cleared_ns, resolved_ns, "
     "acknowledged_ns, acknowledged_by, acknowledged_note, acknowledged_until_ns, owed, "
-    "escalate_from_ns, withheld, source"
+    "escalate_from_ns, withheld, source, annotations"
 )
 
 
@@ -43,7 +43,8 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     expired.  ``owed``: what a silence has held back of it, "firing" or "resolved".
     ``escalate_from_ns``: from when the steps of its escalation count; None before anybody was told.
     ``source``: what its rule looks at (engine/alerting/evidence.py), None for one of an earlier version.
-    ``withheld``: how many of its notifications were not sent, or not by themselves, by cause.
+    ``withheld``: how many of its notifications were not sent, or not by themselves, by cause.  ``annotations``: further
+    texts of its rule, as filled in when ``summary`` was.
     """
 
     id: int
@@ -73,6 +74,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     escalate_from_ns: int | None = None
     withheld: dict[str, int] = {}
     source: str | None = None
+    annotations: dict[str, str] = {}
 
     @property
     def is_open(self) -> bool:
@@ -102,7 +104,8 @@ def alert_of_row(row: Sequence[Any]) -> Alert:
     values[6] = json.loads(values[6])
     values[7] = tuple(json.loads(values[7]))
     values[12] = bool(values[12])
-    values[25] = json.loads(values[25]) if values[25] != "{}" else {}
+    for place in (25, 27):
+        values[place] = json.loads(values[place]) if values[place] != "{}" else {}
     return Alert(*values)
 
 
@@ -129,6 +132,7 @@ def alert_json(alert: Alert) -> dict[str, Any]:
         "value": number_or_none(alert.value),
         "threshold": number_or_none(alert.threshold),
         "summary": alert.summary,
+        "annotations": alert.annotations,
         "stale": alert.stale,
         "started_at": time_text(alert.started_ns),
         "fired_at": time_text(alert.fired_ns),
@@ -176,6 +180,7 @@ def alerts_columns() -> tuple[tuple[str, str], ...]:
         ("acknowledged_until", "TIMESTAMP_NS"),
         ("withheld", "VARCHAR"),
         ("evidence", "VARCHAR"),
+        ("annotations", "VARCHAR"),
     )
 
 
@@ -223,6 +228,7 @@ def alerts_table(
             alert.acknowledged_until_ns,
             json.dumps(alert.withheld),
             json.dumps(links_of(alert)),
+            labels_json(alert.annotations),
         )
         for alert in alerts
     ]

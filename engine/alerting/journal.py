@@ -45,7 +45,7 @@ from engine.alerting.evidence import SourceWriter
 from engine.alerting.groups import Grouping, Groups
 from engine.alerting.holding import BUDGET, COOLDOWN, FLAPPING, GROUPED, Flapping, Hold, Holds
 from engine.alerting.routing import Router
-from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary, rule_labels
+from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary, rule_annotations, rule_labels
 from engine.alerting.writes import Writes
 from engine.config import Escalation, Inhibition, Rule
 from engine.model.times import time_text
@@ -142,6 +142,7 @@ class Journal:
         news: dict[str, Any] = {
             "value": value,
             "summary": render_summary(rule, labels, number),
+            "annotations": rule_annotations(rule, labels, number),
             "cause_time_ns": int(transitions.times[row]),
         }
         given = {**labels, **rule_labels(rule, labels)} if alert is None else alert.labels

@@ -101,6 +101,14 @@ def render_summary(rule: Rule, labels: Mapping[str, str], value: float) -> str:
     return _rendered(rule.summary, rule, labels, {"value": value, "threshold": level_of(rule, value)})
 
 
+def rule_annotations(rule: Rule, labels: Mapping[str, str], value: float) -> dict[str, str]:
+    """Return the rule's annotations with their placeholders filled in like those of the summary."""
+    if not rule.annotations:
+        return {}
+    numbers = {"value": value, "threshold": level_of(rule, value)}
+    return {name: _rendered(template, rule, labels, numbers) for name, template in rule.annotations.items()}
+
+
 def rule_labels(rule: Rule, labels: Mapping[str, str]) -> dict[str, str]:
     """Return the labels that the rule gives to the alert of a series with ``labels``; empty ones are left out."""
     rendered = {name: _rendered(template, rule, labels, {}, absent="") for name, template in rule.labels.items()}

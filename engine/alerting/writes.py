@@ -31,7 +31,12 @@ _COLUMNS = {
     "notification_alerts": ("notification_id", "alert_id", "events"),
 }
 _OR = {"alert_groups": "ON CONFLICT (id) DO UPDATE SET due_ns = excluded.due_ns, sent_ns = excluded.sent_ns"}
-_IN_JSON: dict[str, Callable[[Any], str]] = {"labels": labels_json, "channels": json.dumps, "withheld": json.dumps}
+_IN_JSON: dict[str, Callable[[Any], str]] = {
+    "labels": labels_json,
+    "channels": json.dumps,
+    "withheld": json.dumps,
+    "annotations": labels_json,
+}
 _UNOWED = "UPDATE alerts SET owed = NULL WHERE fingerprint = ? AND id <> ?"
 
 

@@ -268,6 +268,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     ("ALTER TABLE alerts ADD COLUMN withheld TEXT NOT NULL DEFAULT '{}'",),
     # What the alert's rule looks at, for links to it.
     ("ALTER TABLE alerts ADD COLUMN source TEXT",),
+    # Further texts of an alert, by name, as JSON.
+    ("ALTER TABLE alerts ADD COLUMN annotations TEXT NOT NULL DEFAULT '{}'",),
 )
 
 

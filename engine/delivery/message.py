@@ -36,9 +36,9 @@ _ALERT_FIELDS = (
 class Message:
     """The fields of one notification.
 
-    Beside those of the alert, its labels and all of them as ``labels``, there are ``event``, ``channel`` and
-    ``delivery``, the key that stays the same at every attempt.  Of a group there are its labels, ``summary``,
-    ``total``, ``firing`` and ``alerts``, a line for each.  A label with the name of a field is only in
+    Beside those of the alert, its annotations, its labels and all of them as ``labels``, there are ``event``,
+    ``channel`` and ``delivery``, the key that stays the same at every attempt.  Of a group there are its labels,
+    ``summary``, ``total``, ``firing`` and ``alerts``, a line for each.  A label with the name of a field is only in
     ``labels``.  Control characters become spaces: a label's value cannot add a line or a header.
     """
 
@@ -49,7 +49,7 @@ class Message:
         self.about_alert, self.about_group = alert is not None, group is not None
         known = alert or {"summary": notification.get("message", ""), "labels": group or {}}
         labels: Mapping[str, str] = known.get("labels", {})
-        values: dict[str, Any] = dict(labels)
+        values: dict[str, Any] = {**known.get("annotations", {}), **labels}
         values |= {name: known.get(name) for name in _ALERT_FIELDS}
         values["labels"] = _labels_text(labels)
         values |= {name: notification.get(name) for name in ("event", "channel", "delivery")}

@@ -29,6 +29,9 @@ AHEAD_NS = 5 * NS_PER_MINUTE
 #: After a past that could not be read, the next attempt comes this much later.
 RETRY_NS = 30 * NS_PER_SECOND
 
+#: What one tick has read: by metric, matchers, aggregate and window.
+_Read = dict[tuple[str, tuple[Matcher, ...], str, int], Observed]
+
 
 @dataclass(frozen=True, slots=True)
 class _Known:
@@ -74,12 +77,20 @@ class RuleInputs:
             return self.groups.labels(subject_id)
         return self._catalog.labels(subject_id) if subject_id < self._catalog.native.tagset_count else None
 
+    def of_all(self, rules: Sequence[Rule], now_ns: int) -> dict[str, RuleInput]:
+        """Return what each of ``rules`` judges at ``now_ns``, by its name; what several of them read is read once."""
+        read: _Read = {}
+        return {rule.name: self._of(rule, now_ns, read) for rule in rules}
+
     def of(self, rule: Rule, now_ns: int) -> RuleInput:
         """Return what ``rule`` judges at ``now_ns``.
 
         A rule whose past cannot be read has nothing to judge, and :attr:`problems` says why.
         """
-        found = self._present(rule, now_ns)
+        return self._of(rule, now_ns, {})
+
+    def _of(self, rule: Rule, now_ns: int, read: _Read) -> RuleInput:
+        found = self._present(rule, now_ns, read)
         values = found.values
         if rule.compare_with is not None or rule.forecast is not None:
             try:
@@ -119,9 +130,11 @@ class RuleInputs:
 
     # --- the present
 
-    def _present(self, rule: Rule, now_ns: int) -> Observed:
-        above = self._read(rule.metric, rule.matchers, rule, now_ns)
-        below = None if rule.divide_by is None else self._read(rule.divide_by, rule.divisor_matchers, rule, now_ns)
+    def _present(self, rule: Rule, now_ns: int, read: _Read) -> Observed:
+        above = self._read(rule.metric, rule.matchers, rule, now_ns, read)
+        below = None
+        if rule.divide_by is not None:
+            below = self._read(rule.divide_by, rule.divisor_matchers, rule, now_ns, read)
         found = self._combined(rule, above, below, now_ns - self._stale_after_ns, "present")
         if rule.aggregate == "age" and rule.group_by == () and not len(found.tagset_ids):
             # That nothing matches is what such a rule is there to notice.
@@ -130,8 +143,15 @@ class RuleInputs:
             return Observed(np.array([number], np.int32), np.array([age]), np.array([now_ns], np.int64))
         return found
 
-    def _read(self, metric: str, matchers: tuple[Matcher, ...], rule: Rule, now_ns: int) -> Observed:
-        return self._observer.metric(metric, matchers, now_ns, aggregate=rule.aggregate, over_ns=int(rule.over))
+    def _read(self, metric: str, matchers: tuple[Matcher, ...], rule: Rule, now_ns: int, read: _Read) -> Observed:
+        over_ns = 0 if rule.aggregate in ("last", "age") else int(rule.over)
+        key = (metric, matchers, rule.aggregate, over_ns)
+        found = read.get(key)
+        if found is None:
+            found = read[key] = self._observer.metric(
+                metric, matchers, now_ns, aggregate=rule.aggregate, over_ns=over_ns
+            )
+        return found
 
     def _combined(self, rule: Rule, above: Observed, below: Observed | None, oldest_ns: int, when: str) -> Observed:
         """Return the rule's number for each series or group from its metric and its divisor at one time."""

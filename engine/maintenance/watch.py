@@ -28,7 +28,7 @@ class Watcher:
         started = self._clock.monotonic()
         with self._lock:
             now_ns = self._clock.now_ns()
-            inputs = {rule.name: self.inputs.of(rule, now_ns) for rule in self._rules.rules}
+            inputs = self.inputs.of_all(self._rules.rules, now_ns)
             events = self._rules.tick(inputs, self.inputs.labels, now_ns)
         self._count(events)
         self._vitals.rule_tick_seconds.observe(self._clock.monotonic() - started)

@@ -43,19 +43,20 @@ class Arrangement:
     """How n series fall into g groups.
 
     ``tagset_ids`` int32[n]: the series, ascending.  ``order`` int64[n]: their rows, group by group.  ``starts``
-    int64[g]: where each group begins in that order.  ``numbers`` int32[g]: the groups, ascending.
+    int64[g]: where each group begins in that order, ``lengths`` int64[g]: how many rows it has.  ``numbers`` int32[g]:
+    the groups, ascending.
     """
 
     tagset_ids: Int32Array
     order: Int64Array
     starts: Int64Array
+    lengths: Int64Array
     numbers: Int32Array
 
     def of_rows(self) -> Int32Array:
         """Return int32[n]: the group of each series."""
         groups = np.empty(len(self.tagset_ids), np.int32)
-        lengths = np.diff(np.r_[self.starts, len(self.order)])
-        groups[self.order] = np.repeat(self.numbers, lengths)
+        groups[self.order] = np.repeat(self.numbers, self.lengths)
         return groups
 
 
@@ -105,7 +106,8 @@ class Grouper:
         order = np.argsort(of_rows, kind="stable")
         ordered = of_rows[order]
         starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
-        return Arrangement(tagset_ids, order, starts, ordered[starts])
+        lengths = np.diff(np.r_[starts, len(order)])
+        return Arrangement(tagset_ids, order, starts, lengths, ordered[starts])
 
 
 def grouped(observed: Observed, arrangement: Arrangement, how: str, oldest_ns: int) -> Observed:
@@ -118,7 +120,11 @@ def grouped(observed: Observed, arrangement: Arrangement, how: str, oldest_ns: i
         return Observed.nothing()
     order, starts = arrangement.order, arrangement.starts
     values, times = observed.values[order], observed.times[order]
-    lengths = np.diff(np.r_[starts, len(order)])
+    lengths = arrangement.lengths
+    if times.min() >= oldest_ns and not np.isnan(values.sum()):
+        # Nearly always every series is fresh; a sum without NaN has none in it.
+        everyone = _aggregated(values, None, lengths, starts, how)
+        return Observed(arrangement.numbers, everyone, np.maximum.reduceat(times, starts))
     known = ~np.isnan(values)
     counted = known & (times >= oldest_ns)
     silent = np.add.reduceat(counted, starts, dtype=np.int64) == 0
@@ -132,16 +138,21 @@ def grouped(observed: Observed, arrangement: Arrangement, how: str, oldest_ns: i
 
 
 def _aggregated(
-    values: Float64Array, counted: npt.NDArray[np.bool_], counts: Int64Array, starts: Int64Array, how: str
+    values: Float64Array, counted: npt.NDArray[np.bool_] | None, counts: Int64Array, starts: Int64Array, how: str
 ) -> Float64Array:
+    """Return one aggregate a group of the values that are ``counted``, None for all."""
+
+    def among(other: float) -> Float64Array:
+        return values if counted is None else np.where(counted, values, other)
+
     match how:
         case "count":
             return counts.astype(np.float64)
         case "min":
-            return np.minimum.reduceat(np.where(counted, values, np.inf), starts)
+            return np.minimum.reduceat(among(np.inf), starts)
         case "max":
-            return np.maximum.reduceat(np.where(counted, values, -np.inf), starts)
-    sums = np.add.reduceat(np.where(counted, values, 0.0), starts)
+            return np.maximum.reduceat(among(-np.inf), starts)
+    sums = np.add.reduceat(among(0.0), starts)
     return sums if how == "sum" else sums / np.maximum(counts, 1)
 
 

@@ -171,11 +171,12 @@ class Observer:
             # Two tables, and two metrics of a pooled one, number their tag sets apart; equal labels make the pair.
             positions = self._paired(above.tagset_ids, below.tagset_ids, remember)
             same = positions >= 0
-        values = above.values[same]
-        divisors = below.values[positions[same]]
-        usable = divisors != 0
-        times = np.minimum(above.times[same], below.times[positions[same]])
-        return Observed(above.tagset_ids[same][usable], values[usable] / divisors[usable], times[usable])
+        divisors = below.values[positions]
+        usable = same & (divisors != 0)
+        times = np.minimum(above.times, below.times[positions])
+        if usable.all():
+            return Observed(above.tagset_ids, above.values / divisors, times)
+        return Observed(above.tagset_ids[usable], above.values[usable] / divisors[usable], times[usable])
 
     def _paired(self, above: Int32Array, below: Int32Array, remember: object) -> Int64Array:
         """Return int64[n]: for each of ``above`` the place of the one among ``below`` with equal labels, or -1."""

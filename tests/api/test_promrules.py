@@ -234,6 +234,7 @@ def test_a_file_is_imported_rule_by_rule() -> None:
     assert [rule.name for rule in rules] == ["InstanceDown", "Errors", "InstanceDown-2"]
     down, errors, _ = rules
     assert (down.severity, down.labels, down.summary) == ("critical", {"team": "{job}"}, "{instance} down")
+    assert down.annotations == {"runbook": "here"}
     assert (down.for_.seconds, down.when_missing, down.threshold, down.upper) == (120, "ok", 0.0, 0.0)
     assert (errors.keep_firing.seconds, errors.group_by, errors.divide_by) == (3600, ("job",), "r_total")
     assert found.left_out == [
@@ -247,7 +248,6 @@ def test_a_file_is_imported_rule_by_rule() -> None:
     assert found.notes == [
         "group node: rules are judged every watch.tick, whatever the group's interval",
         "node/InstanceDown: bad is left out: a label with the value would make another alert of each",
-        "node/InstanceDown: annotations left out: runbook",
         "node/Errors: rate, increase and delta are not extrapolated to the ends of their window",
         "node/Errors: description is left out: its alerts have no label 'instance'",
         "node/InstanceDown: is called InstanceDown-2, as a name may be given only once",

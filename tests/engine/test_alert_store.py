@@ -191,6 +191,20 @@ def test_labels_of_a_rule_are_the_alerts_and_make_no_other_alert(path: str) -> N
     server.control.close()
 
 
+def test_annotations_are_filled_in_and_told(path: str) -> None:
+    annotations = {"runbook": "https://example.org/{rule}", "detail": "{host}: {value} > {threshold}"}
+    server = Server(path, [rule_of(for_=10, annotations=annotations)])
+    server.tick(0, {7: 95.0})
+    server.restart()
+    server.tick(10, {7: 97.0})
+    (alert,) = server.store.find()
+    assert alert.annotations == {"runbook": "https://example.org/cpu", "detail": "web-7: 97 > 90"}
+    assert json.loads(server.store.alerts_table(T0)["annotations"][0]) == alert.annotations
+    ((body,),) = server.control.rows("SELECT body FROM notifications")
+    assert json.loads(body)["alert"]["annotations"] == alert.annotations
+    server.control.close()
+
+
 def test_what_silence_has_decided_is_told(path: str) -> None:
     rules = [rule_of(when_missing="ok"), rule_of(name="gone", when_missing="firing")]
     server = Server(path, rules)
@@ -350,6 +364,7 @@ def test_a_notification_tells_the_alert_as_it_was(server: Server) -> None:
             "value": 96.5,
             "threshold": 90.0,
             "summary": "CPU of web-7 at 96.5 %",
+            "annotations": {},
             "stale": False,
             "started_at": "2023-11-14T22:13:20.000000000Z",
             "fired_at": "2023-11-14T22:13:30.000000000Z",

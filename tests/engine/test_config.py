@@ -410,6 +410,8 @@ TABLE = [
     (RULE + 'summary = "{host}"\ngroup_by = ["zone"]', 6, "rules[1].summary", "labels of group_by and match"),
     (RULE + 'labels = {team = "{value}"}', 6, "rules[1].labels.team", "no {value} in a label"),
     (RULE + 'labels = {team = "{"}', 6, "rules[1].labels.team", "{label} placeholders"),
+    (RULE + 'annotations = {a = "{value:.q}"}', 6, "rules[1].annotations.a", "a format of numbers"),
+    (RULE + 'annotations = {"a-b" = "c"}', 6, "rules[1].annotations.a-b", "letters, digits and underscores"),
     (RULE + 'labels = {"a-b" = "c"}', 6, "rules[1].labels.a-b", "letters, digits and underscores"),
     (RULE + 'labels = {a = "c"}\ngroup_by = ["a"]', 6, "rules[1].labels.a", "group_by or match gives already"),
     (RULE + "upper = 95", 6, "rules[1].upper", 'no upper for op = ">"'),

@@ -269,6 +269,35 @@ def test_nothing_is_in_percent_of_zero() -> None:
     assert found.tolist() == pytest.approx([math.nan, 25.0, -25.0], nan_ok=True)
 
 
+def test_what_several_rules_read_is_read_once_a_tick_and_gives_each_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site()
+    for labels in LABELS:
+        site.write("t_x", labels, T0, 1.0)
+        site.write("t_y", labels, T0, 4.0)
+    rules = [
+        *(
+            rule_of(name=f"r{number}", scale=float(number), group_by=by)
+            for number, by in enumerate([None, (), ("zone",)])
+        ),
+        rule_of(name="ratio", divide_by="t_y"),
+        rule_of(name="sum", aggregate="sum"),
+    ]
+    alone = {rule.name: site.inputs.of(rule, T0) for rule in rules}
+    reads: list[str] = []
+    observer = Observer.metric
+
+    def counting(self: Observer, metric: str, *arguments: Any, **options: Any) -> Any:
+        reads.append(f"{options['aggregate']} {metric}")
+        return observer(self, metric, *arguments, **options)
+
+    monkeypatch.setattr(Observer, "metric", counting)
+    together = site.inputs.of_all(rules, T0)
+    assert reads == ["last t_x", "last t_y", "sum t_x"]
+    for name, given_alone in alone.items():
+        assert together[name].tagset_ids.tolist() == given_alone.tagset_ids.tolist()
+        assert together[name].values.tolist() == given_alone.values.tolist()
+
+
 # ---- absence -------------------------------------------------------------------------------------
 
 
