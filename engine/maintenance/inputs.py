@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.alerting.baselines import compared, slopes, usual
-from engine.alerting.rules import RuleInput
+from engine.alerting.rules import RuleInput, breaks
 from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND
 from engine.config import Rule
@@ -55,7 +55,7 @@ class _Known:
 class RuleInputs:
     """Makes the input of every rule of one engine; :meth:`of` and :meth:`prepare` may run in two threads.
 
-    ``began_ns``: since when samples are watched for; what has never been seen is as old as that.
+    ``began_ns``: since when samples are watched for; what has never been seen is at least as old as that.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class RuleInputs:
         self._usual: dict[tuple[str, int], _Known] = {}
         self._trends: dict[str, _Known] = {}
         self._failed_ns: dict[str, int] = {}
+        # When the newest sample was that a rule about silence has seen.
+        self._seen_ns: dict[tuple[str, str, tuple[Matcher, ...]], int] = {}
         #: Rules whose past cannot be read, by name, and why.
         self.problems: dict[str, str] = {}
 
@@ -108,6 +110,8 @@ class RuleInputs:
             self._usual.pop(key, None)
         for name in [name for name in self._trends if name not in names]:
             self._trends.pop(name, None)
+        for seen in [seen for seen in self._seen_ns if seen[0] not in names]:
+            self._seen_ns.pop(seen, None)
         for name in [name for name in self.problems if name not in names]:
             self.problems.pop(name, None)
         for rule in rules:
@@ -136,12 +140,24 @@ class RuleInputs:
         if rule.divide_by is not None:
             below = self._read(rule.divide_by, rule.divisor_matchers, rule, now_ns, read)
         found = self._combined(rule, above, below, now_ns - self._stale_after_ns, "present")
-        if rule.aggregate == "age" and rule.group_by == () and not len(found.tagset_ids):
-            # That nothing matches is what such a rule is there to notice.
-            age = (now_ns - self._began_ns) / NS_PER_SECOND * rule.scale
-            number = self.groups.number(rule.match)
-            return Observed(np.array([number], np.int32), np.array([age]), np.array([now_ns], np.int64))
+        if rule.aggregate == "age" and rule.group_by == ():
+            if len(above.tagset_ids):
+                self._seen_ns[rule.name, rule.metric, rule.matchers] = now_ns - int(above.values.min() * NS_PER_SECOND)
+            else:
+                return self._silent(rule, now_ns)
         return found
+
+    def _silent(self, rule: Rule, now_ns: int) -> Observed:
+        """Return the age of a group in which no series is known: that is what such a rule is there to notice."""
+        number = np.array([self.groups.number(rule.match)], np.int32)
+        times = np.array([now_ns], np.int64)
+        seen_ns = self._seen_ns.get((rule.name, rule.metric, rule.matchers))
+        since_ns = self._began_ns if seen_ns is None else seen_ns
+        age = np.array([(now_ns - since_ns) / NS_PER_SECOND * rule.scale])
+        if seen_ns is None and not breaks(rule, age).any():
+            # It is that old at least; what came before the start is not known, so this can tell of no end.
+            age = np.full(1, np.nan)
+        return Observed(number, age, times)
 
     def _read(self, metric: str, matchers: tuple[Matcher, ...], rule: Rule, now_ns: int, read: _Read) -> Observed:
         over_ns = 0 if rule.aggregate in ("last", "age") else int(rule.over)

@@ -303,13 +303,27 @@ def test_what_several_rules_read_is_read_once_a_tick_and_gives_each_the_same(mon
 
 def test_what_has_never_been_seen_is_as_old_as_the_watch() -> None:
     site = Site(began_ns=T0)
-    rule = rule_of(aggregate="age", group_by=(), match={"site": "east"})
+    rule = rule_of(aggregate="age", group_by=(), match={"site": "east"}, threshold=60.0)
+    assert site.judged(rule, T0 + 60 * S) == {}
     assert site.judged(rule, T0 + 90 * S) == {(("site", "east"),): (90.0, T0 + 90 * S)}
     site.write("t_x", {"site": "west"}, T0 + 80 * S, 1.0)
     assert site.judged(rule, T0 + 90 * S) == {(("site", "east"),): (90.0, T0 + 90 * S)}
     site.write("t_x", {"site": "east", "host": "a"}, T0 + 100 * S, 1.0)
     site.write("t_x", {"site": "east", "host": "b"}, T0 + 50 * S, 1.0)
     assert site.judged(rule, T0 + 1_000 * S) == {(("site", "east"),): (900.0, T0 + 1_000 * S)}
+
+
+def test_what_has_left_memory_is_as_old_as_its_newest_sample_was() -> None:
+    site = Site(began_ns=T0 - 30 * DAY)
+    rule = rule_of(aggregate="age", group_by=(), threshold=90_000.0)
+    site.write("t_x", {"host": "a"}, T0, 1.0)
+    assert site.judged(rule, T0 + HOUR) == {(): (3_600.0, T0 + HOUR)}
+    assert site.hot.forget_idle(T0 + HOUR) == 1
+    assert site.judged(rule, T0 + 3 * HOUR) == {(): (10_800.0, T0 + 3 * HOUR)}
+    # After a restart only the uptime is known; it ends no alert.
+    restarted = Site(began_ns=T0 + 3 * HOUR)
+    assert restarted.judged(rule, T0 + 4 * HOUR) == {}
+    assert restarted.judged(rule, T0 + 29 * HOUR) == {(): (93_600.0, T0 + 29 * HOUR)}
 
 
 def test_a_series_grows_old_alone_or_with_its_group() -> None:
