@@ -105,14 +105,15 @@ class RuleInputs:
     def prepare(self, rules: Sequence[Rule], now_ns: int) -> None:
         """Read ahead of time what the past tells the next ticks, and forget what is over."""
         names = {rule.name for rule in rules}
+        # Lists, because a tick may add to these meanwhile.
         hour = now_ns // NS_PER_HOUR
-        for key in [key for key in self._usual if key[1] < hour or key[0] not in names]:
+        for key in [key for key in list(self._usual) if key[1] < hour or key[0] not in names]:
             self._usual.pop(key, None)
-        for name in [name for name in self._trends if name not in names]:
+        for name in [name for name in list(self._trends) if name not in names]:
             self._trends.pop(name, None)
-        for seen in [seen for seen in self._seen_ns if seen[0] not in names]:
+        for seen in [seen for seen in list(self._seen_ns) if seen[0] not in names]:
             self._seen_ns.pop(seen, None)
-        for name in [name for name in self.problems if name not in names]:
+        for name in [name for name in list(self.problems) if name not in names]:
             self.problems.pop(name, None)
         for rule in rules:
             try:
