@@ -12,6 +12,7 @@ import pytest
 
 from api.demo.fleet import Fleet
 from api.demo.incident import Incident
+from api.demo.script import INCIDENTS
 from engine.catalog.control import ControlDatabase
 from engine.clock import NS_PER_MINUTE, NS_PER_SECOND, ManualClock
 from engine.config import Bottlenecks, Config
@@ -92,6 +93,33 @@ def test_an_incident_is_found_explained_and_followed_to_its_end(site: Site) -> N
     assert site.engine.bottlenecks.find() == []
     metrics = site.engine.vitals.registry
     assert metrics.get_sample_value("tidegauge_bottleneck_outcomes_total", {"outcome": "as_expected"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "service", "instance", "resources"),
+    [
+        ("cpu saturation", "search", "search-03", {"cpu"}),
+        ("latency regression", "search", "", {"latency", "queue"}),
+        ("error burst", "search", "", {"errors"}),
+        ("bad deployment", "search", "", {"cpu", "errors", "latency", "queue"}),
+        ("agent loss", "", "", set()),
+        ("clock skew", "", "", set()),
+    ],
+)
+def test_scripted_incidents_are_found_and_nothing_else_is(
+    tmp_path: Path, name: str, service: str, instance: str, resources: set[str]
+) -> None:
+    kind = next(each.kind for each in INCIDENTS if each.kind.name == name)
+    clock, fleet = ManualClock(START_NS), Fleet(5, 10, noisy=True)
+    host = "search-03" if kind.scope == "host" else None
+    began_ns = START_NS - 8 * NS_PER_MINUTE
+    fleet.incidents = (Incident(began_ns, service="search", host=host, seconds=900.0, ramp_seconds=30.0, kind=kind),)
+    with Engine(str(tmp_path / "data"), Config(), clock=clock, mode="embedded") as engine:
+        for lines in fleet.history(START_NS - 80 * NS_PER_MINUTE, START_NS, NS_PER_MINUTE):
+            engine.submit_lines(lines).result()
+        found = engine.look_for_bottlenecks().findings
+    assert {(each.service, each.instance) for each in found} == ({(service, instance)} if service else set())
+    assert {each.resource for each in found} <= resources
 
 
 def test_one_bad_instance_is_named(site: Site) -> None:
