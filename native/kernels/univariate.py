@@ -20,13 +20,11 @@ from native.kernels.univariate_state import (
     COUNTER,
     DAY,
     DAYS,
-    EXACT,
     FEATURES,
     LIMIT,
     LOUDNESS,
     MEAN,
     NEWEST,
-    NUMBERS,
     ORIGIN,
     PLACE,
     PLACE_COUNT,
@@ -40,7 +38,6 @@ from native.kernels.univariate_state import (
     SPREAD,
     STEP,
     STRANGE,
-    TIMES,
     TOP,
     UNSURE,
     USUAL,
@@ -82,6 +79,8 @@ LEAST_STRENGTH = 0.95
 REPEAT = 4.5
 REPEAT_NS = DAY_NS
 STRENGTH_SCALE = 4.0
+#: More than the rounding of the limits to float32 does to a strength.
+ROUNDED = 1e-3
 
 PROFILE_DAYS = 21.0
 PROFILE_MOVE = 3.0
@@ -96,115 +95,110 @@ ROUNDING = 1e-7
 
 
 @part
-def forget(row: int, numbers: Any, exact: Any, times: Any, visits: Any) -> None:
+def forget(numbers: Any, exact: Any, times: Any, visits: Any) -> None:
     """Make the state of a series that nothing is known of."""
-    n, e, m, p = row * NUMBERS, row * EXACT, row * TIMES, row * PLACES
-    numbers[n : n + NUMBERS] = 0.0
-    exact[e : e + EXACT] = 0.0
-    times[m : m + TIMES] = 0
-    times[m + PLACE] = -1
-    visits[p : p + PLACES] = 0
+    numbers[:] = 0.0
+    exact[:] = 0.0
+    times[:] = 0
+    times[PLACE] = -1
+    visits[:] = 0
 
 
 @part
-def judged_value(row: int, time: int, value: float, numbers: Any, exact: Any, times: Any, visits: Any) -> float:
+def judged_value(time: int, value: float, numbers: Any, exact: Any, times: Any, visits: Any) -> float:
     """Return what is judged: the value, or for a counter what it gained a second; starts over when that changes."""
-    n, e, m = row * NUMBERS, row * EXACT, row * TIMES
-    started = numbers[n + COUNT] > 0
-    previous = exact[e + PREVIOUS]
+    started = numbers[COUNT] > 0
+    previous = exact[PREVIOUS]
     if started and value < previous:
-        if numbers[n + COUNTER] > 0 and value > COUNTER_RESET * previous:
-            forget(row, numbers, exact, times, visits)
-        if numbers[n + COUNTER] == 0:
-            numbers[n + RISES] = -1.0
-    elif started and value > previous and numbers[n + RISES] >= 0 and numbers[n + COUNTER] == 0:
-        numbers[n + RISES] += 1.0
-        if numbers[n + RISES] >= COUNTER_RISES:
-            newest = times[m + NEWEST]
-            forget(row, numbers, exact, times, visits)
-            numbers[n + COUNTER] = 1.0
-            times[m + NEWEST] = newest
-            exact[e + PREVIOUS] = previous
-    if numbers[n + COUNTER] == 0:
+        if numbers[COUNTER] > 0 and value > COUNTER_RESET * previous:
+            forget(numbers, exact, times, visits)
+        if numbers[COUNTER] == 0:
+            numbers[RISES] = -1.0
+    elif started and value > previous and numbers[RISES] >= 0 and numbers[COUNTER] == 0:
+        numbers[RISES] += 1.0
+        if numbers[RISES] >= COUNTER_RISES:
+            newest = times[NEWEST]
+            forget(numbers, exact, times, visits)
+            numbers[COUNTER] = 1.0
+            times[NEWEST] = newest
+            exact[PREVIOUS] = previous
+    if numbers[COUNTER] == 0:
         return value
     gained = value - previous if value >= previous else value
-    return float(gained / max((time - times[m + NEWEST]) * 1e-9, 1e-3))
+    return float(gained / max((time - times[NEWEST]) * 1e-9, 1e-3))
 
 
 @part
-def learn_waiting(row: int, numbers: Any, profile: Any, visits: Any) -> None:
+def learn_waiting(numbers: Any, profile: Any, visits: Any) -> None:
     """Let the profile learn the mean of the place that the series has left."""
-    n, p = row * NUMBERS, row * PLACES
-    place = int(numbers[n + WAITING_PLACE]) - 1
-    numbers[n + WAITING_PLACE] = 0.0
-    if visits[p + place] == 0:
-        profile[p + place] = numbers[n + WAITING]
-        visits[p + place] = 1
+    place = int(numbers[WAITING_PLACE]) - 1
+    numbers[WAITING_PLACE] = 0.0
+    if visits[place] == 0:
+        profile[place] = numbers[WAITING]
+        visits[place] = 1
         return
-    move = numbers[n + WAITING] - profile[p + place]
-    if numbers[n + SEASON] > 0:
-        most = PROFILE_MOVE * numbers[n + SCALE + PREDICTORS - 1]
+    move = numbers[WAITING] - profile[place]
+    if numbers[SEASON] > 0:
+        most = PROFILE_MOVE * numbers[SCALE + PREDICTORS - 1]
         move = min(max(move, -most), most)
-    profile[p + place] += max(1.0 / (visits[p + place] + 1.0), 1 / PROFILE_DAYS) * move
-    if visits[p + place] < 255:
-        visits[p + place] += 1
+    profile[place] += max(1.0 / (visits[place] + 1.0), 1 / PROFILE_DAYS) * move
+    if visits[place] < 255:
+        visits[place] += 1
 
 
 @part
-def expected_here(row: int, time: int, x: float, numbers: Any, times: Any, profile: Any, visits: Any) -> float:
+def expected_here(time: int, x: float, numbers: Any, times: Any, profile: Any, visits: Any) -> float:
     """Return the profile's value for this time of day, 0 without a profile, and give the sample to the profile.
 
     The value lies on the line between the middles of two places.  What the series does today must not be compared with
     itself: a place that has been left is learned only when the line does not touch it any more.
     """
-    n, m, p = row * NUMBERS, row * TIMES, row * PLACES
     where = (time % DAY_NS) / (DAY_NS // PLACES) - 0.5  # a division: samples lie exactly on the borders of places
     below = math.floor(where)
     share = where - below
     left = int(below) if below >= 0 else PLACES - 1
     right = left + 1 if left + 1 < PLACES else 0
     here = left if share < 0.5 else right
-    if times[m + PLACE] != here:
-        if numbers[n + WAITING_PLACE] > 0:
-            learn_waiting(row, numbers, profile, visits)
-        if times[m + PLACE] >= 0:
-            numbers[n + WAITING] = numbers[n + PLACE_SUM] / numbers[n + PLACE_COUNT]
-            numbers[n + WAITING_PLACE] = times[m + PLACE] + 1
-        times[m + PLACE] = here
-        numbers[n + PLACE_SUM] = 0.0
-        numbers[n + PLACE_COUNT] = 0.0
-    if numbers[n + WAITING_PLACE] > 0 and numbers[n + WAITING_PLACE] != left + 1:
-        learn_waiting(row, numbers, profile, visits)
-    numbers[n + PLACE_SUM] += x
-    numbers[n + PLACE_COUNT] += 1.0
-    if numbers[n + SEASON] == 0:
+    if times[PLACE] != here:
+        if numbers[WAITING_PLACE] > 0:
+            learn_waiting(numbers, profile, visits)
+        if times[PLACE] >= 0:
+            numbers[WAITING] = numbers[PLACE_SUM] / numbers[PLACE_COUNT]
+            numbers[WAITING_PLACE] = times[PLACE] + 1
+        times[PLACE] = here
+        numbers[PLACE_SUM] = 0.0
+        numbers[PLACE_COUNT] = 0.0
+    if numbers[WAITING_PLACE] > 0 and numbers[WAITING_PLACE] != left + 1:
+        learn_waiting(numbers, profile, visits)
+    numbers[PLACE_SUM] += x
+    numbers[PLACE_COUNT] += 1.0
+    if numbers[SEASON] == 0:
         return 0.0
-    weight_left = 1.0 - share if visits[p + left] > 0 else 0.0
-    weight_right = share if visits[p + right] > 0 else 0.0
+    weight_left = 1.0 - share if visits[left] > 0 else 0.0
+    weight_right = share if visits[right] > 0 else 0.0
     if weight_left + weight_right == 0:
         # Never been here at this time of day: what came just before has to do.
-        if numbers[n + WAITING_PLACE] > 0:
-            return float(numbers[n + WAITING])
+        if numbers[WAITING_PLACE] > 0:
+            return float(numbers[WAITING])
         for back in range(PLACES):
             before = (left - back + PLACES) % PLACES
-            if visits[p + before] > 0:
-                return float(profile[p + before])
+            if visits[before] > 0:
+                return float(profile[before])
         return x
-    return float((profile[p + left] * weight_left + profile[p + right] * weight_right) / (weight_left + weight_right))
+    return float((profile[left] * weight_left + profile[right] * weight_right) / (weight_left + weight_right))
 
 
 @part
-def strangeness(row: int, x: float, plain: float, count: float, numbers: Any) -> float:
+def strangeness(x: float, plain: float, count: float, numbers: Any) -> float:
     """Return the smoothed root mean square of the errors of predictors from fast to slow, each in its own scale."""
-    n = row * NUMBERS
     squares = 0.0
     rounding = ROUNDING * abs(x) + 1e-30
     first = 1.0 / count
     scale_gain = max(SCALE_GAIN, first)
     for k in range(PREDICTORS):
-        error = plain - numbers[n + MEAN + k]
+        error = plain - numbers[MEAN + k]
         size = abs(error)
-        scale = numbers[n + SCALE + k]
+        scale = numbers[SCALE + k]
         if scale > rounding:
             z = min(size / scale, 1e4)
             squares += z * z
@@ -214,51 +208,49 @@ def strangeness(row: int, x: float, plain: float, count: float, numbers: Any) ->
                 error = min(max(error, -most), most)
         elif size > rounding:
             squares += 9.0
-        numbers[n + SCALE + k] += scale_gain * (size - scale)
-        numbers[n + MEAN + k] += max(PREDICTOR_GAINS[k], first) * error
-    strange = numbers[n + STRANGE] + SMOOTHING * (math.sqrt(squares / PREDICTORS) - numbers[n + STRANGE])
-    numbers[n + STRANGE] = strange
+        numbers[SCALE + k] += scale_gain * (size - scale)
+        numbers[MEAN + k] += max(PREDICTOR_GAINS[k], first) * error
+    strange = numbers[STRANGE] + SMOOTHING * (math.sqrt(squares / PREDICTORS) - numbers[STRANGE])
+    numbers[STRANGE] = strange
     return float(strange)
 
 
 @part
-def end_day(row: int, day: int, numbers: Any, times: Any) -> None:
+def end_day(day: int, numbers: Any, times: Any) -> None:
     """Learn the largest distances of the day that ends, and from which distance an alarm is possible today."""
-    n, m = row * NUMBERS, row * TIMES
-    times[m + DAY] = day
-    days = numbers[n + DAYS]
+    times[DAY] = day
+    days = numbers[DAYS]
     for j in range(FEATURES):
-        top = math.log(numbers[n + TOP + j] + BASE * numbers[n + SPREAD + j] + 1e-30)
+        top = math.log(numbers[TOP + j] + BASE * numbers[SPREAD + j] + 1e-30)
         if days == 0:
-            numbers[n + USUAL + j] = top
-            numbers[n + UNSURE + j] = FIRST_UNSURE
+            numbers[USUAL + j] = top
+            numbers[UNSURE + j] = FIRST_UNSURE
         else:
-            move = top - numbers[n + USUAL + j]
-            unsure = numbers[n + UNSURE + j]
+            move = top - numbers[USUAL + j]
+            unsure = numbers[UNSURE + j]
             counted = min(abs(move), 3.0 * unsure)
-            numbers[n + USUAL + j] += max(1 / DAYS_REMEMBERED, 1.0 / (days + 1.0)) * move
-            numbers[n + UNSURE + j] += max(1 / DAYS_REMEMBERED, 1.0 / (days + UNSURE_DAYS)) * (counted - unsure)
-        numbers[n + TOP + j] = 0.0
-        limit = numbers[n + USUAL + j] + LEAST_STRENGTH * max(numbers[n + UNSURE + j], LEAST_UNSURE)
-        numbers[n + LIMIT + j] = math.exp(min(limit, 80.0))
-    numbers[n + DAYS] = min(days + 1.0, 1e6)
-    if numbers[n + SEASON] == 0:
-        numbers[n + SEASON] = 1.0
+            numbers[USUAL + j] += max(1 / DAYS_REMEMBERED, 1.0 / (days + 1.0)) * move
+            numbers[UNSURE + j] += max(1 / DAYS_REMEMBERED, 1.0 / (days + UNSURE_DAYS)) * (counted - unsure)
+        numbers[TOP + j] = 0.0
+        limit = numbers[USUAL + j] + LEAST_STRENGTH * max(numbers[UNSURE + j], LEAST_UNSURE)
+        numbers[LIMIT + j] = math.exp(min(limit, 80.0))
+    numbers[DAYS] = min(days + 1.0, 1e6)
+    if numbers[SEASON] == 0:
+        numbers[SEASON] = 1.0
 
 
 @part
-def features(row: int, x: float, plain: float, change: float, count: float, numbers: Any, distances: Any) -> bool:
+def features(x: float, plain: float, change: float, count: float, numbers: Any, distances: Any) -> bool:
     """Measure what the value, its level, its changes and its distance from the profile do over longer times.
 
     Writes each feature's distance from its centre; returns whether one is so far out that an alarm is possible.
     """
-    n = row * NUMBERS
     first = 1.0 / count
     spread_gain = max(SPREAD_GAIN, first)
-    usual_step = numbers[n + STEP]
+    usual_step = numbers[STEP]
     activity = min(change, 2.0 * usual_step) / usual_step if usual_step > 0 else 0.0
     capped = min(change, 3.0 * usual_step) if count > WARM_UP else change
-    numbers[n + STEP] += max(STEP_GAIN, first) * (capped - usual_step)
+    numbers[STEP] += max(STEP_GAIN, first) * (capped - usual_step)
     possible = False
     for j in range(FEATURES):
         if j < 3:
@@ -269,53 +261,59 @@ def features(row: int, x: float, plain: float, change: float, count: float, numb
             seen = activity
         else:
             seen = plain
-        average = numbers[n + AVERAGE + j]
+        average = numbers[AVERAGE + j]
         average += max(AVERAGE_GAINS[j], first) * (seen - average)
-        numbers[n + AVERAGE + j] = average
-        spread = numbers[n + SPREAD + j]
+        numbers[AVERAGE + j] = average
+        spread = numbers[SPREAD + j]
         distance = average
         if CENTRE_GAINS[j] > 0:
             if count == 1:
-                numbers[n + CENTRE + j] = average
-            off = average - numbers[n + CENTRE + j]
+                numbers[CENTRE + j] = average
+            off = average - numbers[CENTRE + j]
             distance = abs(off)
             most = CENTRE_MOVE * spread
-            numbers[n + CENTRE + j] += max(CENTRE_GAINS[j], first) * min(max(off, -most), most)
+            numbers[CENTRE + j] += max(CENTRE_GAINS[j], first) * min(max(off, -most), most)
         counted = min(distance, LARGEST_SPREAD * spread) if count > WARM_UP else distance
         spread += spread_gain * (counted - spread)
-        numbers[n + SPREAD + j] = spread
-        if distance > numbers[n + TOP + j]:
-            numbers[n + TOP + j] = distance
+        numbers[SPREAD + j] = spread
+        if distance > numbers[TOP + j]:
+            numbers[TOP + j] = distance
         distances[j] = distance
-        if distance + BASE * spread > numbers[n + LIMIT + j]:
+        if distance + BASE * spread > numbers[LIMIT + j]:
             possible = True
     return possible
 
 
 @part
-def alarm(row: int, time: int, numbers: Any, times: Any, distances: Any) -> tuple[float, int]:
+def alarm(time: int, numbers: Any, times: Any, distances: Any) -> tuple[float, int]:
     """Return how far beyond a day's largest distances this sample is, and its farthest feature; 0 for no alarm.
 
     A day's largest distance has, as a logarithm, a place and a width.  An alarm must be the louder the louder the last
     one was and the shorter ago.
     """
-    n, m = row * NUMBERS, row * TIMES
+    bar = max(numbers[LOUDNESS] * REPEAT * math.exp(-(time - times[ALARM]) / REPEAT_NS), LEAST_STRENGTH)
+    # No strength is above the largest z, and log(q) <= q - 1 bounds that one without a logarithm.
+    bound = 0.0
+    for j in range(FEATURES):
+        beyond = (distances[j] + BASE * numbers[SPREAD + j]) / numbers[LIMIT + j] - 1.0
+        bound = max(bound, beyond / max(numbers[UNSURE + j], LEAST_UNSURE))
+    if LEAST_STRENGTH + bound + ROUNDED < bar:
+        return 0.0, 0
     total = 0.0
     farthest = -1e9
     cause = 0
     for j in range(FEATURES):
-        above = math.log(distances[j] + BASE * numbers[n + SPREAD + j] + 1e-30) - numbers[n + USUAL + j]
-        z = min(max(above / max(numbers[n + UNSURE + j], LEAST_UNSURE), -20.0), 20.0)
+        above = math.log(distances[j] + BASE * numbers[SPREAD + j] + 1e-30) - numbers[USUAL + j]
+        z = min(max(above / max(numbers[UNSURE + j], LEAST_UNSURE), -20.0), 20.0)
         total += math.exp(z)
         if z > farthest:
             farthest = z
             cause = j
     strength = math.log(total / FEATURES)
-    bar = numbers[n + LOUDNESS] * REPEAT * math.exp(-(time - times[m + ALARM]) / REPEAT_NS)
-    if strength < LEAST_STRENGTH or strength < bar:
+    if strength < bar:
         return 0.0, 0
-    numbers[n + LOUDNESS] = strength
-    times[m + ALARM] = time
+    numbers[LOUDNESS] = strength
+    times[ALARM] = time
     return strength, cause
 
 
@@ -323,11 +321,11 @@ def alarm(row: int, time: int, numbers: Any, times: Any, distances: Any) -> tupl
     given(types.int64),
     given(types.int64),
     given(types.float64),
-    changed(types.float32),
-    changed(types.float64),
-    changed(types.int64),
-    changed(types.float32),
-    changed(types.uint8),
+    changed(types.float32, 2),
+    changed(types.float64, 2),
+    changed(types.int64, 2),
+    changed(types.float32, 2),
+    changed(types.uint8, 2),
     changed(types.float64),
     changed(types.float64, 2),
     changed(types.float64),
@@ -336,11 +334,11 @@ def advance(
     rows: Any,
     at: Any,
     values: Any,
-    numbers: Any,
-    exact: Any,
-    times: Any,
-    profile: Any,
-    visits: Any,
+    all_numbers: Any,
+    all_exact: Any,
+    all_times: Any,
+    all_profiles: Any,
+    all_visits: Any,
     scores: Any,
     reasons: Any,
     distances: Any,
@@ -350,7 +348,7 @@ def advance(
     A tick gives one sample of each of many series, a batch many samples of one.  ``scores`` float64[n] is in [0, 1];
     ``reasons`` float64[n, 4] is cause (0: no alarm), what was seen, and what was expected at least and at most.  A
     value that is not finite is a missing one: it scores 0 and is not learned.  A time before the newest one
-    counts as the newest.  The state arrays hold the rows of native.kernels.univariate_state one after the other;
+    counts as the newest.  The state arrays have the rows of native.kernels.univariate_state;
     ``distances`` float64[FEATURES] is scratch.
     """
     for i in range(len(rows)):
@@ -360,56 +358,58 @@ def advance(
         if not math.isfinite(value):
             continue
         row = rows[i]
-        n, e, m = row * NUMBERS, row * EXACT, row * TIMES
+        # Views of one row: with places known to be positive the compiler leaves out the test for negative ones.
+        numbers, exact, times = all_numbers[row], all_exact[row], all_times[row]
+        profile, visits = all_profiles[row], all_visits[row]
         time = at[i]
-        if numbers[n + COUNT] == 0:
-            forget(row, numbers, exact, times, visits)
-            exact[e + PREVIOUS] = value
-            times[m + NEWEST] = time
-        time = max(time, times[m + NEWEST])
-        previous = exact[e + PREVIOUS]
-        judged = judged_value(row, time, value, numbers, exact, times, visits)
-        if numbers[n + COUNT] == 0:
-            exact[e + ORIGIN] = judged if numbers[n + COUNTER] == 0 else 0.0
-            times[m + DAY] = time // DAY_NS
-        exact[e + PREVIOUS] = value
-        times[m + NEWEST] = time
-        x = min(max(judged - exact[e + ORIGIN], -FARTHEST), FARTHEST)
-        count = min(numbers[n + COUNT] + 1.0, 1e7)
-        numbers[n + COUNT] = count
+        if numbers[COUNT] == 0:
+            forget(numbers, exact, times, visits)
+            exact[PREVIOUS] = value
+            times[NEWEST] = time
+        time = max(time, times[NEWEST])
+        previous = exact[PREVIOUS]
+        judged = judged_value(time, value, numbers, exact, times, visits)
+        if numbers[COUNT] == 0:
+            exact[ORIGIN] = judged if numbers[COUNTER] == 0 else 0.0
+            times[DAY] = time // DAY_NS
+        exact[PREVIOUS] = value
+        times[NEWEST] = time
+        x = min(max(judged - exact[ORIGIN], -FARTHEST), FARTHEST)
+        count = min(numbers[COUNT] + 1.0, 1e7)
+        numbers[COUNT] = count
 
-        expected = expected_here(row, time, x, numbers, times, profile, visits)
+        expected = expected_here(time, x, numbers, times, profile, visits)
         plain = x - expected
-        if numbers[n + SEASON] == 1:
+        if numbers[SEASON] == 1:
             # From here on the averages are of what the profile leaves over.
             for k in range(PREDICTORS):
-                numbers[n + MEAN + k] = plain
-            numbers[n + AVERAGE + 6] = plain
-            numbers[n + CENTRE + 6] = plain
-            numbers[n + SEASON] = 2.0
-            numbers[n + COUNT] = min(count, 50.0)
-        strange = strangeness(row, x, plain, count, numbers)
+                numbers[MEAN + k] = plain
+            numbers[AVERAGE + 6] = plain
+            numbers[CENTRE + 6] = plain
+            numbers[SEASON] = 2.0
+            numbers[COUNT] = min(count, 50.0)
+        strange = strangeness(x, plain, count, numbers)
         scores[i] = ALARM_SCORE * strange / (strange + HALFWAY)
 
         day = time // DAY_NS
-        if day != times[m + DAY]:
-            end_day(row, day, numbers, times)
-        change = abs(x) if numbers[n + COUNTER] > 0 else min(abs(value - previous), FARTHEST)
-        if not features(row, x, plain, change, count, numbers, distances) or numbers[n + DAYS] == 0:
+        if day != times[DAY]:
+            end_day(day, numbers, times)
+        change = abs(x) if numbers[COUNTER] > 0 else min(abs(value - previous), FARTHEST)
+        if not features(x, plain, change, count, numbers, distances) or numbers[DAYS] == 0:
             continue
-        strength, cause = alarm(row, time, numbers, times, distances)
+        strength, cause = alarm(time, numbers, times, distances)
         if strength == 0:
             continue
         scores[i] = ALARM_SCORE + (1.0 - ALARM_SCORE) * (1.0 - math.exp((LEAST_STRENGTH - strength) / STRENGTH_SCALE))
-        usual = math.exp(min(numbers[n + USUAL + cause], 80.0))
-        middle = numbers[n + CENTRE + cause]
-        seen = numbers[n + AVERAGE + cause]
+        usual = math.exp(min(numbers[USUAL + cause], 80.0))
+        middle = numbers[CENTRE + cause]
+        seen = numbers[AVERAGE + cause]
         if cause == 6:
-            middle += exact[e + ORIGIN] + expected
-            seen += exact[e + ORIGIN] + expected
+            middle += exact[ORIGIN] + expected
+            seen += exact[ORIGIN] + expected
         elif cause < 3:
-            middle += exact[e + ORIGIN]
-            seen += exact[e + ORIGIN]
+            middle += exact[ORIGIN]
+            seen += exact[ORIGIN]
         reasons[i, 0] = cause + 1.0
         reasons[i, 1] = seen
         reasons[i, 2] = middle - usual

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.detection import univariate
 from engine.detection.univariate import PROFILE_BYTES, STATE_BYTES, UnivariateDetector
 from native.kernels import univariate_state as layout
 from tests.oracles.univariate import Story
@@ -161,3 +162,29 @@ def test_forgotten_series_starts_over() -> None:
     first = detector.advance(subject, times, values).scores
     detector.forget(np.array([1]))
     np.testing.assert_array_equal(detector.advance(subject, times, values).scores, first)
+
+
+@pytest.mark.parametrize("order", ["by series", "by time", "mixed"])
+def test_two_threads_say_what_one_says(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(6)
+    series, rows = 7, 3_000
+    subjects = np.repeat(np.arange(series, dtype=np.int64), rows)
+    times = np.tile(1_700_000_000 * 10**9 + 60 * 10**9 * np.arange(rows, dtype=np.int64), series)
+    values = 40 + random.normal(size=series * rows) + np.where(random.random(series * rows) < 0.001, 30, 0)
+    if order != "by series":
+        keys = times if order == "by time" else times + random.integers(0, 10**12, len(times))
+        chosen = np.argsort(keys, kind="stable")
+        subjects, times, values = subjects[chosen], times[chosen], values[chosen]
+    one, two = UnivariateDetector(series), UnivariateDetector(series)
+    monkeypatch.setattr(univariate, "SHARED_SAMPLES", 10**9)
+    want = one.advance(subjects, times, values)
+    monkeypatch.setattr(univariate, "SHARED_SAMPLES", 1)
+    monkeypatch.setattr(univariate.os, "sched_getaffinity", lambda _: {0, 1})
+    found = two.advance(subjects, times, values)
+    for name in ("scores", "causes", "seen", "low", "high"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(want, name))
+    assert two.to_bytes() == one.to_bytes()
+    assert want.causes.any()
+    # A single series cannot be shared.
+    alone = UnivariateDetector(series).advance(np.zeros(10, np.int64), times[:10], values[:10])
+    assert len(alone.scores) == 10
