@@ -189,7 +189,7 @@ class Detection(Settings, frozen=True, kw_only=True):
     metrics: tuple[str, ...] = ()
     max_series: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
     subjects: tuple[str, ...] = ("host", "service")
-    max_subjects: Annotated[int, Meta(ge=1, le=100_000)] = 500
+    max_subjects: Annotated[int, Meta(ge=1, le=100_000)] = 200
 
 
 # Of each kind: metric, scale-up level, scale-down level, aggregate, divisor, factor.
