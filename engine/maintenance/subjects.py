@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -42,6 +42,8 @@ FITS_A_TICK = 8
 SILENT_NS = NS_PER_DAY
 #: Columns are settled after so many ticks with a subject: not everything is reported at once.
 SETTLE_TICKS = 5
+#: Of those without room so many of one metric are counted at a time.
+MOST_OUTSIDE = 10_000
 
 _Key = tuple[str, str]
 _Test = Callable[[str], bool]
@@ -71,9 +73,11 @@ class SubjectFinder:
         self._lock = threading.Lock()
         self._subjects: dict[_Key, Subject] = {}
         self._met: dict[_Key, int] = {}
-        self._readings = _Readings(catalog, hot, settings.subjects, self._is_wanted, self._is_counter)
+        self._readings = _Readings(
+            catalog, hot, settings.subjects, self._is_wanted, self._is_counter, most=settings.max_subjects
+        )
         self._keeps = True
-        self._saved_ns = clock.now_ns()
+        self._saved_ns = self._refused_ns = clock.now_ns()
         self.left_out = 0
         if settings.enabled and settings.subjects:
             self._load()
@@ -94,7 +98,7 @@ class SubjectFinder:
         with self._lock:
             now_ns = self._clock.now_ns()
             found: list[Anomaly] = []
-            self.left_out, fits = 0, 0
+            fits = 0
             for key, metrics, values in self._readings.take(now_ns - self._stale_after_ns):
                 subject = self._subject(key, metrics, now_ns)
                 if subject is None:
@@ -105,6 +109,9 @@ class SubjectFinder:
                 alarm = subject.advance(now_ns, _row(subject, metrics, values))
                 if alarm is not None and alarm.culprits:
                     found.append(_anomaly(key, alarm, now_ns))
+            self.left_out = self._readings.left_out
+            if self.left_out:
+                self._make_room(now_ns)
             self._store.record(found)
             self._vitals.anomalies.inc(len(found))
             if now_ns - self._saved_ns >= SAVE_NS:
@@ -132,21 +139,25 @@ class SubjectFinder:
             if new and len(subject.columns) < MOST_COLUMNS:
                 subject.extend(tuple(new[: MOST_COLUMNS - len(subject.columns)]))
             return subject
-        if len(metrics) < LEAST_COLUMNS:
-            return None
-        if len(self._subjects) >= self._settings.max_subjects:
-            silent = [each for each, known in self._subjects.items() if known.newest_ns < now_ns - SILENT_NS]
-            for each in silent:
-                del self._subjects[each]
-        if len(self._subjects) >= self._settings.max_subjects:
-            self.left_out += 1
-            return None
         self._met[key] = self._met.get(key, 0) + 1
         if self._met[key] < SETTLE_TICKS:
+            return None
+        if len(metrics) < LEAST_COLUMNS:
+            self._readings.refuse(key)
+            del self._met[key]
             return None
         del self._met[key]
         subject = self._subjects[key] = Subject(tuple(metrics[:MOST_COLUMNS]))
         return subject
+
+    def _make_room(self, now_ns: int) -> None:
+        """Forget who has been silent for long; once an hour those that were refused are looked at again."""
+        for key in [key for key, known in self._subjects.items() if known.newest_ns < now_ns - SILENT_NS]:
+            del self._subjects[key]
+            self._readings.release(key)
+        if now_ns - self._refused_ns >= NS_PER_HOUR:
+            self._refused_ns = now_ns
+            self._readings.forget_refusals()
 
     # --- over a restart
 
@@ -167,6 +178,7 @@ class SubjectFinder:
             return
         try:
             self._subjects = read_subjects(self._fs.read(self._path), self._path)
+            self._readings.admit(self._subjects)
         except NewerFormat as error:
             LOG.warning("%s; detection of subjects starts over and leaves the file as it is", error)
             self._keeps = False
@@ -192,37 +204,98 @@ def read_subjects(data: bytes, path: str) -> dict[_Key, Subject]:
 
 
 class _Readings:
-    """Newest values by subject and metric."""
+    """Newest values by subject and metric, of ``most`` values of the labels: others cost a few array operations."""
 
     def __init__(
-        self, catalog: Catalog, hot: HotStore, labels: tuple[str, ...], wanted: _Test, is_counter: _Test
+        self,
+        catalog: Catalog,
+        hot: HotStore,
+        labels: tuple[str, ...],
+        wanted: _Test,
+        is_counter: _Test,
+        *,
+        most: int,
     ) -> None:
-        self._catalog, self._hot, self._labels = catalog, hot, labels
+        self._catalog, self._hot, self._labels, self._most = catalog, hot, labels, most
         self._wanted, self._is_counter = wanted, is_counter
         self._codes: dict[str, Int32Array] = {label: np.empty(0, np.int32) for label in (*labels, METRIC_TAG)}
         self._texts: dict[str, dict[str, int]] = {label: {"": 0} for label in (*labels, METRIC_TAG)}
+        #: By code of a label's value: 0 unknown, 1 read, 2 refused.
+        self._standing: dict[str, npt.NDArray[np.uint8]] = {label: np.zeros(1, np.uint8) for label in labels}
         self._before: dict[tuple[int, int], tuple[Int32Array, Int64Array, Float64Array]] = {}
+        self._outside: set[tuple[str, int]] = set()
+
+    @property
+    def left_out(self) -> int:
+        """How many values of labels were not read at the last time for want of room."""
+        return len(self._outside)
+
+    def admit(self, keys: Iterable[_Key]) -> None:
+        """Read these from now on, as far as there is room."""
+        for label, value in keys:
+            if label in self._standing:
+                self._stand(label, self._texts[label].setdefault(value, len(self._texts[label])), 1)
+
+    def refuse(self, key: _Key) -> None:
+        """Read this one no more, until refusals are forgotten."""
+        self._stand(key[0], self._texts[key[0]][key[1]], 2)
+
+    def release(self, key: _Key) -> None:
+        if key[0] in self._standing:
+            self._stand(key[0], self._texts[key[0]][key[1]], 0)
+
+    def forget_refusals(self) -> None:
+        for standing in self._standing.values():
+            standing[standing == 2] = 0
+
+    def _stand(self, label: str, code: int, how: int) -> None:
+        self._grow(label)
+        self._standing[label][code] = how
+
+    def _grow(self, label: str) -> None:
+        more = len(self._texts[label]) - len(self._standing[label])
+        if more > 0:
+            self._standing[label] = np.concatenate([self._standing[label], np.zeros(more, np.uint8)])
 
     def take(self, oldest_ns: int) -> Iterator[tuple[_Key, list[str], Float64Array]]:
         """Yield (label and value, metrics in order, their values) for each subject that reports."""
         self._learn_labels()
+        self._outside.clear()
         sums: dict[_Key, dict[str, list[float]]] = {}
+        texts = {label: list(known) for label, known in self._texts.items()}
         for metric, tagset_ids, values in self._metrics(oldest_ns):
             for label in self._labels:
                 codes = self._codes[label][tagset_ids]
-                if not codes.any():
-                    continue
                 counts = np.bincount(codes)
                 totals = np.bincount(codes, values)
-                texts = list(self._texts[label])
-                for code in np.flatnonzero(counts).tolist():
-                    if code:
-                        part = sums.setdefault((label, texts[code]), {}).setdefault(metric, [0.0, 0.0])
-                        part[0] += float(totals[code])
-                        part[1] += float(counts[code])
+                for code in np.flatnonzero(counts * (self._standing[label][: len(counts)] == 1)).tolist():
+                    part = sums.setdefault((label, texts[label][code]), {}).setdefault(metric, [0.0, 0.0])
+                    part[0] += float(totals[code])
+                    part[1] += float(counts[code])
         for key, metrics in sums.items():
             names = sorted(metrics)
             yield key, names, np.array([metrics[name][0] / metrics[name][1] for name in names])
+
+    def _room(self, label: str) -> int:
+        """Return how many more values of a label may be read: a quarter or so is left to others."""
+        used = {each: int((standing == 1).sum()) for each, standing in self._standing.items()}
+        count = len(self._labels)
+        share = self._most - self._most * (count - 1) // (2 * count)
+        return max(0, min(self._most - sum(used.values()), share - used[label]))
+
+    def _read(self, tagset_ids: Int32Array) -> npt.NDArray[np.bool_]:
+        """Return which tag sets belong to a subject that is read, taking up new ones while there is room."""
+        mine = np.zeros(len(tagset_ids), np.bool_)
+        for label in self._labels:
+            codes = self._codes[label][tagset_ids]
+            standing = self._standing[label]
+            new = np.unique(codes[(standing[codes] == 0) & (codes > 0)])
+            if len(new):
+                room = self._room(label)
+                standing[new[:room]] = 1
+                self._outside.update((label, code) for code in new[room : room + MOST_OUTSIDE].tolist())
+            mine |= standing[codes] == 1
+        return mine
 
     def _learn_labels(self) -> None:
         count = self._catalog.native.tagset_count
@@ -233,6 +306,8 @@ class _Readings:
                 ours = self._texts[label]
                 numbers = np.array([ours.setdefault(text, len(ours)) for text in texts], np.int32)
                 self._codes[label] = np.concatenate([known, numbers[codes] if len(numbers) else codes.astype(np.int32)])
+                if label in self._standing:
+                    self._grow(label)
 
     def _metrics(self, oldest_ns: int) -> Iterator[tuple[str, Int32Array, Float64Array]]:
         """Yield fresh, finite values by metric; of counters what they gained a second since the last time."""
@@ -245,12 +320,17 @@ class _Readings:
                 latest = self._hot.latest(table_id, field.field_id)
                 if latest is None or not len(latest.tagset_ids) or (not pooled and not self._wanted(field.metric)):
                     continue
-                ids, times, values = latest.tagset_ids, latest.times, latest.values
-                rates = self._rates((table_id, field.field_id), ids, times, values)
-                fresh = times >= oldest_ns
+                fresh = latest.times >= oldest_ns
+                fresh[fresh] = self._read(latest.tagset_ids[fresh])
+                if not fresh.any():
+                    continue
+                ids, times, values = latest.tagset_ids[fresh], latest.times[fresh], latest.values[fresh]
+                rates = values
+                if pooled or self._is_counter(field.metric):
+                    rates = self._rates((table_id, field.field_id), ids, times, values)
                 for metric, mine in self._by_metric(ids, field.metric, pooled):
                     seen = rates if self._is_counter(metric) else values
-                    usable = mine & fresh & np.isfinite(seen)
+                    usable = mine & np.isfinite(seen)
                     if usable.any():
                         yield metric, ids[usable], seen[usable]
 
