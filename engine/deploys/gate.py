@@ -42,6 +42,7 @@ TAIL_RATIO = 2.0
 TAIL_LEAST = 3
 #: Between this chance and that of the confidence a difference that matters is a reason to wait.
 DOUBTFUL = 0.1
+BEYOND_DOUBT = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,9 @@ def _compare(
     looks = [look for sign in sides for look in _looks(name, sign, old, new, tolerance)]
     material = [look for look in looks if look.matters]
     count = len(looks)
-    loudest = min(material or looks, key=lambda look: look.p_value)
+    # Of several that are beyond doubt the middle, which comes first, says it best.
+    certain = [look for look in material if look.p_value < BEYOND_DOUBT]
+    loudest = certain[0] if certain else min(material or looks, key=lambda look: look.p_value)
     return replace(
         base,
         p_value=min(1.0, loudest.p_value * count),
