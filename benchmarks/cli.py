@@ -208,6 +208,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--work", dest="work_folder", metavar="DIR", help="where scratch folders are made")
     made.add_argument("--scrapes", metavar="DIR", help="storage-pooled: saved expositions, <unix ms>.prom each")
     made.add_argument("--labelled", metavar="DIR", help="scores: a folder with data/ and scorers/ (default ../shared)")
+    made.add_argument("--grow", type=int, metavar="N", help="peers: measure again with N times the hosts")
     made.add_argument("--engines", help="peers: comma-separated names, default all that are installed")
 
 

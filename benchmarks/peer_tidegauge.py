@@ -15,7 +15,7 @@ from benchmarks.tidegauge_queries import request_for
 class Tidegauge(ServerEngine):
     name = "tidegauge"
     note = (
-        "line protocol on /write; acknowledged = fsynced; /v1/query for aggregates of one field, else "
+        "line protocol on /write; acknowledged = fsynced; /v1/query for aggregates, else "
         "/v1/sql; stored = the whole data folder with rollups after a graceful stop"
     )
     health = "/health/ready"

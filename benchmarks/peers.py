@@ -1,5 +1,7 @@
 """Tidegauge beside its peers: one data set, the same queries, one engine at a time in one run.
 
+With ``grow`` everything is measured again with so many times the hosts, to show how cost grows with data.
+
 Each engine is driven from a process of its own, in a fresh folder and on a free loopback port, and is stopped
 before the next one starts.  An engine that is not installed is listed as absent.  Every engine's answers are
 compared with those computed by numpy from the generated values, so engines that agree with them agree with
@@ -8,6 +10,7 @@ each other.
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import time
 from collections.abc import Sequence
@@ -80,21 +83,35 @@ def run(settings: Settings, folder: Path) -> SuiteReport:
         data=shape.describe(),
         shape={"connections": settings.connections, "batch_lines": settings.batch_lines, "query_runs": runs},
     )
+    measured = _measured(settings, shape, folder, runs, report, "")
+    grown: list[EngineFigures] = []
+    if settings.grow is not None:
+        larger = dataclasses.replace(shape, hosts=shape.hosts * settings.grow)
+        report.shape["grown_to_hosts"] = larger.hosts
+        with scratch_folder(str(folder)) as own:
+            grown = _measured(settings, larger, own, runs, report, f"x{settings.grow} ")
+    report.table = comparison_table(measured, shape, grown)
+    return report
+
+
+def _measured(
+    settings: Settings, shape: DataShape, folder: Path, runs: int, report: SuiteReport, prefix: str
+) -> list[EngineFigures]:
+    """Measure every engine with one data set and add its figures, named with ``prefix``."""
     PreparedLoad(shape, folder, settings.batch_lines)
     measured = []
     for engine in _chosen(settings.engines):
         if reason := engine.absent():
-            report.check(f"{engine.name}", True, f"absent: {reason}")
+            report.check(f"{prefix}{engine.name}", True, f"absent: {reason}")
             print(f"  {engine.name}: absent, {reason}", flush=True)
             continue
         began = time.perf_counter()
         figures = _in_own_process(engine, shape, folder, settings.batch_lines, settings.connections, runs)
         state = figures.error or f"measured in {time.perf_counter() - began:.0f} s"
-        print(f"  {engine.name}: {state}\n    {engine.note}", flush=True)
+        print(f"  {prefix}{engine.name}: {state}\n    {engine.note}", flush=True)
         measured.append(figures)
-        _add_figures(report, figures, shape)
-    report.table = comparison_table(measured, shape)
-    return report
+        _add_figures(report, figures, shape, prefix)
+    return measured
 
 
 def _chosen(names: str | None) -> Sequence[type[Engine]]:
@@ -184,8 +201,8 @@ def _measure_queries(engine: Engine, shape: DataShape, runs: int, figures: Engin
             result.error = f"{type(error).__name__}: {error}"
 
 
-def _add_figures(report: SuiteReport, figures: EngineFigures, shape: DataShape) -> None:
-    name = figures.name
+def _add_figures(report: SuiteReport, figures: EngineFigures, shape: DataShape, prefix: str) -> None:
+    name = f"{prefix}{figures.name}"
     report.check(f"{name} was measured", not figures.error, figures.error)
     if figures.load_seconds:
         report.add(f"{name}: load", shape.samples / figures.load_seconds, "samples/s", "higher")
@@ -206,20 +223,24 @@ def _add_figures(report: SuiteReport, figures: EngineFigures, shape: DataShape) 
         )
 
 
-def comparison_table(measured: Sequence[EngineFigures], shape: DataShape) -> list[list[str]]:
-    """Return one column for each engine: load, processor time, bytes, memory, then median (p90) of each
-    query.
+def comparison_table(
+    measured: Sequence[EngineFigures], shape: DataShape, grown: Sequence[EngineFigures] = ()
+) -> list[list[str]]:
+    """Return one column for each engine: load, processor time, bytes, memory, then median (p90) of each query.
+
+    ``grown``: the same engines with more data; what a query takes with it stands behind an arrow.  The last column is
+    the first engine's median by that of the fastest engine that is not ours.
     """
 
     def row(title: str, values: Sequence[float | None]) -> list[str]:
-        return [title, *("-" if value is None else format_value(value) for value in values)]
+        return [title, *("-" if value is None else format_value(value) for value in values), ""]
 
     def each(value: str, scale: float) -> list[float | None]:
         return [getattr(one, value) * scale or None for one in measured]
 
     rates = [shape.samples / one.load_seconds if one.load_seconds else None for one in measured]
     rows = [
-        ["", *(one.name for one in measured)],
+        ["", *(one.name for one in measured), "to the fastest peer"],
         row("load, samples/s", rates),
         row("CPU to load, ns/sample", each("load_cpu_seconds", 1e9 / shape.samples)),
         row("CPU to settle, ns/sample", each("settled_cpu_seconds", 1e9 / shape.samples)),
@@ -227,11 +248,30 @@ def comparison_table(measured: Sequence[EngineFigures], shape: DataShape) -> lis
         row("of it raw samples", each("raw_bytes", 1 / shape.samples)),
         row("peak RSS, MiB", each("peak_rss_bytes", 1 / (1 << 20))),
     ]
-    rows += [
-        [f"{described.name}, ms", *(_query_cell(one.queries.get(described.name)) for one in measured)]
-        for described in QUERY_TYPES
-    ]
+    larger = {one.name: one for one in grown}
+    for described in QUERY_TYPES:
+        name = described.name
+        cells = []
+        for one in measured:
+            cell = _query_cell(one.queries.get(name))
+            if one.name in larger:
+                cell += f" -> {_query_cell(larger[one.name].queries.get(name))}"
+            cells.append(cell)
+        ratios = [_to_fastest_peer(each, name) for each in (measured, grown) if each]
+        rows.append([f"{name}, ms", *cells, " -> ".join(ratios)])
     return rows
+
+
+def _to_fastest_peer(measured: Sequence[EngineFigures], query: str) -> str:
+    """Return by how much our median of a query is that of the fastest peer; a dash where either is missing."""
+    medians = {
+        one.name: summarise(result.seconds).median
+        for one in measured
+        if (result := one.queries.get(query)) is not None and result.seconds and not (result.error or result.wrong)
+    }
+    ours = [median for name, median in medians.items() if name.startswith(Tidegauge.name)]
+    peers = [median for name, median in medians.items() if not name.startswith(Tidegauge.name)]
+    return f"{min(ours) / min(peers):.2f}" if ours and peers else "-"
 
 
 def _query_cell(result: QueryFigures | None) -> str:

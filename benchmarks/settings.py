@@ -28,11 +28,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runs: int | None = None
     work_folder: str | None = None
     engines: str | None = None
+    grow: int | None = None
     scrapes: str | None = None
     labelled: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("hosts", "hours", "connections", "batch_lines", "runs"):
+        for name in ("hosts", "hours", "connections", "batch_lines", "runs", "grow"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInput(f"cannot run benchmarks: got {name.replace('_', ' ')} {value:g}, want more than 0")

@@ -59,7 +59,7 @@ class Request:
 
 
 def is_native(query: Query) -> bool:
-    """Tell whether ``/v1/query`` can express the query: aggregated buckets."""
+    """Tell whether ``/v1/query`` can express the query well: aggregated buckets."""
     return query.kind in ("max-per-minute", "max-per-hour", "mean-per-host-hour", "latest-minutes")
 
 

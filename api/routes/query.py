@@ -70,6 +70,7 @@ def range_json(answer: RangeAnswer, limit: int) -> bytes:
         "truncated": len(shown) < len(answer.series),
         "series": [
             {"metric": line.metric, "labels": line.labels, "times": line.times.tolist(), "values": line.values.tolist()}
+            | ({} if line.sample_times is None else {"sample_times": line.sample_times.tolist()})
             for line in shown
         ],
     }

@@ -123,8 +123,8 @@ def merge_buckets(buckets: Buckets, groups: Int64Array, times: Int64Array) -> Bu
         # Only numbers of lines come in another order, and there are fewer of those than rows.
         order = sort_order(groups.astype(np.int32), np.ascontiguousarray(times))
         ordered, groups, times = take_buckets(buckets, order), groups[order], times[order]
-    starts = np.flatnonzero(np.r_[True, (groups[1:] != groups[:-1]) | (times[1:] != times[:-1])])
-    ends = np.r_[starts[1:], len(times)] - 1
+    starts = np.flatnonzero(np.concatenate(([True], (groups[1:] != groups[:-1]) | (times[1:] != times[:-1]))))
+    ends = np.append(starts[1:], len(times)) - 1
     return Buckets(
         groups[starts],
         times[starts],

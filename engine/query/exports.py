@@ -1,8 +1,9 @@
 """Hot rows for the query process: Arrow files in shared memory, each block written once.
 
-A block that no longer changes is exported once, sorted, and its file lives as long as the block; the open block is
-exported again when it has grown.  Where late rows disturb sealed segments, the merged rows of these segments and of the
-hot store are exported together, so that the query process only ever sees each key once.
+A block that no longer changes is exported once, sorted, and its file lives as long as the block; of the open block what
+has been added since is exported as one more file, until these are many.  Where late rows disturb sealed segments, the
+merged rows of these segments and of the hot store are exported together, so that the query process only ever sees each
+key once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from engine.query.samples import SampleStore, Snapshot, any_between
 from engine.query.sources import NeededTable, ParquetFile, TableSource
 from engine.segments.reader import column_names, segment_path
 
+#: An open block is exported whole again once it is in so many pieces.
+MAX_PIECES = 16
 _SHARED_MEMORY = "/dev/shm"
 _PREFIX = "tidegauge-"
 
@@ -58,7 +61,8 @@ class Exports:
         self.directory = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._blocks: dict[int, tuple[int, str]] = {}
+        #: By number of a block: how many of its rows are exported, and in which files.
+        self._blocks: dict[int, tuple[int, list[str]]] = {}
         self._merged: dict[tuple[object, ...], str] = {}
         self._users: dict[str, int] = {}
         self._stale: set[str] = set()
@@ -102,22 +106,33 @@ class Exports:
             for view in snapshot.fresh:
                 if view.block.number in merged:
                     continue
-                known = self._blocks.get(view.block.number)
-                if known is None or known[0] != len(view.rows):
-                    if known is not None:
-                        self._forget(known[1])
-                    whole = view.block.frozen and view.block.count == len(view.rows)
-                    rows = view.block.sorted_view() if whole else view.rows
-                    known = (len(rows), self._write(rows))
-                    self._blocks[view.block.number] = known
-                files.append(known[1])
-                self._hold(known[1], held)
+                for path in self._pieces(view):
+                    files.append(path)
+                    self._hold(path, held)
             self._drop_dead()
         parquet = tuple(
             ParquetFile(segment_path(self._root, meta), column_names(meta), self._samples.holes(meta))
             for meta in snapshot.settled
         )
         return TableSource(table_id=table_id, name=table.name, parquet=parquet, arrow=tuple(files))
+
+    def _pieces(self, view: BlockView) -> list[str]:
+        """Return the files that together hold the rows of a block, as of the view or somewhat later."""
+        block, rows = view.block, view.rows
+        exported, pieces = self._blocks.get(block.number, (0, []))
+        if exported >= len(rows):
+            # More than the view has was exported for another reader, who came later.
+            return pieces
+        # Only frozen blocks are ever sorted: this one's rows are in order of arrival, the last ones being new.
+        if not block.frozen and len(pieces) < MAX_PIECES:
+            pieces = [*pieces, self._write(rows.take(slice(exported, len(rows))))]
+        else:
+            for path in pieces:
+                self._forget(path)
+            whole = block.frozen and block.count == len(rows)
+            pieces = [self._write(block.sorted_view() if whole else rows)]
+        self._blocks[block.number] = (len(rows), pieces)
+        return pieces
 
     def _export_merged(self, table_id: int, snapshot: Snapshot, touched: Sequence[BlockView], held: list[str]) -> str:
         key = (
@@ -168,7 +183,8 @@ class Exports:
     def _drop_dead(self) -> None:
         alive = self._samples.hot.block_numbers()
         for number in [number for number in self._blocks if number not in alive]:
-            self._forget(self._blocks.pop(number)[1])
+            for path in self._blocks.pop(number)[1]:
+                self._forget(path)
 
 
 def _unlink(path: str) -> None:

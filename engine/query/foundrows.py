@@ -17,10 +17,9 @@ from engine.query.samples import SampleStore
 from engine.query.sources import NeededTable, TableSource
 from native.columns import is_absent
 
-#: Beyond so many rows the files are left to the query process.
+#: Beyond so many rows, or cells of them, the files are left to the query process.
 MAX_FOUND_ROWS = 100_000
-#: Newest samples are sent for tables of at most so many tag sets.
-MAX_NEWEST_TAGSETS = 200_000
+MAX_FOUND_CELLS = 4_000_000
 
 
 def arrow_of_rows(rows: Rows) -> pa.Table:
@@ -64,7 +63,8 @@ class FoundRows:
         start_ns = NEVER_NS if table.start_ns is None else table.start_ns
         end_ns = FOREVER_NS if table.end_ns is None else table.end_ns
         tagset_ids = np.array(table.tagset_ids, np.int32)
-        limit = MAX_FOUND_ROWS
+        fields = len(self._catalog.fields(table.table_id)) if table.field_ids is None else len(table.field_ids)
+        limit = min(MAX_FOUND_ROWS, MAX_FOUND_CELLS // max(1, fields))
         expected = self._samples.expected_rows(table.table_id, start_ns, end_ns)
         share = len(tagset_ids) / max(1, len(self._catalog.tagset_ids(table.table_id)))
         if (
@@ -84,7 +84,7 @@ class FoundRows:
             tagset_ids = self._catalog.tagset_ids(table.table_id)
         else:
             tagset_ids = np.array(table.tagset_ids, np.int32)
-        if len(tagset_ids) > MAX_NEWEST_TAGSETS:
+        if len(tagset_ids) * len(field_ids) > MAX_FOUND_CELLS:
             return None
         newest = self._newest.newest(table.table_id, tagset_ids, field_ids)
         if (

@@ -23,6 +23,8 @@ def lines_of(
     of these labels are one, a label that is not there being the same as an empty one.  Lines are numbered in the order
     in which ascending series first come to them.
     """
+    if by is not None and not by:
+        return [{}] if len(series_ids) else [], np.zeros(len(series_ids), np.int64)
     keys, inverse = _distinct(series_ids)
     tagset_ids = (keys >> FIELD_ID_BITS).astype(np.int32)
     if by is None:
@@ -47,7 +49,7 @@ def lines_of(
 def _distinct(series_ids: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Return the distinct numbers, ascending, and for each row the place of its own; sorted input needs no sorting."""
     if len(series_ids) and (series_ids[1:] >= series_ids[:-1]).all():
-        new = np.r_[True, series_ids[1:] != series_ids[:-1]]
+        new = np.concatenate(([True], series_ids[1:] != series_ids[:-1]))
         return series_ids[new], np.cumsum(new) - 1
     keys, inverse = np.unique(series_ids, return_inverse=True)
     return keys, inverse.astype(np.int64)

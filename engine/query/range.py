@@ -17,7 +17,7 @@ from engine.catalog.catalog import Catalog, Field
 from engine.clock import NS_PER_MINUTE
 from engine.errors import BadRequest, QueryLimit
 from engine.model.matchers import Matcher
-from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, Float64Array, Int32Array, Int64Array
+from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, NEVER_NS, Float64Array, Int32Array, Int64Array
 from engine.query.buckets import (
     Buckets,
     aggregate_values,
@@ -28,6 +28,7 @@ from engine.query.buckets import (
     with_boundaries,
 )
 from engine.query.grouping import lines_of
+from engine.query.newest import NewestReader
 from engine.query.quantiles import SHARES, GroupedQuantiles, bins_of_column, of_bins, of_samples
 from engine.query.ranking import SeriesPoints, highest
 from engine.query.samples import SampleStore
@@ -39,8 +40,8 @@ AGGREGATES = ("avg", "sum", "min", "max", "count", "first", "last", "increase", 
 _COUNTED = ("increase", "rate")
 MAX_POINTS_PER_SERIES = 100_000
 MAX_POINTS = 10_000_000
-#: Below this many raw rows, reading them costs less than asking the query process for a tier.
-RAW_ROWS_PREFERRED = 500_000
+#: Below this many raw samples, reading them costs less than asking the query process for a tier.
+RAW_SAMPLES_PREFERRED = 500_000
 LOOKBACK_NS = 5 * NS_PER_MINUTE
 
 
@@ -121,10 +122,17 @@ TierRows = Callable[[str, int, int, Int64Array, Sequence[str]], pa.Table]
 class RangeReader:
     """Answers range queries of one engine; callable from any thread."""
 
-    def __init__(self, catalog: Catalog, samples: SampleStore, tier_rows: TierRows | None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        samples: SampleStore,
+        tier_rows: TierRows | None,
+        newest: NewestReader | None = None,
+    ) -> None:
         """``tier_rows(tier, start_ns, end_ns, series_ids, names)`` gives columns of a tier's rows, everything visible
-        included.  None: there are no tiers.
+        included.  None: there are no tiers.  ``newest``: finds newest samples without reading others.
         """
+        self._newest = newest
         self._catalog, self._samples, self._tier_rows = catalog, samples, tier_rows
 
     def answer(self, query: RangeQuery, *, raw_since_ns: Callable[[int], int]) -> RangeAnswer:
@@ -136,6 +144,10 @@ class RangeReader:
         answer = RangeAnswer(query.metric, query.aggregate, query.step_ns, "raw")
         for one in self._selected(query):
             since_ns = raw_since_ns(one.table_id)
+            newest = self._newest_buckets(query, one, since_ns)
+            if newest is not None:
+                self._add(answer, query, one, newest, int(newest.counts.sum()))
+                continue
             tier = self._choose(query, one, since_ns)
             read = self._read_quantiles if query.aggregate in SHARES else self._read_buckets
             if tier is not None and not read(answer, query, one, tier):
@@ -183,14 +195,25 @@ class RangeReader:
         buckets = self._raw(query, one) if tier is None else self._tier(query, one, tier)
         if tier is not None and query.aggregate in _COUNTED and np.isnan(buckets.increases).any():
             return False
-        answer.rows_read += int(buckets.counts.sum()) if tier is None else len(buckets.counts)
+        self._add(answer, query, one, buckets, int(buckets.counts.sum()) if tier is None else len(buckets.counts))
+        return True
+
+    def _add(self, answer: RangeAnswer, query: RangeQuery, one: Selected, buckets: Buckets, rows_read: int) -> None:
+        """Add the lines of some buckets to the answer."""
+        answer.rows_read += rows_read
         if len(buckets.last_times):
             answer.fresh_to_ns = max(answer.fresh_to_ns or 0, int(buckets.last_times.max()))
+        else:
+            return
+        # Fields of one tag set have the same labels: these are told apart once for all of them.
+        labels, groups = lines_of(self._catalog, one.table_id, buckets.series_ids & -MAX_FIELDS, query.by)
         field_ids = buckets.series_ids & (MAX_FIELDS - 1)
         for field_id, metric in one.metrics.items():
-            apart = buckets if len(one.metrics) == 1 else take_buckets(buckets, field_ids == field_id)
-            answer.series.extend(self._lines(query, one.table_id, metric, apart))
-        return True
+            if len(one.metrics) == 1:
+                answer.series.extend(_lines(query, metric, labels, groups, buckets))
+                continue
+            places = np.flatnonzero(field_ids == field_id)
+            answer.series.extend(_lines(query, metric, labels, groups[places], take_buckets(buckets, places)))
 
     def _read_quantiles(self, answer: RangeAnswer, query: RangeQuery, one: Selected, tier: Tier | None) -> bool:
         """The same for quantiles: exact from raw samples, from a tier by its histograms."""
@@ -270,6 +293,24 @@ class RangeReader:
                 return take_buckets(found, ~np.isnan(found.increases))
         return self._raw(query, selected)
 
+    def _newest_buckets(self, query: RangeQuery, one: Selected, raw_since_ns: int) -> Buckets | None:
+        """Return the newest sample of each series as its one bucket; None where the query may need others."""
+        if self._newest is None or query.aggregate != "last" or query.by is not None:
+            return None
+        if query.end_ns - query.start_ns > query.step_ns or query.start_ns < raw_since_ns:
+            return None
+        if self._samples.newest_time_ns(one.table_id) >= query.end_ns:
+            return None
+        found = self._newest.newest(one.table_id, one.tagset_ids, one.field_ids, query.start_ns)
+        known = (found.times != NEVER_NS).T
+        values, times = found.values.T[known], found.times.T[known]
+        if np.isnan(values).any():
+            return None
+        buckets = np.full(len(times), query.start_ns, np.int64)
+        series_ids = one.series_ids.reshape(known.shape)[known]
+        ones, zeros = np.ones(len(times), np.int64), np.zeros(len(times), np.float64)
+        return Buckets(series_ids, buckets, ones, values, values, values, values, values, times, zeros)
+
     def _choose(self, query: RangeQuery, one: Selected, raw_since_ns: int) -> Tier | None:
         """Return the coarsest tier that gives the same answer as raw samples, or None for raw samples."""
         if self._tier_rows is None:
@@ -286,7 +327,7 @@ class RangeReader:
             return None
         expected = self._samples.expected_rows(one.table_id, query.start_ns, query.end_ns)
         share = len(one.tagset_ids) / max(1, len(self._catalog.tagset_ids(one.table_id)))
-        if query.start_ns >= raw_since_ns and expected * share <= RAW_ROWS_PREFERRED:
+        if query.start_ns >= raw_since_ns and expected * share * len(one.metrics) <= RAW_SAMPLES_PREFERRED:
             return None
         return max(usable, key=lambda tier: tier.width_ns)
 
@@ -312,24 +353,32 @@ class RangeReader:
         into = query.start_ns + (found.times - query.start_ns) // query.step_ns * query.step_ns
         return merge_buckets(found, found.series_ids, into)
 
-    # --- results
 
-    def _lines(self, query: RangeQuery, table_id: int, metric: str, buckets: Buckets) -> list[SeriesPoints]:
-        if not len(buckets.times):
-            return []
-        labels, group = lines_of(self._catalog, table_id, buckets.series_ids, query.by)
-        if query.by is not None:
-            buckets = merge_buckets(buckets, group, buckets.times)
-            group = buckets.series_ids
-        values = aggregate_values(buckets, query.aggregate, query.step_ns)
-        starts = np.flatnonzero(np.concatenate(([True], group[1:] != group[:-1])))
-        numbers = group[starts].tolist()
-        ends = [*starts[1:].tolist(), len(group)]
-        times = buckets.times
-        return [
-            SeriesPoints(labels[number], times[start:end], values[start:end], metric)
-            for number, start, end in zip(numbers, starts.tolist(), ends, strict=True)
-        ]
+def _lines(
+    query: RangeQuery, metric: str, labels: Sequence[dict[str, str]], group: Int64Array, buckets: Buckets
+) -> list[SeriesPoints]:
+    """Return the lines of one metric; ``group``: for each bucket the place of its labels."""
+    if not len(buckets.times):
+        return []
+    if query.by is not None:
+        buckets = merge_buckets(buckets, group, buckets.times)
+        group = buckets.series_ids
+    values = aggregate_values(buckets, query.aggregate, query.step_ns)
+    sample_times = buckets.last_times if query.aggregate == "last" else None
+    starts = np.flatnonzero(np.concatenate(([True], group[1:] != group[:-1])))
+    numbers = group[starts].tolist()
+    ends = [*starts[1:].tolist(), len(group)]
+    times = buckets.times
+    return [
+        SeriesPoints(
+            labels[number],
+            times[start:end],
+            values[start:end],
+            metric,
+            None if sample_times is None else sample_times[start:end],
+        )
+        for number, start, end in zip(numbers, starts.tolist(), ends, strict=True)
+    ]
 
 
 def _not_kept(query: RangeQuery, one: Selected, tier: Tier) -> str:

@@ -12,12 +12,16 @@ from engine.model.rows import Float64Array, Int64Array
 
 @dataclass(frozen=True, slots=True)
 class SeriesPoints:
-    """One line of an answer.  ``times``: int64[n] bucket starts; ``values``: float64[n]; empty buckets are left out."""
+    """One line of an answer.  ``times``: int64[n] bucket starts; ``values``: float64[n]; empty buckets are left out.
+
+    ``sample_times``: int64[n], of the samples that are the values, where these are newest samples.
+    """
 
     labels: dict[str, str]
     times: Int64Array
     values: Float64Array
     metric: str = ""
+    sample_times: Int64Array | None = None
 
 
 def highest(lines: Sequence[SeriesPoints], count: int, *, lowest: bool = False) -> list[SeriesPoints]:
@@ -43,5 +47,6 @@ def highest(lines: Sequence[SeriesPoints], count: int, *, lowest: bool = False) 
         chosen = kept[at : at + size]
         at += size
         if chosen.any():
-            found.append(SeriesPoints(line.labels, line.times[chosen], line.values[chosen], line.metric))
+            sample_times = None if line.sample_times is None else line.sample_times[chosen]
+            found.append(SeriesPoints(line.labels, line.times[chosen], line.values[chosen], line.metric, sample_times))
     return found

@@ -395,7 +395,7 @@ class Engine:
             )
             for path in ("sql", "query")
         )
-        self.ranges = RangeReader(self.catalog, self.samples, self._tier_rows)
+        self.ranges = RangeReader(self.catalog, self.samples, self._tier_rows, self.newest)
         self.observer = Observer(self.catalog, self.samples)
 
     def _open_watching(self) -> None:

@@ -149,6 +149,13 @@ def test_many_rows_of_one_series_are_left_to_the_query_process(engine: Engine, m
     assert ahead == whole
 
 
+@pytest.mark.parametrize("sql", ["SELECT * FROM cpu WHERE host = 'h2' ORDER BY time", "SELECT max(time) FROM cpu"])
+def test_many_cells_are_left_to_the_query_process(engine: Engine, monkeypatch: pytest.MonkeyPatch, sql: str) -> None:
+    monkeypatch.setattr("engine.query.foundrows.MAX_FOUND_CELLS", 20)
+    _, ahead, whole = both_ways(engine, sql)
+    assert ahead == whole
+
+
 def test_a_plan_is_used_once_and_only_for_its_statement(engine: Engine) -> None:
     database = engine.link._database()  # type: ignore[attr-defined]
     needed = engine.link.needed("SELECT max(time) FROM cpu")

@@ -67,7 +67,7 @@ def test_increases_of_tiers_are_those_of_raw_samples(
                 raw = ask(engine, "web_requests_total", aggregate, step_ns, by)
                 assert raw.tier == "raw"
                 with monkeypatch.context() as patch:
-                    patch.setattr(ranges, "RAW_ROWS_PREFERRED", 0)
+                    patch.setattr(ranges, "RAW_SAMPLES_PREFERRED", 0)
                     tier = ask(engine, "web_requests_total", aggregate, step_ns, by)
                 assert tier.tier.startswith("rollup_")
                 if aggregate == "increase":
@@ -75,7 +75,7 @@ def test_increases_of_tiers_are_those_of_raw_samples(
 
 
 def test_the_increase_of_a_known_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "RAW_ROWS_PREFERRED", 0)
+    monkeypatch.setattr(ranges, "RAW_SAMPLES_PREFERRED", 0)
     times = START_NS + np.array([-60, 30, 90, 3000, 3700]) * NS_PER_SECOND
     with Engine.open(str(tmp_path / "data"), KEPT, clock=ManualClock(NOW_NS)) as engine:
         engine.submit_lines(lines_of("requests_total", "a", times, np.array([5.0, 9.0, 2.0, 7.0, 1.0]))).result(30)
@@ -110,7 +110,7 @@ def test_quantiles_of_tiers_are_within_one_percent(tmp_path: Path, monkeypatch: 
                 exact = ask(engine, "web_took_ms", aggregate, step_ns, ())
                 assert (exact.tier, exact.relative_error) == ("raw", 0.0)
                 with monkeypatch.context() as patch:
-                    patch.setattr(ranges, "RAW_ROWS_PREFERRED", 0)
+                    patch.setattr(ranges, "RAW_SAMPLES_PREFERRED", 0)
                     near = ask(engine, "web_took_ms", aggregate, step_ns, ())
                 assert near.relative_error == RELATIVE_ERROR < 0.01
                 assert near.tier.startswith("rollup_")
@@ -126,7 +126,7 @@ def test_quantiles_of_tiers_are_within_one_percent(tmp_path: Path, monkeypatch: 
 def test_what_was_not_kept_comes_from_raw_samples_or_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "RAW_ROWS_PREFERRED", 0)
+    monkeypatch.setattr(ranges, "RAW_SAMPLES_PREFERRED", 0)
     times = START_NS + np.arange(0, 7200, 30) * NS_PER_SECOND
     clock = ManualClock(NOW_NS)
     with Engine.open(str(tmp_path / "data"), NOTHING_KEPT, clock=clock) as engine:

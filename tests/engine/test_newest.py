@@ -6,9 +6,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.catalog.catalog import Catalog
 from engine.hot.store import HotStore
 from engine.model.rows import FOREVER_NS, NEVER_NS, Rows
 from engine.query.newest import NewestReader
+from engine.query.range import RangeQuery, RangeReader
 from engine.query.samples import SampleStore
 from engine.segments.deletions import Deletion, ranges_of
 from engine.segments.layout import SegmentSpec
@@ -146,6 +148,8 @@ def test_newest_samples_are_those_of_all_rows(
             if found.times[index, place] != NEVER_NS
         }
         assert cells == expected
+        if field_ids:
+            compare_with_range(store, reader, since_ns)
         shown = found.rows()
         keys = list(zip(shown.tagset_ids.tolist(), shown.times.tolist(), strict=True))
         assert keys == sorted({(tagset_id, time) for (tagset_id, _), (time, _) in expected.items()})
@@ -154,3 +158,30 @@ def test_newest_samples_are_those_of_all_rows(
             for place, (tagset_id, time) in enumerate(keys):
                 if expected.get((tagset_id, field_id), (None,))[0] == time:
                     assert shown.values[index, place].tobytes() == expected[tagset_id, field_id][1]
+
+
+def compare_with_range(store: Store, newest: NewestReader, since_ns: int) -> None:
+    """A range query for the last values answers by way of the newest samples as by way of all."""
+    catalog = Catalog()
+    table = catalog.native.table(b"t")
+    for number in range(6):
+        catalog.native.field(table, f"f{number}".encode())
+    for number in range(TAGSETS):
+        catalog.native.tagset(table, [(b"host", f"h{number}".encode())])
+    start_ns = max(since_ns, -HOUR)
+    query = RangeQuery("t_f0", start_ns, 4 * HOUR, 6 * HOUR, "last", further_metrics=("t_f5", "t_f1"))
+    answers = [
+        RangeReader(catalog, store.samples, None, each).answer(query, raw_since_ns=lambda _: NEVER_NS)
+        for each in (newest, None)
+    ]
+    found, expected = (
+        [
+            (line.metric, line.labels, line.times.tolist(), line.values.tolist(), line.sample_times.tolist())
+            for line in answer.series
+            if line.sample_times is not None
+        ]
+        for answer in answers
+    )
+    assert found == expected
+    assert answers[0].fresh_to_ns == answers[1].fresh_to_ns
+    assert answers[0].rows_read <= answers[1].rows_read

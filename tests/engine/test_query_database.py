@@ -23,6 +23,7 @@ from engine.query.relations import FINDINGS, ROLLUPS, name_columns
 from engine.query.scans import SegmentFiles, _condition
 from engine.query.scopes import Scope
 from engine.query.sources import NeededTable, ParquetFile, SqlLimits, SqlRequest, TableSource
+from engine.runtime.engine import SQL_EXTENSIONS
 from native.catalogue import Catalogue
 from tests.engine.test_query_validation import DOCUMENT, LEGITIMATE
 from tests.engine.tier_pieces import piece_of
@@ -88,7 +89,9 @@ class Rig:
     def __init__(self, world: World, directory: Path) -> None:
         self.world = world
         self.sources = sources_of(world, directory)
-        self.database = Database(None, threads=1, pooled_tables=world.pooled, catalogue=world.catalogue)
+        self.database = Database(
+            None, threads=1, pooled_tables=world.pooled, catalogue=world.catalogue, extensions=SQL_EXTENSIONS
+        )
         self.plain = world.plain()
 
     def close(self) -> None:
