@@ -241,19 +241,30 @@ class BottleneckFinder:
 
 def _present(table: _Table, column: str) -> float | None:
     """Return the newest level of a column, None where there is none."""
-    if column not in table.columns:
+    place = _place(table, column)
+    if place is None:
         return None
-    values = table.values[-PRESENT_ROWS:, table.columns.index(column)]
+    values = table.values[-PRESENT_ROWS:, place]
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else None
+
+
+def _place(table: _Table, column: str) -> int | None:
+    """Return where a column is; of the worst instance where only one is left, that one's."""
+    if column not in table.panels:
+        service, _, name = column.rpartition("/")
+        start, _, end = WORST.partition("{}")
+        column = f"{service}/{name.removeprefix(start).removesuffix(end)}"
+    return table.columns.index(column) if column in table.panels else None
 
 
 def _fallen(table: _Table, known: Mapping[str, object]) -> float | None:
     """Return the share by which the metric of a finding's effect has fallen."""
     column, before = str(known["effect_metric"]), float(str(known["effect_from"]))
-    if column not in table.columns or before <= 0:
+    place = _place(table, column)
+    if place is None or before <= 0:
         return None
-    metric, values = read_metric(column), table.values[:, table.columns.index(column)]
+    metric, values = read_metric(column), table.values[:, place]
     if known["effect_by"] == "queueing":
         used = utilisation(metric, values)
         if used is None:

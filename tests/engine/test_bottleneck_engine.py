@@ -18,8 +18,9 @@ from engine.clock import NS_PER_MINUTE, NS_PER_SECOND, ManualClock
 from engine.config import Bottlenecks, Config
 from engine.detection.findings import MOST, Finding, FindingStore, Outcome
 from engine.errors import BadRequest
+from engine.maintenance import bottlenecks
 from engine.maintenance.bottlenecks import Question
-from engine.query.panels import Panels
+from engine.query.panels import Panel, Panels
 from engine.runtime import Engine
 
 START_NS = 1_790_000_000 * NS_PER_SECOND
@@ -168,6 +169,13 @@ def test_what_cannot_be_judged_is_said(tmp_path: Path) -> None:
         engine.submit_lines(b"cpu,host=a usage=1").result()
         clock.advance(60)
         assert engine.look_for_bottlenecks().problem == "only 0 normal steps have samples, want at least 5"
+
+
+def test_the_worst_instance_is_the_one_that_is_left() -> None:
+    panel = Panel("shop", "cpu", False, ("a",), np.full((8, 1), 3.0))
+    table = bottlenecks._table([panel])
+    assert bottlenecks._present(table, "shop/max(cpu)") == bottlenecks._present(table, "shop/cpu") == 3.0
+    assert bottlenecks._present(table, "shop/max(memory)") is None
 
 
 def test_series_beyond_the_limit_are_counted(tmp_path: Path) -> None:
