@@ -142,16 +142,27 @@ class Outbox:
         return delivered
 
     def _due(self, channel: str, now_ns: int) -> list[tuple[Any, ...]]:
-        # What an alert has told the channel before goes first, however long that takes.
+        # What an alert, or a group, has told the channel before goes first, however long that takes.
+        waiting = (
+            "earlier.channel = this.channel AND earlier.id < this.id "
+            "AND earlier.delivered_ns IS NULL AND earlier.dead_ns IS NULL"
+        )
+        # CROSS JOIN fixes the order: the few rows of one message or one alert first.
+        told = "notification_alerts AS told CROSS JOIN notifications AS earlier"
+        before = [
+            f"SELECT 1 FROM notifications AS earlier WHERE {waiting} AND earlier.alert_id = this.alert_id",
+            f"SELECT 1 FROM notifications AS earlier WHERE {waiting} AND earlier.group_id = this.group_id",
+            # A channel has begun to group, or no longer does, while something waits for it.
+            f"SELECT 1 FROM {told} ON earlier.alert_id = told.alert_id "
+            f"WHERE told.notification_id = this.id AND {waiting}",
+            f"SELECT 1 FROM {told} ON earlier.id = told.notification_id "
+            f"WHERE told.alert_id = this.alert_id AND {waiting}",
+        ]
         return self._control.rows(
             "SELECT id, delivery, body, attempts FROM notifications AS this "
-            f"WHERE channel = ? AND {_CONDITIONS[WAITING]} AND next_attempt_ns <= ? AND NOT EXISTS "
-            "(SELECT 1 FROM notifications AS earlier WHERE earlier.channel = this.channel "
-            "AND earlier.alert_id = this.alert_id AND earlier.id < this.id "
-            "AND earlier.delivered_ns IS NULL AND earlier.dead_ns IS NULL) AND NOT EXISTS "
-            "(SELECT 1 FROM notifications AS earlier WHERE earlier.channel = this.channel "
-            "AND earlier.group_id = this.group_id AND earlier.id < this.id "
-            "AND earlier.delivered_ns IS NULL AND earlier.dead_ns IS NULL) ORDER BY id LIMIT ?",
+            f"WHERE channel = ? AND {_CONDITIONS[WAITING]} AND next_attempt_ns <= ? "
+            + "".join(f"AND NOT EXISTS ({statement}) " for statement in before)
+            + "ORDER BY id LIMIT ?",
             (channel, now_ns, BATCH),
         )
 

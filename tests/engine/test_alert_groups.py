@@ -15,7 +15,10 @@ import pytest
 
 from engine.alerting.groups import MOST_LISTED, Grouping
 from engine.alerting.silences import SilenceStore
+from engine.config import Channel
+from engine.delivery.attempt import Attempt
 from engine.delivery.message import MOST_LINES, Message
+from engine.delivery.outbox import Outbox
 from engine.model.matchers import parse_matchers
 from tests.engine.test_alert_store import T0, S, Server, rule_of
 
@@ -194,4 +197,39 @@ def test_every_event_is_in_exactly_one_message_and_messages_keep_their_distance(
     assert found == expected
     assert expected
     assert all(later - earlier >= 60 for times in sent_s.values() for earlier, later in itertools.pairwise(times))
+    server.control.close()
+
+
+@pytest.mark.parametrize("grouped_first", [False, True])
+def test_an_alert_is_told_in_order_also_when_its_channel_begins_or_ends_to_group(
+    tmp_path: Path, grouped_first: bool
+) -> None:
+    first, then = ({"ops": Grouping((), 0, 0)}, {}) if grouped_first else ({}, {"ops": Grouping((), 0, 0)})
+    server = Server(str(tmp_path / "control.db"), [rule_of()], groupings=first)
+    server.tick(0, {1: 95.0})
+    answers = [Attempt(False, 503), Attempt(True, 204), Attempt(True, 204)]
+    received: list[bytes] = []
+
+    class Receiver:
+        def send(self, delivery: str, body: bytes, now_ns: int) -> Attempt:
+            received.append(body)
+            return answers.pop(0)
+
+    outbox = Outbox(
+        server.control, {"ops": Channel(name="ops", url="http://127.0.0.1/")}, sender=lambda channel: Receiver()
+    )
+    outbox.deliver_due(T0)
+    server.groupings = then
+    server.restart()
+    server.tick(1, {1: 5.0})
+    outbox = Outbox(
+        server.control, {"ops": Channel(name="ops", url="http://127.0.0.1/")}, sender=lambda channel: Receiver()
+    )
+    # What has failed waits for its next attempt, and what comes after it waits for that.
+    assert outbox.deliver_due(T0 + S) == 0
+    assert outbox.deliver_due(T0 + 60 * S) == 1
+    assert outbox.deliver_due(T0 + 60 * S) == 1
+    assert received[0] == received[1]
+    assert b"firing" in received[1]
+    assert b'"resolved"' in received[2]
     server.control.close()
