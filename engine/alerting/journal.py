@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sqlite3
@@ -12,10 +11,7 @@ from typing import Any
 
 from engine.alerting.alerts import (
     CANCELLED,
-    DIGEST,
     FIRING,
-    GROUP,
-    HEARTBEAT,
     PENDING,
     RESOLVED,
     STORED,
@@ -23,11 +19,7 @@ from engine.alerting.alerts import (
     AlertEvent,
     alert_json,
     alert_of_row,
-    content_body,
-    notification_body,
 )
-from engine.alerting.budgets import Budgets
-from engine.alerting.digests import digest_content
 from engine.alerting.evaluator import (
     BECAME_FRESH,
     BECAME_PENDING,
@@ -44,14 +36,13 @@ from engine.alerting.evaluator import (
 from engine.alerting.evidence import SourceWriter
 from engine.alerting.groups import Grouping, Groups
 from engine.alerting.holding import BUDGET, COOLDOWN, FLAPPING, GROUPED, Flapping, Hold, Holds
+from engine.alerting.outgoing import Outgoing
 from engine.alerting.routing import Router
 from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary, rule_annotations, rule_labels
 from engine.alerting.writes import Writes
 from engine.config import Escalation, Inhibition, Rule
 from engine.model.times import time_text
 
-_DELIVERY_DIGITS = 32
-DIGEST_LINES = 10
 RECORDED_AT_ONCE = 10_000
 _OPEN = "WHERE rule = ? AND fingerprint IN (SELECT value FROM json_each(?)) AND state IN ('pending', 'firing')"
 
@@ -75,10 +66,10 @@ class Journal:
         groupings: Mapping[str, Grouping],
     ) -> None:
         self._connection = connection
-        self._instance = instance
         self._now_ns = now_ns
         self._writes = Writes(connection)
-        self._budgets = Budgets(self.read, budgets, now_ns)
+        #: What goes to channels without being about one alert.
+        self.outgoing = Outgoing(self.read, self._writes, instance, budgets, now_ns)
         self._holds = Holds(self.read, inhibitions, flapping, now_ns)
         self._groups = Groups(self.read, self._writes, groupings, now_ns)
         # The open alerts of the series that are being recorded, by fingerprint.
@@ -310,96 +301,20 @@ class Journal:
                 self._groups.add(channel, alert, tells, told.id)
                 alert = self._count(alert, GROUPED)
                 continue
-            if self._budgets.used_up(channel):
+            if self.outgoing.has_room(channel):
+                self.outgoing.put(channel, tells, {"alert": shown}, key=str(told.id), alert_id=alert.id)
+            else:
                 alert = self._count(alert, BUDGET)
-                self._withhold(channel, alert, tells)
-                continue
-            delivery = self._delivery(str(told.id), channel)
-            self._put(
-                delivery, channel, alert.id, tells, notification_body(tells, shown, delivery=delivery, channel=channel)
-            )
+                self.outgoing.withhold(channel, alert.rule, tells)
         return told
-
-    def _put(
-        self,
-        delivery: str,
-        channel: str,
-        alert_id: int | None,
-        event: str,
-        body: str,
-        *,
-        group_id: int | None = None,
-    ) -> int:
-        number = self._writes.number("notifications")
-        if alert_id is not None or group_id is not None:
-            self._budgets.spend(channel)
-        self._writes.add(
-            *("notifications", number, delivery, channel, alert_id, group_id, event, body, self._now_ns, self._now_ns)
-        )
-        return number
 
     def tell_groups(self) -> None:
         """Send the messages of the groups that are due; one whose channel has used up its budget waits."""
         for number, channel in self._groups.due():
-            if not self._budgets.used_up(channel):
+            if self.outgoing.has_room(channel):
                 self._groups.tell(
-                    number, self.select, lambda alert: self._holds.reason(alert) is not None, self._send_group
+                    number, self.select, lambda alert: self._holds.reason(alert) is not None, self.outgoing.put_group
                 )
-
-    def _send_group(self, channel: str, group_id: int, content: Mapping[str, Any]) -> int:
-        delivery = self._delivery(f"{GROUP}\0{group_id}", channel)
-        body = content_body(GROUP, content, delivery=delivery, channel=channel)
-        return self._put(delivery, channel, None, GROUP, body, group_id=group_id)
-
-    def _withhold(self, channel: str, alert: Alert, tells: str) -> None:
-        if self._budgets.begins_to_withhold(channel):
-            most = self._budgets.most(channel)
-            self._say(channel, DIGEST, f"{most} notifications within an hour are the budget; what follows is summed up")
-        self._writes.add("withheld", channel, alert.rule, tells)
-
-    def sum_up(self, channel: str) -> None:
-        """Sum up what the budget of ``channel`` has withheld, once there is room again."""
-        if self._budgets.used_up(channel):
-            return
-        rows = self.read(
-            "SELECT rule, event, count(*) FROM withheld WHERE channel = ? GROUP BY rule, event ORDER BY 3 DESC, 1, 2",
-            (channel,),
-        )
-        if not rows:
-            return
-        shown = ", ".join(f"{count} x {rule} {event}" for rule, event, count in rows[:DIGEST_LINES])
-        more = f" and {len(rows) - DIGEST_LINES} other kinds" if len(rows) > DIGEST_LINES else ""
-        self._writes.execute("DELETE FROM withheld WHERE channel = ?", (channel,))
-        self._say(channel, DIGEST, f"{sum(count for *_, count in rows)} notifications were withheld: {shown}{more}")
-
-    def send_digest(self, channel: str) -> None:
-        """Send what has happened since the channel's last digest; the first time only note that it begins here."""
-        last = self.read("SELECT sent_ns, event_id FROM digests WHERE channel = ?", (channel,))
-        if last:
-            ((since_ns, since_event),) = last
-            delivery = self._delivery(f"{DIGEST}\0{since_event}\0{since_ns}", channel)
-            content = digest_content(self.read, since_event, since_ns, self._now_ns)
-            self._put(
-                delivery, channel, None, DIGEST, content_body(DIGEST, content, delivery=delivery, channel=channel)
-            )
-        ((newest,),) = self.read("SELECT coalesce(max(id), 0) FROM alert_events")
-        self._writes.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (channel, self._now_ns, newest))
-
-    def _say(self, channel: str, event: str, message: str) -> None:
-        ((number,),) = self.read("SELECT coalesce(max(id), 0) FROM notifications")
-        delivery = self._delivery(f"{event}\0{number}", channel)
-        self._put(
-            delivery,
-            channel,
-            None,
-            event,
-            content_body(event, {"alert": None, "message": message}, delivery=delivery, channel=channel),
-        )
-
-    def beat(self, channel: str, message: str) -> None:
-        """Put a heartbeat for ``channel`` into the outbox in place of the last one, delivered or not."""
-        self._writes.execute("DELETE FROM notifications WHERE channel = ? AND event = ?", (channel, HEARTBEAT))
-        self._say(channel, HEARTBEAT, message)
 
     def acknowledged_time_ns(self, alert: Alert) -> int:
         """Return how long an acknowledgement that has expired, or ends now, has stopped the alert's escalation."""
@@ -415,8 +330,3 @@ class Journal:
         if alert.owed is None or self._holds.reason(alert) is not None or self._holds.flaps(alert) is not None:
             return None
         return self.notify(alert, "unsilenced", alert.owed, "nothing holds it back any more")
-
-    def _delivery(self, event: str, channel: str) -> str:
-        """Return a key of this notification alone, among all servers and after going back to a backup."""
-        text = f"{self._instance}\0{event}\0{self._now_ns}\0{channel}"
-        return hashlib.sha256(text.encode()).hexdigest()[:_DELIVERY_DIGITS]

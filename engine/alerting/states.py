@@ -5,6 +5,7 @@ row is inactive and may notify at once; so a rule over a million healthy series 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -111,6 +112,21 @@ def state_of_rows(rows: Sequence[dict[str, Any]]) -> RuleState:
     """Return the state with these rows, in any order; a row has the singular or plural key of each array."""
     ordered = sorted(rows, key=lambda row: int(row["tagset_ids"]))
     return RuleState(*(np.array([row[name] for row in ordered], dtype=dtype) for name, dtype in _DTYPES.items()))
+
+
+def row_of_state(tagset_id: int, seen_ns: int, **columns: Any) -> dict[str, Any]:
+    """Return a row for :func:`state_of_rows`: ``columns``, and what an inactive series has in the others."""
+    return {
+        "tagset_ids": tagset_id,
+        "states": INACTIVE,
+        "since_ns": 0,
+        "seen_ns": seen_ns,
+        "values": math.nan,
+        "cleared_ns": 0,
+        "quiet_until_ns": 0,
+        "notified": False,
+        "stale": False,
+    } | columns
 
 
 EMPTY_STATE = state_of_rows(())

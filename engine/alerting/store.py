@@ -30,7 +30,7 @@ from engine.alerting.journal import Journal
 from engine.alerting.reading import AlertReader
 from engine.alerting.routing import Router
 from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint, may_be_of, own_labels
-from engine.alerting.states import RuleState, state_of_rows
+from engine.alerting.states import RuleState, row_of_state, state_of_rows
 from engine.catalog.control import ControlDatabase
 from engine.config import Config, Escalation, Inhibition, Route, Rule
 from engine.errors import BadRequest, NotFound
@@ -151,7 +151,7 @@ class AlertStore(AlertReader):
             if tagset_id < 0 and group_number is not None:
                 tagset_id = group_number(own_labels(rule, json.loads(labels_text)))
             if fingerprint(rule.name, labels_of(tagset_id) or {}) == key:
-                rows[key] = _state_row(tagset_id, now_ns, quiet_until_ns=quiet_until_ns[key])
+                rows[key] = row_of_state(tagset_id, now_ns, quiet_until_ns=quiet_until_ns[key])
         orphans: list[Alert] = []
         found = self._select("WHERE rule = ? AND state IN ('pending', 'firing')", (rule.name,))
         foreign = [alert for alert in found if not may_be_of(rule, alert.tagset_id, alert.labels)]
@@ -168,7 +168,7 @@ class AlertStore(AlertReader):
             state = states.PENDING
             if alert.state == FIRING:
                 state = states.FIRING if alert.cleared_ns is None else states.CLEARING
-            rows[alert.fingerprint] = _state_row(
+            rows[alert.fingerprint] = row_of_state(
                 alert.tagset_id,
                 now_ns,
                 states=state,
@@ -286,7 +286,7 @@ class AlertStore(AlertReader):
             return
         with self._journal(now_ns) as journal:
             for (channel,) in journal.read("SELECT DISTINCT channel FROM withheld"):
-                journal.sum_up(channel)
+                journal.outgoing.sum_up(channel)
 
     def send_digests(self, now_ns: int) -> None:
         """Send a digest to each channel whose last one is older than its interval; the first begins the count."""
@@ -301,7 +301,7 @@ class AlertStore(AlertReader):
         if due:
             with self._journal(now_ns) as journal:
                 for channel in due:
-                    journal.send_digest(channel)
+                    journal.outgoing.send_digest(channel)
 
     def tell_groups(self, now_ns: int) -> None:
         """Send what has come to the groups of channels that group, where it is time."""
@@ -327,7 +327,7 @@ class AlertStore(AlertReader):
         ((firing,),) = self._control.rows("SELECT count(*) FROM alerts WHERE state = 'firing'")
         with self._journal(now_ns) as journal:
             for channel in due:
-                journal.beat(channel, f"rules were judged at {time_text(now_ns)}, {firing} alerts fire")
+                journal.outgoing.beat(channel, f"rules were judged at {time_text(now_ns)}, {firing} alerts fire")
 
     @staticmethod
     def _stop_clock(journal: Journal, alert: Alert) -> Alert:
@@ -405,18 +405,3 @@ def _due(step: Escalation, now_ns: int, rest: str) -> tuple[str, tuple[Any, ...]
         f"AND NOT EXISTS (SELECT 1 FROM escalations WHERE alert_id = alerts.id AND step = ?) {rest}"
     )
     return where, (now_ns - step.after, step.category, step.severity, step.name)
-
-
-def _state_row(tagset_id: int, seen_ns: int, **columns: Any) -> dict[str, Any]:
-    """Return a row of a RuleState: ``columns``, and what an inactive series has in the others."""
-    return {
-        "tagset_ids": tagset_id,
-        "states": states.INACTIVE,
-        "since_ns": 0,
-        "seen_ns": seen_ns,
-        "values": math.nan,
-        "cleared_ns": 0,
-        "quiet_until_ns": 0,
-        "notified": False,
-        "stale": False,
-    } | columns
