@@ -87,7 +87,8 @@ class Groups:
         self._writes.add("alert_group_news", self._known[channel][labels].id, event_id, alert.id, tells)
 
     def _write(self, group: _Group) -> None:
-        self._known.setdefault(group.channel, {})[group.labels] = group
+        if group.channel in self._known:
+            self._known[group.channel][group.labels] = group
         self._writes.add("alert_groups", group.id, group.channel, group.labels, group.due_ns, group.sent_ns)
 
     def due(self) -> list[tuple[int, str]]:
