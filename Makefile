@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: env native test lint types check questions crash bench scores debug clean
+.PHONY: env native test lint types check questions attacks crash bench scores debug clean
 
 env:            ## environment with the development tools, native modules built in place
 	python3 -m venv .venv
@@ -28,6 +28,9 @@ check: lint types test
 
 questions:      ## the twenty questions of docs/sql-questions.md against known data
 	$(BIN)pytest -v tests/api/test_sql_questions.py
+
+attacks:        ## every attack on SQL in every disguise against a running server; writes and other users meanwhile
+	TIDEGAUGE_ATTACKS=$${TIDEGAUGE_ATTACKS:-1000000} $(BIN)pytest -m attacks -s --timeout 3600
 
 crash:          ## the long kill -9 campaign: TIDEGAUGE_KILLS=500 by default
 	TIDEGAUGE_KILLS=$${TIDEGAUGE_KILLS:-500} $(BIN)pytest -m crash -q --timeout 7200

@@ -437,6 +437,9 @@ def _serialiser(cursor: duckdb.DuckDBPyConnection) -> Callable[[str], str]:
     def serialise(sql: str) -> str:
         try:
             return str(cursor.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()[0][0])
+        except (duckdb.OutOfMemoryException, duckdb.InterruptException, duckdb.FatalException):
+            # Not what is wrong with the statement.
+            raise
         except duckdb.Error as error:
             raise explain_error(error, sql) from None
 

@@ -213,6 +213,27 @@ def test_sql_is_answered_as_if_nothing_else_was_there(
         assert whole.sql(statement).table.to_pylist() != told.to_pylist()
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT host, avg(usage), max(usage), count(usage) FROM cpu WHERE {bounds} GROUP BY host ORDER BY host",
+        "SELECT time_bucket(INTERVAL '5 minutes', time) AS t, sum(usage) FROM cpu WHERE {bounds} GROUP BY t ORDER BY t",
+        "SELECT max(usage) FROM cpu WHERE host = 'a' AND {bounds}",
+    ],
+)
+def test_statements_that_are_rewritten_to_a_tier_see_no_more(
+    engines: tuple[Engine, Engine], limited: Asker, statement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.runtime.engine.RAW_ROWS_PREFERRED_IN_SQL", -1)
+    whole, part = engines
+    statement = statement.format(
+        bounds="time >= TIMESTAMP '2023-11-14 21:00:00' AND time < TIMESTAMP '2023-11-14 23:00:00'"
+    )
+    told = whole.sql(statement, caller=limited)
+    assert str(told.metadata["tier"]).startswith("rollup_")
+    assert told.table.to_pylist() == part.sql(statement).table.to_pylist() != whole.sql(statement).table.to_pylist()
+
+
 @pytest.mark.parametrize("name", sorted(FIXED_RELATIONS))
 def test_every_relation_has_a_decision(engines: tuple[Engine, Engine], limited: Asker, name: str) -> None:
     whole, _ = engines

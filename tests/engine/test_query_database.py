@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import BadQuery, Damage, QueryLimit, Unavailable
-from engine.query.database import Database
+from engine.query.database import Database, _serialiser
 from engine.query.relations import FINDINGS, ROLLUPS, name_columns
 from engine.query.scans import SegmentFiles, _condition
 from engine.query.scopes import Scope
@@ -897,6 +897,16 @@ def test_a_statement_that_takes_too_long_is_interrupted(rig: Rig) -> None:
     with pytest.raises(QueryLimit, match=r"longer than 0\.05 s"):
         rig.run(endless, limits=SqlLimits(timeout_seconds=0.05))
     assert rig.run("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+@pytest.mark.parametrize("error", [duckdb.OutOfMemoryException, duckdb.InterruptException])
+def test_memory_that_others_have_taken_is_no_mistake_of_the_statement(error: type[Exception]) -> None:
+    class Full:
+        def execute(self, *_: object) -> None:
+            raise error("failed to allocate data of size 32.0 KiB (128.0 MiB/128.0 MiB used)")
+
+    with pytest.raises(error):
+        _serialiser(Full())("SELECT 1")
 
 
 def test_memory_for_statements_is_limited() -> None:
