@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from engine.catalog.catalog import Catalog
 from engine.model.rows import Float64Array, Int32Array, Int64Array
-from engine.query.observe import Observed
+from engine.query.observe import Observed, quotients
 
 
 class GroupNumbers:
@@ -164,11 +164,9 @@ def divided(above: Observed, below: Observed, keys: Int32Array | None = None) ->
     if not len(below.tagset_ids):
         return Observed.nothing()
     wanted = above.tagset_ids if keys is None else keys
+    if np.array_equal(wanted, below.tagset_ids):
+        return quotients(above, below.values, below.times, below.values != 0)
     places = np.minimum(np.searchsorted(below.tagset_ids, wanted), len(below.tagset_ids) - 1)
     divisors = below.values[places]
     usable = (below.tagset_ids[places] == wanted) & (divisors != 0)
-    return Observed(
-        above.tagset_ids[usable],
-        above.values[usable] / divisors[usable],
-        np.minimum(above.times, below.times[places])[usable],
-    )
+    return quotients(above, divisors, below.times[places], usable)

@@ -165,6 +165,9 @@ class Observer:
         """
         if not len(above.tagset_ids) or not len(below.tagset_ids):
             return Observed.nothing()
+        if np.array_equal(above.tagset_ids, below.tagset_ids):
+            # Two fields of one table, most often: nothing to look for.
+            return quotients(above, below.values, below.times, below.values != 0)
         positions = np.minimum(np.searchsorted(below.tagset_ids, above.tagset_ids), len(below.tagset_ids) - 1)
         same = below.tagset_ids[positions] == above.tagset_ids
         if not same.any():
@@ -172,11 +175,7 @@ class Observer:
             positions = self._paired(above.tagset_ids, below.tagset_ids, remember)
             same = positions >= 0
         divisors = below.values[positions]
-        usable = same & (divisors != 0)
-        times = np.minimum(above.times, below.times[positions])
-        if usable.all():
-            return Observed(above.tagset_ids, above.values / divisors, times)
-        return Observed(above.tagset_ids[usable], above.values[usable] / divisors[usable], times[usable])
+        return quotients(above, divisors, below.times[positions], same & (divisors != 0))
 
     def _paired(self, above: Int32Array, below: Int32Array, remember: object) -> Int64Array:
         """Return int64[n]: for each of ``above`` the place of the one among ``below`` with equal labels, or -1."""
@@ -191,6 +190,14 @@ class Observer:
 
     def _key(self, tagset_id: int) -> tuple[tuple[str, str], ...]:
         return tuple(sorted(self._catalog.labels(tagset_id).items()))
+
+
+def quotients(above: Observed, divisors: Float64Array, times: Int64Array, usable: npt.NDArray[np.bool_]) -> Observed:
+    """Return ``above`` over ``divisors`` where that is ``usable``; the time is the older one of the two."""
+    older = np.minimum(above.times, times)
+    if usable.all():
+        return Observed(above.tagset_ids, above.values / divisors, older)
+    return Observed(above.tagset_ids[usable], above.values[usable] / divisors[usable], older[usable])
 
 
 def united(parts: Sequence[Observed]) -> Observed:
