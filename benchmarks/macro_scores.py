@@ -33,7 +33,8 @@ QUICK_PARTS = ("nab",)
 #: Figure -> (what is asked of it, the best published, the best of simple baselines, whether more is better).
 #: Published: scores in Numenta's repository for the same files (ARTime, contextOSE); for releases MicroRCA's answers
 #: as ChangeRCA lists them.  Baselines: moving averages, z-scores and shifts of means for anomalies; the largest
-#: deviation for causes; seasonal naive for hourly series.
+#: deviation for causes; the Horizontal Pod Autoscaler's formula at its best target (60 %) for scaling; the best of
+#: seasonal naive, the value of 364 days before, and drift for daily series, seasonal naive for hourly ones.
 Reference = tuple[float | None, float | None, float | None, bool]
 REFERENCES: Mapping[str, Reference] = {
     "nab.standard": (75.0, 72.7, None, True),
@@ -58,6 +59,13 @@ REFERENCES: Mapping[str, Reference] = {
     "rca.trainticket.service.avg5": (0.40, None, 0.19, True),
     "rca.releases.service.ac1": (0.75, 0.56, 0.32, True),
     "rca.releases.service.avg5": (0.90, None, 0.51, True),
+    "scale.total_ratio": (None, None, 1.60, False),
+    "forecast.30.mase": (None, None, 1.23, False),
+    "forecast.60.mase": (None, None, 1.31, False),
+    "forecast.90.mase": (None, None, 1.42, False),
+    "forecast.120.mase": (None, None, 1.36, False),
+    "forecast.180.mase": (None, None, 1.34, False),
+    "forecast.365.mase": (None, None, 1.41, False),
     "forecast.m4_hourly.mase": (None, None, 1.193, False),
 }
 

@@ -160,7 +160,7 @@ def _advance(state: dict[str, npt.NDArray[Any]], subjects: Any, times: Any, valu
 
 def _halves(subjects: Int64Array) -> list[slice | Int64Array]:
     """Return which samples each of two threads takes, so that no series is in both; one part for one core or series."""
-    if len(os.sched_getaffinity(0)) < 2:
+    if _cores() < 2:
         return [slice(0, len(subjects))]
     # About as many samples on either side, judged by every hundredth.
     middle = np.sort(subjects[::97])[len(subjects) // 97 // 2]
@@ -171,3 +171,8 @@ def _halves(subjects: Int64Array) -> list[slice | Int64Array]:
     if lower[:count].all():
         return [slice(0, count), slice(count, len(subjects))]
     return [np.flatnonzero(lower), np.flatnonzero(~lower)]
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
