@@ -7,8 +7,9 @@ import datetime as dt
 import importlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -90,8 +91,11 @@ def run(
     pattern: str = "",
     fail_over_percent: float | None = None,
     settings: Settings | None = None,
+    choices: Mapping[str, Any] | None = None,
 ) -> int:
     """Run one suite, or all but ``peers`` when it is None, print the figures and return the exit code.
+
+    ``choices`` are settings by name, for who has none made.
 
     0 = measured and all checks passed; 1 = a check failed, or with ``fail_over_percent`` a figure is worse
     than in the stored run by more than that and by more than its noise; 2 = wrong use.
@@ -101,7 +105,7 @@ def run(
             print(line)
         return EXIT_OK
     try:
-        settings = msgspec.structs.replace(settings or Settings(), quick=quick)
+        settings = msgspec.structs.replace(settings or Settings(**(choices or {})), quick=quick)
         stored = report.load(compare_path) if compare_path is not None else None
         suites = _chosen(suite, settings, pattern)
         result = RunReport(

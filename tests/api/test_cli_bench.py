@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import Any
 
 import pytest
 
@@ -11,21 +12,28 @@ from api.cli.main import main
 
 
 def test_options_reach_the_suites(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    calls: list[Any] = []
 
     def run(*arguments: object, **options: object) -> int:
         calls.append((arguments, options))
         return 1
 
     monkeypatch.setitem(sys.modules, "benchmarks.cli", types.SimpleNamespace(run=run))  # type: ignore[arg-type]
-    options = {"quick": False, "list_only": False, "pattern": "", "fail_over_percent": None}
+    options = {"quick": False, "list_only": False, "pattern": "", "fail_over_percent": None, "choices": {}}
     assert main(["bench"]) == 1
     assert calls.pop() == ((None, None, None), options)
     words = ["bench", "ingest", "--json", "a", "--compare", "b"]
     words += ["--fail-over", "7.5", "--pattern", "x", "--quick", "--list"]
     assert main(words) == 1
-    changed = {"quick": True, "list_only": True, "pattern": "x", "fail_over_percent": 7.5}
+    changed = {"quick": True, "list_only": True, "pattern": "x", "fail_over_percent": 7.5, "choices": {}}
     assert calls.pop() == (("ingest", "a", "b"), changed)
+    assert main(["bench", "peers", "--hosts", "9", "--hours", "0.5", "--engines", "a,b", "--grow", "10"]) == 1
+    assert calls.pop()[1]["choices"] == {"hosts": 9, "hours": 0.5, "engines": "a,b", "grow": 10}
+
+
+def test_sizes_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "peers", "--grow", "0"]) == 2
+    assert "got grow 0, want more than 0" in capsys.readouterr().err
 
 
 def test_where_they_are_missing_there_is_a_sentence(
