@@ -9,6 +9,8 @@ from msgspec import Meta
 from engine.config_base import Name, Settings
 from engine.config_units import Duration, within
 
+#: Window and history together have at most so many steps.
+MAX_STEPS = 1_000
 Call = Annotated[str, Meta(pattern="^[^>]+>[^>]+$", max_length=400)]
 
 

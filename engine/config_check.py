@@ -17,6 +17,7 @@ from msgspec import inspect
 
 from engine.config import Config, Route, Rule, ScaleTarget
 from engine.config_base import MASK
+from engine.config_bottlenecks import MAX_STEPS
 from engine.config_channels import ADDRESS, APPRISE_URL, NEEDED, POSSIBLE, Channel
 from engine.config_rule_check import mistakes
 from engine.config_toml import Path, Problem, dotted, key_lines, parse_toml
@@ -163,9 +164,29 @@ class _Consistency:
         self._at_least(("storage", "wal_limit"), ("storage", "wal_segment"))
         self._at_least(("query", "memory"), ("query", "max_result"))
         self._at_least(("watch", "stale_after"), ("watch", "tick"))
+        self._bottlenecks()
         partition = self._config.storage.partition
         if _DAY % partition and partition % _DAY:
             self._report(("storage", "partition"), partition, "a whole part of a day, or whole days")
+
+    def _bottlenecks(self) -> None:
+        settings, step = self._config.bottlenecks, ("bottlenecks", "step")
+        shorter = min(("window", "history"), key=lambda name: int(getattr(settings, name)))
+        least = getattr(settings, shorter)
+        if least < 2 * settings.step:
+            self._either(("bottlenecks", shorter), f"at least two steps of {settings.step.text}", step, least)
+        elif settings.history + settings.window > MAX_STEPS * settings.step:
+            longer = "window" if shorter == "history" else "history"
+            allowed = f"at most {MAX_STEPS} steps of bottlenecks.step, which is {settings.step.text}, with the other"
+            self._either(("bottlenecks", longer), allowed, step, getattr(settings, longer))
+
+    def _either(self, path: tuple[str, str], allowed: str, other: tuple[str, str], value: Duration) -> None:
+        """Report a setting that does not go with another: that of the two which the file has."""
+        if self._is_in_file(path) or not self._is_in_file(other):
+            self._report(path, value, allowed, involved=(other,))
+        else:
+            text = f"one that goes with {dotted(path)}, which is {value.text} and must be {allowed}"
+            self._report(other, self._get(other), text, involved=(path,))
 
     def _at_least(self, path: tuple[str, str], least: tuple[str, str]) -> None:
         value, bound = self._get(path), self._get(least)

@@ -15,6 +15,7 @@ from engine.alerting.store import AlertStore
 from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_SECOND, Clock
 from engine.config import Bottlenecks, Rule
+from engine.config_bottlenecks import MAX_STEPS
 from engine.detection import effects
 from engine.detection.bottlenecks import Bottleneck, Proof, find_bottlenecks
 from engine.detection.findings import FORGOTTEN_NS, Finding, FindingStore, Outcome
@@ -30,6 +31,8 @@ from engine.vitals import Vitals
 
 #: Fewer rows say nothing about what is normal, or about what is not.
 LEAST_NORMAL_ROWS, LEAST_ABNORMAL_ROWS = 5, 2
+#: Bounds the memory of an analysis: series are left out where there are many steps.
+MAX_CELLS = 10_000_000
 #: Rows that tell the present level, for outcomes.
 PRESENT_ROWS = 5
 #: What a metric of several instances is called where its worst instance is looked at.
@@ -138,7 +141,7 @@ class BottleneckFinder:
             start_ns=windows.normal_start_ns,
             end_ns=windows.end_ns,
             step_ns=step_ns,
-            max_series=settings.max_series,
+            max_series=min(settings.max_series, MAX_CELLS * step_ns // (windows.end_ns - windows.normal_start_ns)),
         )
         table = _table(found.panels)
         graph = question.graph or settings.graph
@@ -179,6 +182,11 @@ class BottleneckFinder:
                     f"cannot look for bottlenecks: got a {name} of {value / NS_PER_SECOND:g} s, "
                     f"want at least two steps of {step_ns / NS_PER_SECOND:g} s"
                 )
+        if window_ns + history_ns > MAX_STEPS * step_ns:
+            raise BadRequest(
+                f"cannot look for bottlenecks: got {(window_ns + history_ns) // step_ns} steps of "
+                f"{step_ns / NS_PER_SECOND:g} s, want at most {MAX_STEPS}; shorten the history (bottlenecks.step)"
+            )
         if question.window_ns is not None or question.end_ns is not None:
             return recent_windows(end_ns, window_ns=window_ns, history_ns=history_ns, step_ns=step_ns, basis="asked")
         anomalies = self._anomalies.find(since_ns=now_ns - history_ns, least_score=_ANOMALOUS)

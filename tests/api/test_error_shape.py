@@ -114,6 +114,7 @@ MISTAKES = [
     ("GET", "/v1/bottlenecks?window=10", b"", {}, 400, "bad_request"),
     ("GET", "/v1/bottlenecks?window=1x", b"", {}, 400, "bad_request"),
     ("GET", "/v1/bottlenecks?history=1s", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/bottlenecks?history=30d", b"", {}, 400, "bad_request"),
     ("POST", "/v1/bottlenecks", b"", JSON, 400, "bad_request"),
     ("POST", "/v1/bottlenecks", b'{"windows": "5m"}', JSON, 400, "bad_request"),
     ("POST", "/v1/bottlenecks", b'{"graph": [["a"]]}', JSON, 400, "bad_request"),
