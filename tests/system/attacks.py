@@ -178,6 +178,11 @@ BOMBS = [
     "SELECT count(DISTINCT md5(i::VARCHAR || j::VARCHAR)) FROM range(100000) a(i), range(100000) b(j)",
     "SELECT factorial(33)::DOUBLE ^ factorial(20)",
     "SELECT count(*) FROM time_bucket_gapfill(INTERVAL '1 microsecond', now() - INTERVAL '1 year', now())",
+    "SELECT forecast(i, make_timestamp_ns(i * 60000000000), 100000000) FROM range(1000) r(i)",
+    "SELECT forecast(i, make_timestamp_ns(i * 60000000000), 90, 1000000) FROM range(2000000) r(i)",
+    "SELECT forecast(i, make_timestamp_ns(i * 60000000000), 90) FROM range(100000) r(i) GROUP BY i // 5",
+    "SELECT anomaly_score(i, make_timestamp_ns(i * 60000000000)) FROM range(5000000) r(i)",
+    "SELECT anomaly_score(i, make_timestamp_ns(i * 60000000000)) FROM range(400000) r(i) GROUP BY i // 3",
     # size of the answer
     "SELECT i, repeat('x', 1000) FROM range(10000000) r(i)",
     "SELECT * FROM range(9999999)",
