@@ -86,7 +86,9 @@ def run(query: ForecastQuery, now_ns: int, read: Callable[[RangeQuery], RangeAns
     require_possible(max(steps), season, query.step_ns / NS_PER_SECOND)
     end_ns = now_ns // query.step_ns * query.step_ns
     start_ns = end_ns - MOST_ROWS * query.step_ns
-    found = read(RangeQuery(query.metric, start_ns, end_ns, query.step_ns, query.aggregate, query.matchers, query.by))
+    # The step that is not over is read as well, so that a series that has nothing else is told of.
+    until_ns = end_ns + query.step_ns
+    found = read(RangeQuery(query.metric, start_ns, until_ns, query.step_ns, query.aggregate, query.matchers, query.by))
     if len(found.series) > MOST_SERIES:
         raise QueryLimit(
             f"cannot forecast {len(found.series)} series at once, the limit is {MOST_SERIES};"
@@ -131,7 +133,7 @@ def _steps(query: ForecastQuery) -> tuple[int, ...]:
 
 
 def _on_grid(line: SeriesPoints, start_ns: int, step_ns: int) -> Float64Array:
-    """Return the values from ``start_ns`` on, NaN where a step has none, up to the end of the question."""
-    values = np.full(MOST_ROWS, np.nan)
+    """Return the values of all steps that are over, NaN where one has none."""
+    values = np.full(MOST_ROWS + 1, np.nan)
     values[(line.times - start_ns) // step_ns] = line.values
-    return values
+    return values[:MOST_ROWS]

@@ -33,7 +33,7 @@ def used(day: int) -> float:
 def engine(tmp_path: Path) -> Any:
     with Engine(str(tmp_path / "data"), config(retention=KEEP_ALL), clock=ManualClock(NOW_NS)) as opened:
         lines = [f"disk,host=a used={used(day)} {TODAY_NS + (day - DAYS) * NS_PER_DAY + 60}" for day in range(DAYS + 1)]
-        lines += [f"disk,host=b used=7 {TODAY_NS - NS_PER_DAY}"]
+        lines += [f"disk,host=b used=7 {TODAY_NS - NS_PER_DAY}", f"young,host=c used=7 {TODAY_NS + 60}"]
         opened.submit_lines("\n".join(lines).encode(), 1).result(30)
         yield opened
 
@@ -68,6 +68,14 @@ def test_what_is_stored_goes_on(engine: Engine) -> None:
     assert (sixty["direction"], sixty["expected"]) == ("down", None)
     assert answer["skipped"] == [
         {"labels": {"host": "b"}, "reason": "it has 1 values in steps that are over, want 3 or more"}
+    ]
+
+
+def test_a_series_that_began_today_is_told_of(engine: Engine) -> None:
+    status, answer = asked(engine, "metric=young_used")
+    assert (status, answer["series"]) == (200, [])
+    assert answer["skipped"] == [
+        {"labels": {"host": "c"}, "reason": "it has 0 values in steps that are over, want 3 or more"}
     ]
 
 
