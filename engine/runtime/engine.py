@@ -11,13 +11,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
-from urllib.parse import unquote
 
 import pyarrow as pa
 
-from engine.alerting.alerts import Alert, alert_events_columns, alerts_columns
-from engine.alerting.evidence import Source, service_of, span_ns
-from engine.alerting.silences import SilenceStore, silences_columns
+from engine.alerting.alerts import Alert
+from engine.alerting.silences import SilenceStore
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.callers import EVERYONE, Caller
@@ -30,16 +28,14 @@ from engine.config import Config
 from engine.config_units import Duration
 from engine.delivery.dashboard import kept_notifications
 from engine.delivery.outbox import Outbox
-from engine.detection.findings import FindingStore, bottlenecks_columns
-from engine.detection.store import AnomalyStore, anomalies_columns
+from engine.detection.findings import FindingStore
+from engine.detection.store import AnomalyStore
 from engine.disk.filesystem import Bytes, FileSystem
 from engine.disk.guard import DiskGuard
 from engine.disk.real import RealFileSystem
 from engine.errors import (
-    BadQuery,
     Cancelled,
     DiskFull,
-    Forbidden,
     LostRollups,
     QueryLimit,
     QueueFull,
@@ -64,7 +60,7 @@ from engine.maintenance.delete import Deleted, Deleter
 from engine.maintenance.detect import STATE_FILE, AnomalyFinder
 from engine.maintenance.inputs import RuleInputs
 from engine.maintenance.kept import KeptFields
-from engine.maintenance.rebuild import ROLLUP_FILE, LostRanges, mark_missing, set_aside_files
+from engine.maintenance.rebuild import ROLLUP_FILE, LostRanges, mark_missing
 from engine.maintenance.recover import Replay, check_log
 from engine.maintenance.reload import RuleReloader
 from engine.maintenance.retain import Retainer
@@ -73,11 +69,11 @@ from engine.maintenance.scheduler import Job, Scheduler
 from engine.maintenance.seal import Sealer
 from engine.maintenance.subjects import SUBJECTS_FILE, SubjectFinder
 from engine.maintenance.watch import Watcher
-from engine.model.matchers import Matcher, parse_matchers
+from engine.model.matchers import Matcher
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
 from engine.query.answers import SqlStream
 from engine.query.deadlines import Stop
-from engine.query.exports import Exports, arrow_of_columns
+from engine.query.exports import Exports
 from engine.query.foundrows import FoundRows
 from engine.query.link import LocalLink, ProcessLink, QueryLink
 from engine.query.newest import NewestReader
@@ -92,9 +88,12 @@ from engine.query.turns import Turns
 from engine.query.visible import visible_to
 from engine.rollups.dirty import DirtyBuckets
 from engine.rollups.store import Piece, TierStats
+from engine.runtime.evidence import evidence
 from engine.runtime.figures import show
+from engine.runtime.findings import FINDINGS, finding
+from engine.runtime.status import readiness_status, rules_status, storage_status
 from engine.scaling.policy import Decision
-from engine.scaling.store import ScaleStore, decisions_columns
+from engine.scaling.store import ScaleStore
 from engine.segments.manifest import ManifestStore
 from engine.vitals import Vitals
 from engine.wal.writer import WalWriter
@@ -113,16 +112,12 @@ PRUNE_SECONDS = 3_600.0
 TOKENS_SECONDS = 1.0
 #: Alerts and decisions that ended are remembered for this long.
 FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
-#: How many anomalies and bottlenecks are shown with one alert.
-EVIDENCE = 100
 DELIVER_SECONDS = 0.5
 RELOAD_SECONDS = 5.0
 #: A decision is answered for this many ticks before asking for it makes a new one.
 DECISION_TICKS = 3
 #: Modules of functions that statements see beside those of the query part.
 SQL_EXTENSIONS = ("engine.detection.sql", "engine.forecasting.sql")
-#: The relations of the engine's own findings that this version fills.
-FINDINGS = ("alerts", "alert_events", "silences", "anomalies", "bottlenecks", "decisions")
 #: The jobs that run while the log is replayed; the others judge samples or remove them, and wait until all are there.
 WITHOUT_WHOLE_SAMPLES = ("rollup", "arrange", "seal", "scale", "tokens")
 #: Writes are turned away once the hot store holds this many times its limit: sealing cannot keep up.
@@ -161,17 +156,18 @@ class Engine:
         self.config = config
         self.clock = clock or SystemClock()
         self.vitals = Vitals()
-        self._fs = fs or RealFileSystem()
-        self._root = os.path.abspath(data_dir)
+        self.fs = fs or RealFileSystem()
+        self.root = os.path.abspath(data_dir)
         self._closing = threading.Lock()
-        self._closed = False
+        #: Whether it has been closed, or is being.
+        self.closed = False
         self._rollups_lock = threading.Lock()
         self._flushing = threading.Lock()
         self._rollups_checked = False
         started = self.clock.monotonic()
-        self._fs.makedirs(self._root)
-        self.guard = DiskGuard(self._fs, self._root, reserve_bytes=int(config.storage.disk_reserve), clock=self.clock)
-        self._lock = self._fs.lock(self._path("LOCK"))
+        self.fs.makedirs(self.root)
+        self.guard = DiskGuard(self.fs, self.root, reserve_bytes=int(config.storage.disk_reserve), clock=self.clock)
+        self._lock = self.fs.lock(self._path("LOCK"))
         try:
             self._open_catalog()
             self._open_link(mode)
@@ -186,11 +182,11 @@ class Engine:
             raise
         show(self)
         seconds = self.clock.monotonic() - started
-        LOG.info("opened %s in %.3f s; %d bytes of log to replay", self._root, seconds, self.recovery.bytes_total)
+        LOG.info("opened %s in %.3f s; %d bytes of log to replay", self.root, seconds, self.recovery.bytes_total)
         # In a snapshot a torn end of the log is the ordinary case; its owner tells what is wrong with the rest.
-        for finding in (*self.recovery.log.sentences(), *(each.message for each in self.manifest.findings)):
+        for sentence in (*self.recovery.log.sentences(), *(each.message for each in self.manifest.findings)):
             LOG.log(
-                logging.INFO if mode == "snapshot" else logging.WARNING, "while opening %s: %s", self._root, finding
+                logging.INFO if mode == "snapshot" else logging.WARNING, "while opening %s: %s", self.root, sentence
             )
         if wait:
             try:
@@ -210,12 +206,12 @@ class Engine:
         return cls(data_dir, config or Config(), **options)
 
     def _path(self, name: str) -> str:
-        return os.path.join(self._root, name)
+        return os.path.join(self.root, name)
 
     # --- opening
 
     def _open_catalog(self) -> None:
-        self.catalog = Catalog(self._fs, self._path("catalog.log"))
+        self.catalog = Catalog(self.fs, self._path("catalog.log"))
         self.catalog.load()
 
     def _open_link(self, mode: str) -> None:
@@ -242,17 +238,17 @@ class Engine:
             self.link = process
 
     def _open_storage(self) -> None:
-        fs, storage = self._fs, self.config.storage
+        fs, storage = self.fs, self.config.storage
         fs.makedirs(self._path("wal"))
-        self.manifest = ManifestStore(fs, self._root)
+        self.manifest = ManifestStore(fs, self.root)
         manifest = self.manifest.load()
         # A listed file that is missing or has another size is told now, not when a query first needs it.
         self.manifest.findings += [each for each in self.manifest.check() if each.kind in ("missing", "damaged")]
-        check_segments(fs, self._root, self.catalog, manifest, self._path("catalog.log"))
+        check_segments(fs, self.root, self.catalog, manifest, self._path("catalog.log"))
         self.hot = HotStore()
         self.samples = SampleStore(
             fs,
-            self._root,
+            self.root,
             self.hot,
             manifest.segments,
             manifest.deletions,
@@ -302,7 +298,7 @@ class Engine:
         )
         self.sealer = Sealer(
             fs=fs,
-            root=self._root,
+            root=self.root,
             settings=storage,
             catalog=self.catalog,
             samples=self.samples,
@@ -332,7 +328,7 @@ class Engine:
         )
         self.compactor = Compactor(
             fs=fs,
-            root=self._root,
+            root=self.root,
             catalog=self.catalog,
             samples=self.samples,
             manifest=self.manifest,
@@ -381,7 +377,7 @@ class Engine:
     def _open_queries(self) -> None:
         query = self.config.query
         self.newest = NewestReader(self.samples)
-        self.exports = Exports(self.samples, self._root, FoundRows(self.catalog, self.samples, self.newest))
+        self.exports = Exports(self.samples, self.root, FoundRows(self.catalog, self.samples, self.newest))
         self.sql_turns, self.query_turns = (
             Turns(
                 path,
@@ -436,7 +432,7 @@ class Engine:
             store=self.anomalies,
             vitals=self.vitals,
             clock=self.clock,
-            fs=self._fs,
+            fs=self.fs,
             path=self._path(STATE_FILE),
         )
         self.subject_finder = SubjectFinder(
@@ -448,7 +444,7 @@ class Engine:
             vitals=self.vitals,
             clock=self.clock,
             stale_after_ns=int(config.watch.stale_after),
-            fs=self._fs,
+            fs=self.fs,
             path=self._path(SUBJECTS_FILE),
         )
         self.bottlenecks = FindingStore(self.control)
@@ -516,9 +512,9 @@ class Engine:
     def close(self) -> None:
         """Finish what has been taken, bring the tiers up to date, seal what is in memory, and release the directory."""
         with self._closing:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
         self.compactor.stop()
         # What has been replayed by then is sealed like other rows, so the next start has less to do.
         self.recovery.close()
@@ -723,7 +719,7 @@ class Engine:
             tier = needed.tier if needed.tier and self._prefers_tier(needed) else ""
             if needed.rollups or tier:
                 self.flush_rollups()
-            findings = {name: self._finding(name, caller) for name in needed.findings}
+            findings = {name: finding(self, name, caller) for name in needed.findings}
             tables = held.enter_context(self.exports.sources(() if tier else needed.tables))
             if stop.asked:
                 raise Cancelled("cannot run SQL: it was cancelled")
@@ -784,31 +780,6 @@ class Engine:
         newest = max((self.samples.newest_time_ns(number) for number in numbers), default=NEVER_NS)
         return newest if newest > NEVER_NS else None
 
-    def _finding(self, name: str, caller: Caller) -> bytes:
-        """Return what exists for the caller of one of the engine's own relations, as an Arrow IPC stream."""
-        match name:
-            case "alerts":
-                columns, table = alerts_columns(), self.alerts.alerts_table(self.clock.now_ns(), caller)
-            case "alert_events":
-                columns, table = alert_events_columns(), self.alerts.alert_events_table(caller)
-            case "silences":
-                columns, table = silences_columns(), self.silences.table(self.clock.now_ns(), caller)
-            case "anomalies":
-                columns, table = anomalies_columns(), self.anomalies.anomalies_table(caller)
-            case _ if caller.limited:
-                # What is decided from many series has no labels to go by.
-                raise Forbidden(
-                    f"cannot query relation {name!r}: its rows have no labels, and the token {caller.name!r} is limited"
-                    " to series by their labels"
-                )
-            case "bottlenecks":
-                columns, table = bottlenecks_columns(), self.bottlenecks.table()
-            case "decisions":
-                columns, table = decisions_columns(), self.decisions.decisions_table()
-            case _:
-                raise BadQuery(f"cannot query relation {name!r}: nothing in this version fills it")
-        return arrow_of_columns(columns, table)
-
     @contextmanager
     def _timed(self, path: str) -> Iterator[None]:
         started = self.clock.monotonic()
@@ -861,56 +832,11 @@ class Engine:
 
     def rules(self) -> list[dict[str, Any]]:
         """Return how each rule stands."""
-        return [
-            {
-                "name": status.rule.name,
-                "metric": status.rule.metric,
-                "op": status.rule.op,
-                "threshold": status.rule.threshold,
-                "upper": status.rule.upper,
-                "clear": status.rule.clear_level,
-                "clear_upper": None if status.rule.upper is None else status.rule.clear_upper_level,
-                "group_by": status.rule.group_by,
-                "severity": status.rule.severity,
-                "category": status.rule.category,
-                "for_seconds": status.rule.for_.seconds,
-                "cooldown_seconds": status.rule.cooldown.seconds,
-                "series": status.series,
-                "pending": status.pending,
-                "firing": status.firing,
-                "stale": status.stale,
-                "judged_ns": status.judged_ns,
-                "problem": self.watcher.inputs.problems.get(status.rule.name),
-            }
-            for status in self.rule_watch.status()
-        ]
+        return rules_status(self)
 
     def evidence_of(self, alert: Alert, caller: Caller = EVERYONE) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Return anomalies of the alert's series, and bottlenecks of its service, around its time, newest first.
-
-        At most :data:`EVIDENCE` of each.  A caller limited to series gets no bottlenecks: they come from many.
-        """
-        if alert.source is None:
-            return [], []
-        source = Source.read(alert.source)
-        start_ns, end_ns = span_ns(alert)
-        columns = self.anomalies.find(
-            metric=source.metric,
-            since_ns=start_ns,
-            until_ns=end_ns,
-            matchers=parse_matchers(unquote(source.match)),
-            limit=EVIDENCE,
-            caller=caller,
-        )
-        names = ("id", "time", "score", "cause", "value", "expected_low", "expected_high", "reason")
-        anomalies = [dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)]
-        service = service_of(source.labels, self.config.bottlenecks.service_labels)
-        if service is None or caller.limited:
-            return anomalies, []
-        found = self.bottlenecks.find(
-            states=(), service=service, seen_since_ns=start_ns, until_ns=end_ns, limit=EVIDENCE
-        )
-        return anomalies, found
+        """Return anomalies and bottlenecks, see :func:`engine.runtime.evidence.evidence`."""
+        return evidence(self, alert, caller)
 
     def kept_notifications(self, **filters: Any) -> list[tuple[int, int, dict[str, Any]]]:
         """Return what dashboards keep, see :func:`engine.delivery.dashboard.kept_notifications`."""
@@ -936,37 +862,8 @@ class Engine:
 
     def storage(self) -> dict[str, Any]:
         """Return what takes how much of the disk."""
-        segments = self.samples.segments()
-        return {
-            "tiers": [{"tier": each.tier, "rows": each.rows, "bytes": each.bytes} for each in self.tier_stats()],
-            "rollup_pending_rows": self.dirty.pending_rows,
-            "segments": {
-                "files": len(segments),
-                "rows": sum(meta.rows for meta in segments),
-                "bytes": sum(meta.bytes for meta in segments),
-            },
-            "wal": {"bytes": self.wal.bytes_on_disk},
-            "free_bytes": self._fs.free_bytes(self._root),
-        }
+        return storage_status(self)
 
     def readiness(self) -> dict[str, Any]:
         """Return whether writes and queries are served, how far recovery is, and what it found."""
-        recovery = self.recovery
-        disk = self.guard.state()
-        low = disk["state"] == "low"
-        state = "recovering" if recovery.active else "disk_low" if low else "ready"
-        state = "closing" if self._closed else state
-        return {
-            "ready": state == "ready",
-            "state": state,
-            "writes": not self._closed and not low,
-            "queries": state in ("ready", "disk_low"),
-            "disk": disk,
-            "recovery": recovery.progress(),
-            "recovered_rows": recovery.rows_replayed,
-            "log_findings": recovery.log.sentences(),
-            "storage_findings": [
-                *(f"{finding.message} ({finding.path})" for finding in self.manifest.findings),
-                *set_aside_files(self._fs, self._root),
-            ],
-        }
+        return readiness_status(self)

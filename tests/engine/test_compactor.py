@@ -115,11 +115,11 @@ def test_nothing_is_merged_that_would_not_fit(tmp_path: Path) -> None:
     clock = ManualClock(NOW_NS)
     with engine_with_a_day_of_files(tmp_path / "data", clock) as engine:
         clock.advance(2 * 3_600)
-        free = engine._fs.free_bytes
-        engine._fs.free_bytes = lambda path: int(ByteSize.parse("256MiB")) + 1_000  # type: ignore[method-assign]
+        free = engine.fs.free_bytes
+        engine.fs.free_bytes = lambda path: int(ByteSize.parse("256MiB")) + 1_000  # type: ignore[method-assign]
         assert engine.compactor.run() == 0
         assert 'tidegauge_compactions_total{outcome="no_room"} 1.0' in engine.vitals.render().decode()
-        engine._fs.free_bytes = free  # type: ignore[method-assign]
+        engine.fs.free_bytes = free  # type: ignore[method-assign]
         assert engine.compactor.run() == 1
 
 
