@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -82,15 +82,13 @@ from engine.query.panels import PanelReader
 from engine.query.pasts import Pasts
 from engine.query.range import RangeAnswer, RangeQuery, RangeReader
 from engine.query.samples import SampleStore
-from engine.query.scopes import MAX_SAMPLED_TABLES
-from engine.query.sources import Needed, SqlLimits, SqlRequest
 from engine.query.turns import Turns
-from engine.query.visible import visible_to
 from engine.rollups.dirty import DirtyBuckets
 from engine.rollups.store import Piece, TierStats
+from engine.runtime.analyst import Analyst
 from engine.runtime.evidence import evidence
 from engine.runtime.figures import show
-from engine.runtime.findings import FINDINGS, finding
+from engine.runtime.findings import FINDINGS
 from engine.runtime.status import readiness_status, rules_status, storage_status
 from engine.scaling.policy import Decision
 from engine.scaling.store import ScaleStore
@@ -100,8 +98,6 @@ from engine.wal.writer import WalWriter
 
 LOG = logging.getLogger("tidegauge")
 
-#: Below this many rows SQL reads samples though a tier would do.
-RAW_ROWS_PREFERRED_IN_SQL = 200_000
 FLUSH_SECONDS = 5.0
 SEAL_CHECK_SECONDS = 1.0
 ARRANGE_SECONDS = 1.0
@@ -392,6 +388,7 @@ class Engine:
             for path in ("sql", "query")
         )
         self.ranges = RangeReader(self.catalog, self.samples, self._tier_rows, self.newest)
+        self._analyst = Analyst(self)
         self.observer = Observer(self.catalog, self.samples)
 
     def _open_watching(self) -> None:
@@ -676,7 +673,7 @@ class Engine:
 
     def query(self, query: RangeQuery, caller: Caller = EVERYONE) -> RangeAnswer:
         """Answer an aligned range query from raw samples or the best tier; raises Recovering until all are there."""
-        with self._timed("query"):
+        with self.timed("query"):
             self.recovery.require_finished("query")
             query = replace(query, matchers=(*query.matchers, *caller.matchers))
             return self.ranges.answer(query, raw_since_ns=self._raw_since_ns)
@@ -704,84 +701,12 @@ class Engine:
                 raise
 
     def stream_sql(self, statement: str, parameters: Sequence[Any], caller: Caller, stop: Stop) -> SqlStream:
-        """Run one SELECT whose rows are read as they come, see :meth:`sql`; whoever calls holds a turn.
-
-        ``stop`` ends it from another thread; then, or later when rows are read, it raises Cancelled.
-        """
-        with ExitStack() as held:
-            held.enter_context(self._timed("sql"))
-            visible = visible_to(caller)
-            needed = self.link.needed(statement, list(parameters), visible)
-            if needed.tables or needed.rollups:
-                self.recovery.require_finished("run SQL")
-            # The newest sample of a table may be one that the caller does not see.
-            fresh_to_ns = None if caller.limited else self._fresh_to(needed)
-            tier = needed.tier if needed.tier and self._prefers_tier(needed) else ""
-            if needed.rollups or tier:
-                self.flush_rollups()
-            findings = {name: finding(self, name, caller) for name in needed.findings}
-            tables = held.enter_context(self.exports.sources(() if tier else needed.tables))
-            if stop.asked:
-                raise Cancelled("cannot run SQL: it was cancelled")
-            settings = self.config.query
-            parts = self.link.parts(
-                SqlRequest(
-                    sql=statement,
-                    parameters=list(parameters),
-                    tables=tables,
-                    findings=findings,
-                    visible=visible,
-                    plan=needed.plan,
-                    tier=tier,
-                    limits=SqlLimits(
-                        timeout_seconds=caller.timeout_seconds or settings.timeout.seconds,
-                        max_rows=settings.max_rows,
-                        max_result_bytes=int(settings.max_result),
-                    ),
-                ),
-                stop,
-            )
-            held.callback(parts.close)
-            known = {
-                "tables": [table.name for table in needed.tables],
-                "tier": tier or ", ".join([*(["raw"] if needed.tables else []), *needed.rollups]) or None,
-                "fresh_to": fresh_to_ns,
-            }
-            return SqlStream(parts, known, held)
-
-    def _prefers_tier(self, needed: Needed) -> bool:
-        """Return whether a statement that a tier answers as well had better read that.
-
-        Not where few samples are read, and not where some are no longer kept: then samples would answer differently.
-        """
-        if not self.config.query.rewrite_to_tiers:
-            return False
-        (table,) = needed.tables
-        start_ns = NEVER_NS if table.start_ns is None else table.start_ns
-        if start_ns < self.admission.oldest_ns(self.clock.now_ns(), table.table_id):
-            return False
-        expected = self.samples.expected_rows(
-            table.table_id, start_ns, FOREVER_NS if table.end_ns is None else table.end_ns
-        )
-        share = 1.0
-        if table.tagset_ids is not None:
-            share = len(table.tagset_ids) / max(1, len(self.catalog.tagset_ids(table.table_id)))
-        return expected * share > RAW_ROWS_PREFERRED_IN_SQL
-
-    def _fresh_to(self, needed: Needed) -> int | None:
-        """Return the time (ns) of the newest sample of the tables that a statement reads, None without one.
-
-        None as well for more tables than is worth looking at.
-        """
-        numbers = {table.table_id for table in needed.tables}
-        numbers |= set(range(self.catalog.native.table_count) if needed.rollup_tables is None else needed.rollup_tables)
-        if len(numbers) > MAX_SAMPLED_TABLES:
-            return None
-        newest = max((self.samples.newest_time_ns(number) for number in numbers), default=NEVER_NS)
-        return newest if newest > NEVER_NS else None
+        """Run one SELECT whose rows are read as they come, see :meth:`engine.runtime.analyst.Analyst.stream`."""
+        return self._analyst.stream(statement, parameters, caller, stop)
 
     @contextmanager
-    def _timed(self, path: str) -> Iterator[None]:
+    def timed(self, path: str) -> Iterator[None]:
+        """Count and time one query on this path, by how it ends."""
         started = self.clock.monotonic()
         outcome = "failed"
         try:

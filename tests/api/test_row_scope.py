@@ -224,7 +224,7 @@ def test_sql_is_answered_as_if_nothing_else_was_there(
 def test_statements_that_are_rewritten_to_a_tier_see_no_more(
     engines: tuple[Engine, Engine], limited: Asker, statement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runtime.engine.RAW_ROWS_PREFERRED_IN_SQL", -1)
+    monkeypatch.setattr("engine.runtime.analyst.RAW_ROWS_PREFERRED_IN_SQL", -1)
     whole, part = engines
     statement = statement.format(
         bounds="time >= TIMESTAMP '2023-11-14 21:00:00' AND time < TIMESTAMP '2023-11-14 23:00:00'"

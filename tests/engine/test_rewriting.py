@@ -52,7 +52,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @pytest.fixture(autouse=True)
 def _always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.runtime.engine.RAW_ROWS_PREFERRED_IN_SQL", -1)
+    monkeypatch.setattr("engine.runtime.analyst.RAW_ROWS_PREFERRED_IN_SQL", -1)
 
 
 def over_samples(engine: Engine, sql: str, parameters: list[Any], caller: Caller | None = None) -> SqlResult:
@@ -215,7 +215,7 @@ def test_samples_that_are_no_longer_kept_do_not_come_back(engine: Engine) -> Non
 
 
 def test_few_samples_are_read_themselves(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.runtime.engine.RAW_ROWS_PREFERRED_IN_SQL", 100_000)
+    monkeypatch.setattr("engine.runtime.analyst.RAW_ROWS_PREFERRED_IN_SQL", 100_000)
     assert engine.sql(f"SELECT max(busy) FROM cpu WHERE {SINCE}").metadata["tier"] == "raw"
 
 
