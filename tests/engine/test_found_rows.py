@@ -13,6 +13,7 @@ from engine.config import Config, Query, Retention
 from engine.config_units import Duration
 from engine.query.lastpoint import newest_only
 from engine.runtime import Engine
+from tests.arrow_rows import rows_of
 
 NOW_NS = 1_700_000_000 * NS_PER_SECOND // NS_PER_HOUR * NS_PER_HOUR
 CONFIG = Config(retention=Retention(raw=Duration.parse("30d")), query=Query(in_process=True))
@@ -109,8 +110,9 @@ def both_ways(engine: Engine, sql: str) -> tuple[list[dict[str, object]], int, i
     finally:
         engine.exports._found = found
     assert ahead.table.schema == whole.table.schema
-    assert repr(ahead.table.to_pylist()) == repr(whole.table.to_pylist())
-    return ahead.table.to_pylist(), int(ahead.metadata["rows_read"]), int(whole.metadata["rows_read"])
+    rows = rows_of(ahead.table)
+    assert repr(rows) == repr(rows_of(whole.table))
+    return rows, int(ahead.metadata["rows_read"]), int(whole.metadata["rows_read"])
 
 
 @pytest.mark.parametrize("sql", NARROW)
