@@ -107,47 +107,33 @@ def evaluate(rule: Rule, state: RuleState, given: RuleInput, now_ns: int, *, sta
     if len(state) == len(tagset_ids) and np.array_equal(state.tagset_ids, tagset_ids):
         # Copies, because the next state may keep them and the caller may fill its arrays anew.
         return _judge(rule, state, values.copy(), times.copy(), now_ns, oldest_ns)
-    positions = np.searchsorted(tagset_ids, state.tagset_ids)
+    missing = _NOTHING_MISSING
     if len(state):
-        missing = _missing(tagset_ids, state.tagset_ids, positions)
-        if missing.any():
-            tagset_ids, values, times, wanted = _with_missing(
-                tagset_ids, values, times, wanted, state, positions, missing
-            )
-            positions = np.searchsorted(tagset_ids, state.tagset_ids)
+        positions = np.searchsorted(tagset_ids, state.tagset_ids)
+        absent = _absent(tagset_ids, state.tagset_ids, positions)
+        if absent.any():
+            missing, positions = state.tagset_ids[absent], positions[~absent]
         wanted[positions] = True
     rows = np.flatnonzero(wanted)
-    if not len(rows):
+    tagset_ids, values, times = tagset_ids[rows], values[rows], times[rows]
+    if len(missing):
+        # A row without a value for each series that only the state knows.
+        places = np.searchsorted(tagset_ids, missing)
+        tagset_ids = np.insert(tagset_ids, places, missing)
+        values, times = np.insert(values, places, np.nan), np.insert(times, places, 0)
+    if not len(tagset_ids):
         return NOTHING_CHANGED
-    if len(rows) != len(state):
-        state = state.spread(np.searchsorted(rows, positions), tagset_ids[rows])
-    return _judge(rule, state, values[rows], times[rows], now_ns, oldest_ns)
+    if len(tagset_ids) != len(state):
+        state = state.spread(np.searchsorted(tagset_ids, state.tagset_ids), tagset_ids)
+    return _judge(rule, state, values, times, now_ns, oldest_ns)
 
 
-def _missing(tagset_ids: Int32Array, wanted_ids: Int32Array, positions: Int64Array) -> BoolArray:
+def _absent(tagset_ids: Int32Array, wanted_ids: Int32Array, positions: Int64Array) -> BoolArray:
+    """Return bool[k]: which of ``wanted_ids`` are not among ``tagset_ids``, where they would be at ``positions``."""
     if not len(tagset_ids):
         return np.ones(len(wanted_ids), dtype=np.bool_)
     absent: BoolArray = tagset_ids[np.minimum(positions, len(tagset_ids) - 1)] != wanted_ids
     return absent
-
-
-def _with_missing(
-    tagset_ids: Int32Array,
-    values: Float64Array,
-    times: Int64Array,
-    wanted: BoolArray,
-    state: RuleState,
-    positions: Int64Array,
-    missing: BoolArray,
-) -> tuple[Int32Array, Float64Array, Int64Array, BoolArray]:
-    """Return the input with a row without a value for each series that only the state knows."""
-    places = positions[missing]
-    return (
-        np.insert(tagset_ids, places, state.tagset_ids[missing]),
-        np.insert(values, places, np.nan),
-        np.insert(times, places, 0),
-        np.insert(wanted, places, False),
-    )
 
 
 def _judge(
@@ -293,3 +279,4 @@ _NO_CHANGES = (
     np.empty(0, dtype=np.bool_),
 )
 NOTHING_CHANGED = Transitions(*_NO_CHANGES, EMPTY_STATE)
+_NOTHING_MISSING = np.empty(0, dtype=np.int32)

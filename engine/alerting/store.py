@@ -147,9 +147,12 @@ class AlertStore(AlertReader):
             "GROUP BY fingerprint",
             (rule.name, now_ns - rule.cooldown),
         ):
+            labels = json.loads(labels_text)
+            if not may_be_of(rule, tagset_id, labels):
+                continue
             quiet_until_ns[key] = resolved_ns + rule.cooldown
             if tagset_id < 0 and group_number is not None:
-                tagset_id = group_number(own_labels(rule, json.loads(labels_text)))
+                tagset_id = group_number(own_labels(rule, labels))
             if fingerprint(rule.name, labels_of(tagset_id) or {}) == key:
                 rows[key] = row_of_state(tagset_id, now_ns, quiet_until_ns=quiet_until_ns[key])
         orphans: list[Alert] = []
@@ -161,8 +164,8 @@ class AlertStore(AlertReader):
                     journal.end(alert, "the rule looks at other series now")
             found = [alert for alert in found if alert not in foreign]
         for alert in found if group_number is None else self._renumbered(rule, found, group_number, now_ns):
-            labels = labels_of(alert.tagset_id)
-            if labels is None or fingerprint(rule.name, labels) != alert.fingerprint:
+            found_labels = labels_of(alert.tagset_id)
+            if found_labels is None or fingerprint(rule.name, found_labels) != alert.fingerprint:
                 orphans.append(alert)
                 continue
             state = states.PENDING
@@ -353,7 +356,8 @@ class AlertStore(AlertReader):
 
         ``tells``: "firing" or "resolved", the notifications to be sent now.
         """
-        where = "WHERE owed = ? AND state = ? ORDER BY id"
+        # SQLite would take the index of states, through all that is over.
+        where = "INDEXED BY alerts_owed WHERE owed = ? AND state = ? ORDER BY id"
         if not self._select(f"{where} LIMIT 1", (tells, tells)):
             return []
         with self._journal(now_ns) as journal:

@@ -29,8 +29,8 @@ AHEAD_NS = 5 * NS_PER_MINUTE
 #: After a past that could not be read, the next attempt comes this much later.
 RETRY_NS = 30 * NS_PER_SECOND
 
-#: What one tick has read: by metric, matchers, aggregate and window.
-_Read = dict[tuple[str, tuple[Matcher, ...], str, int], Observed]
+#: What one tick has read, by metric, matchers, aggregate and window, and what it has grouped of that.
+_Read = dict[tuple[object, ...], Observed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class RuleInputs:
         below = None
         if rule.divide_by is not None:
             below = self._read(rule.divide_by, rule.divisor_matchers, rule, now_ns, read)
-        found = self._combined(rule, above, below, now_ns - self._stale_after_ns, "present")
+        found = self._combined(rule, above, below, now_ns - self._stale_after_ns, "present", read)
         if rule.aggregate == "age" and rule.group_by == ():
             if len(above.tagset_ids):
                 self._seen_ns[rule.name, rule.metric, rule.matchers] = now_ns - int(above.values.min() * NS_PER_SECOND)
@@ -170,12 +170,23 @@ class RuleInputs:
             )
         return found
 
-    def _combined(self, rule: Rule, above: Observed, below: Observed | None, oldest_ns: int, when: str) -> Observed:
-        """Return the rule's number for each series or group from its metric and its divisor at one time."""
+    def _combined(
+        self,
+        rule: Rule,
+        above: Observed,
+        below: Observed | None,
+        oldest_ns: int,
+        when: str,
+        read: _Read | None = None,
+    ) -> Observed:
+        """Return the rule's number for each series or group from its metric and its divisor at one time.
+
+        ``read``: what several rules use, where ``above`` and ``below`` are of it.
+        """
         if rule.group_by is not None:
-            above = self._grouped(rule, above, rule.group_by, rule.match, oldest_ns, f"{when} above")
+            above = self._grouped(rule, above, rule.group_by, oldest_ns, f"{when} above", read)
             if below is not None:
-                below = self._grouped(rule, below, rule.group_by, rule.match, oldest_ns, f"{when} below")
+                below = self._grouped(rule, below, rule.group_by, oldest_ns, f"{when} below", read)
                 above = divided(above, below)
         elif below is not None and rule.divide_on is not None:
             keys = self._grouper.arrange(above.tagset_ids, rule.divide_on, {}, remember=(rule.name, when, "on"))
@@ -186,10 +197,17 @@ class RuleInputs:
         return above.scaled(rule.scale)
 
     def _grouped(
-        self, rule: Rule, observed: Observed, by: Sequence[str], shared: Mapping[str, str], oldest_ns: int, which: str
+        self, rule: Rule, observed: Observed, by: Sequence[str], oldest_ns: int, which: str, read: _Read | None
     ) -> Observed:
-        arrangement = self._grouper.arrange(observed.tagset_ids, by, shared, remember=(rule.name, which))
-        return grouped(observed, arrangement, rule.group_aggregate, oldest_ns)
+        # What has been read is kept as long as what was made of it, so its identity is its name.
+        key = (id(observed), tuple(by), tuple(sorted(rule.match.items())), rule.group_aggregate)
+        found = None if read is None else read.get(key)
+        if found is None:
+            arrangement = self._grouper.arrange(observed.tagset_ids, by, rule.match, remember=(rule.name, which))
+            found = grouped(observed, arrangement, rule.group_aggregate, oldest_ns)
+            if read is not None:
+                read[key] = found
+        return found
 
     # --- the past
 

@@ -730,3 +730,41 @@ def test_pruning_forgets_only_what_is_over_and_told(server: Server) -> None:
     assert [alert.id for alert in server.store.find(states=())] == [3, 2]
     assert set(server.store.alert_events_table()["alert_id"]) == {2, 3}
     assert {alert_id for _, _, alert_id in server.notifications()} == {2}
+
+
+# ---- what a tick costs ---------------------------------------------------------------------------
+
+
+def steps_of_a_quiet_tick(path: str, resolved: int) -> int:
+    """Return how many instructions SQLite runs for a tick that changes nothing, after so many alerts are over."""
+    server = Server(path, [rule_of(cooldown=10)])
+    rows = dict.fromkeys(range(resolved), 95.0)
+    server.tick(0, {**rows, 1_000: 95.0})
+    server.tick(5, {1_000: 95.0})
+    server.tick(20, {**dict.fromkeys(rows, 10.0), 1_000: 95.0})
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    server.control._reader.set_progress_handler(count, 1)
+    assert server.tick(60, {1_000: 95.0}) == []
+    server.control.close()
+    return steps
+
+
+def test_a_quiet_tick_costs_the_same_however_many_alerts_are_over(tmp_path: Path) -> None:
+    few, many = (steps_of_a_quiet_tick(str(tmp_path / f"{count}.db"), count) for count in (3, 60))
+    assert few == many
+
+
+def test_a_rule_of_groups_takes_up_no_cooldown_of_single_series(path: str) -> None:
+    server = Server(path, [rule_of(cooldown=300)])
+    server.tick(0, {7: 95.0})
+    assert server.tick(5, {7: 50.0}) == ["resolved"]
+    assert len(server.store.restore(server.rules[0], labels_of, T0 + 10 * S)) == 1
+    grouped = rule_of(group_by=("zone",), cooldown=300)
+    assert len(server.store.restore(grouped, labels_of, T0 + 10 * S, lambda labels: -1)) == 0
+    server.control.close()

@@ -18,6 +18,7 @@ from engine.errors import Unavailable
 from engine.hot.store import HotStore
 from engine.maintenance.inputs import RuleInputs
 from engine.model.rows import NEVER_NS, Rows
+from engine.query.groups import grouped
 from engine.query.observe import Observer
 from engine.query.pasts import Pasts
 from engine.query.range import RangeReader
@@ -277,8 +278,10 @@ def test_what_several_rules_read_is_read_once_a_tick_and_gives_each_the_same(mon
     rules = [
         *(
             rule_of(name=f"r{number}", scale=float(number), group_by=by)
-            for number, by in enumerate([None, (), ("zone",)])
+            for number, by in enumerate([None, (), ("zone",), ("zone",)])
         ),
+        rule_of(name="most", group_by=("zone",), group="max"),
+        rule_of(name="ratio of zones", group_by=("zone",), divide_by="t_y"),
         rule_of(name="ratio", divide_by="t_y"),
         rule_of(name="sum", aggregate="sum"),
     ]
@@ -291,8 +294,16 @@ def test_what_several_rules_read_is_read_once_a_tick_and_gives_each_the_same(mon
         return observer(self, metric, *arguments, **options)
 
     monkeypatch.setattr(Observer, "metric", counting)
+    made: list[str] = []
+
+    def grouping(observed: Any, arrangement: Any, how: str, oldest_ns: int) -> Any:
+        made.append(f"{how} of {len(arrangement.numbers)}")
+        return grouped(observed, arrangement, how, oldest_ns)
+
+    monkeypatch.setattr("engine.maintenance.inputs.grouped", grouping)
     together = site.inputs.of_all(rules, T0)
     assert reads == ["last t_x", "last t_y", "sum t_x"]
+    assert made == ["avg of 1", "avg of 3", "max of 3", "sum of 3", "sum of 3"]
     for name, given_alone in alone.items():
         assert together[name].tagset_ids.tolist() == given_alone.tagset_ids.tolist()
         assert together[name].values.tolist() == given_alone.values.tolist()
