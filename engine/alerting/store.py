@@ -26,6 +26,7 @@ from engine.alerting.alerts import (
 from engine.alerting.evaluator import Transitions
 from engine.alerting.groups import DUE, Grouping
 from engine.alerting.holding import NEVER, Flapping, may_inhibit
+from engine.alerting.inforce import RulesInForce
 from engine.alerting.journal import Journal
 from engine.alerting.reading import AlertReader
 from engine.alerting.routing import Router
@@ -54,6 +55,7 @@ class AlertStore(AlertReader):
         service_labels: Sequence[str] = (),
     ) -> None:
         super().__init__(control, service_labels)
+        self.in_force = RulesInForce(control)
         self._router = Router(routes, channels)
         self._inhibitions = tuple(inhibitions)
         self._flapping = flapping

@@ -12,11 +12,13 @@ import numpy as np
 from engine.alerting import alerts
 from engine.alerting.alerts import AlertEvent
 from engine.alerting.evaluator import evaluate
+from engine.alerting.inforce import looks_at
 from engine.alerting.rules import GroupNumber, LabelsOf, RuleInput
 from engine.alerting.states import CLEARING, EMPTY_STATE, FIRING, PENDING, RuleState
 from engine.alerting.store import AlertStore
 from engine.config import Escalation, Rule
 
+_LOOKS_ELSEWHERE = "the rule looks at other series now"
 _NO_INPUT = RuleInput(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float64), np.empty(0, dtype=np.int64))
 
 
@@ -82,15 +84,19 @@ class RuleWatch:
         self._judged_ns: int | None = None
 
     def restore(self, labels_of: LabelsOf, now_ns: int, group_number: GroupNumber | None = None) -> list[AlertEvent]:
-        """Take up the open alerts in the store and end those of rules that are gone; to be called first.
+        """Take up the open alerts in the store, as :meth:`replace` does from the rules that were last in force; to be
+        called first.  Returns what has ended.
 
         ``labels_of``: labels of a tag set or, for a negative number, of a group of series; ``group_number``: the number
         of a group's labels.
         """
         with self._lock:
             ended = self._store.close_except({rule.name for rule in self.rules}, now_ns)
+            ended += self._store.close_of(self._store.in_force.moved(self.rules), _LOOKS_ELSEWHERE, now_ns)
             for rule in self.rules:
                 self._states[rule.name] = self._store.restore(rule, labels_of, now_ns, group_number)
+            # After the ends: when they cannot be stored, the next start must find the same reason for them.
+            self._store.in_force.remember(self.rules)
         return ended
 
     def replace(
@@ -107,15 +113,16 @@ class RuleWatch:
             before = {rule.name: rule for rule in self.rules}
             after = {rule.name: rule for rule in enabled}
             changed = [name for name, rule in after.items() if name in before and before[name] != rule]
-            elsewhere = {name for name in changed if _looks_at(before[name]) != _looks_at(after[name])}
+            elsewhere = {name for name in changed if looks_at(before[name]) != looks_at(after[name])}
             events = self._store.close_except(set(after), now_ns)
-            events += self._store.close_of(elsewhere, "the rule looks at other series now", now_ns)
+            events += self._store.close_of(elsewhere, _LOOKS_ELSEWHERE, now_ns)
             states = {
                 name: self._states[name]
                 if name in before and name not in changed
                 else self._store.restore(rule, labels_of, now_ns, group_number)
                 for name, rule in after.items()
             }
+            self._store.in_force.remember(enabled)
             self.rules, self._states = enabled, states
             self._series = {name: count for name, count in self._series.items() if name in after}
         changes = RuleChanges(
@@ -209,8 +216,3 @@ class RuleWatch:
             firing=int(np.count_nonzero(firing)),
             stale=int(np.count_nonzero(state.stale)),
         )
-
-
-def _looks_at(rule: Rule) -> tuple[object, ...]:
-    """Return what decides for which series or groups a rule has alerts."""
-    return rule.metric, rule.match, rule.where, rule.group_by

@@ -272,6 +272,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     ("ALTER TABLE alerts ADD COLUMN annotations TEXT NOT NULL DEFAULT '{}'",),
     # In the order in which they are tried, so that a batch is found without a look at all that waits.
     ("CREATE INDEX notifications_next ON notifications (channel, id) WHERE delivered_ns IS NULL AND dead_ns IS NULL",),
+    # For which series each rule in force has alerts, so that a start notices what has changed meanwhile.
+    ("CREATE TABLE rules_in_force (name TEXT PRIMARY KEY, looks_at TEXT NOT NULL) WITHOUT ROWID",),
 )
 
 

@@ -21,7 +21,7 @@ class Watcher:
         self._vitals, self._clock = vitals, clock
         # What has been read for some rules is never judged by others.
         self._lock = threading.Lock()
-        rules.restore(inputs.labels, clock.now_ns(), inputs.groups.number)
+        self._count(rules.restore(inputs.labels, clock.now_ns(), inputs.groups.number))
 
     def tick(self) -> int:
         """Judge every rule once; return how many entries the alerts' history has got."""

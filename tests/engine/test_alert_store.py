@@ -732,6 +732,20 @@ def test_pruning_forgets_only_what_is_over_and_told(server: Server) -> None:
     assert {alert_id for _, _, alert_id in server.notifications()} == {2}
 
 
+def test_alerts_of_a_version_that_did_not_note_what_rules_look_at_are_carried_once(path: str) -> None:
+    server = Server(path, [rule_of()])
+    assert server.tick(0, {7: 95.0}) == ["firing"]
+    with server.control.transaction() as connection:
+        connection.execute("DELETE FROM rules_in_force")
+    server.rules = [rule_of(match={"host": "web-7"})]
+    server.restart()
+    assert [alert.state for alert in server.store.find()] == ["firing"]
+    server.rules = [rule_of(match={"host": "web-8"})]
+    server.restart()
+    assert server.store.find() == []
+    server.control.close()
+
+
 # ---- what a tick costs ---------------------------------------------------------------------------
 
 

@@ -196,3 +196,45 @@ def test_groups_that_a_rule_no_longer_makes_end_at_the_next_start_too(tmp_path: 
     assert second.open_alerts() == []
     assert second.reasons() == ["the rule looks at other series now"]
     second.engine.close()
+
+
+ELSEWHERE = "the rule looks at other series now"
+LOOKING: dict[str, tuple[dict[str, str], list[tuple[str, str, str]], list[str]]] = {
+    "other labels": ({"match": '{host = "a"}'}, [("r", "a", "firing")], [ELSEWHERE] * 2),
+    "other matchers": ({"where": "'host!=\"a\"'"}, [("r", "b", "firing")], [ELSEWHERE] * 2),
+    "another metric": ({"metric": '"cpu_y"'}, [], [ELSEWHERE] * 2),
+    "groups": ({"group_by": '["host"]'}, [("r", "a", "firing"), ("r", "b", "firing")], [ELSEWHERE] * 2),
+    "another level": ({"threshold": "97"}, [("r", "b", "firing")], []),
+    "another sentence": ({"summary": '"hot"'}, [("r", "a", "firing"), ("r", "b", "firing")], []),
+    "the same": ({}, [("r", "a", "firing"), ("r", "b", "firing")], []),
+}
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["reload", "restart"])
+@pytest.mark.parametrize("change", LOOKING)
+def test_a_restart_takes_a_changed_rule_up_as_a_reload_does(tmp_path: Path, change: str, restarts: bool) -> None:
+    settings, after, reasons = LOOKING[change]
+    kept = {"name": '"r"', "metric": '"cpu_x"', "op": '">"', "threshold": "90", **settings}
+    text = HEAD + "[[rules]]\n" + "".join(f"{key} = {value}\n" for key, value in kept.items())
+    run = Running(tmp_path, HEAD + rule("r"))
+    run.tick(a=95, b=99)
+    assert run.open_alerts() == [("r", "a", "firing"), ("r", "b", "firing")]
+    if restarts:
+        now_ns = run.clock.now_ns()
+        run.engine.close()
+        run = Running(tmp_path, text)
+        run.clock.set_ns(now_ns)
+    else:
+        run.write(text)
+        run.engine.reloader.reload()
+    assert run.reasons() == reasons
+    ended = run.metric("tidegauge_alert_transitions_total", to="resolved")
+    assert (ended or 0) == len(reasons)
+    run.tick(a=95, b=99)
+    assert run.open_alerts() == after
+    # As often as one likes.
+    run.engine.close()
+    run = Running(tmp_path, text)
+    assert run.open_alerts() == after
+    assert run.reasons() == reasons
+    run.engine.close()
