@@ -274,6 +274,10 @@ MIGRATIONS: tuple[Migration, ...] = (
     ("CREATE INDEX notifications_next ON notifications (channel, id) WHERE delivered_ns IS NULL AND dead_ns IS NULL",),
     # For which series each rule in force has alerts, so that a start notices what has changed meanwhile.
     ("CREATE TABLE rules_in_force (name TEXT PRIMARY KEY, looks_at TEXT NOT NULL) WITHOUT ROWID",),
+    (
+        """CREATE INDEX alerts_acknowledged ON alerts (acknowledged_until_ns)
+            WHERE state IN ('pending', 'firing') AND acknowledged_until_ns IS NOT NULL""",
+    ),
 )
 
 

@@ -749,13 +749,17 @@ def test_alerts_of_a_version_that_did_not_note_what_rules_look_at_are_carried_on
 # ---- what a tick costs ---------------------------------------------------------------------------
 
 
-def steps_of_a_quiet_tick(path: str, resolved: int) -> int:
-    """Return how many instructions SQLite runs for a tick that changes nothing, after so many alerts are over."""
+def steps_of_a_quiet_tick(path: str, *, over: int, acknowledged: int) -> int:
+    """Return how many instructions SQLite runs for a tick that changes nothing.
+
+    ``over``: how many alerts are, after an acknowledgement.  ``acknowledged``: how many others fire.
+    """
     server = Server(path, [rule_of(cooldown=10)])
-    rows = dict.fromkeys(range(resolved), 95.0)
-    server.tick(0, {**rows, 1_000: 95.0})
-    server.tick(5, {1_000: 95.0})
-    server.tick(20, {**dict.fromkeys(rows, 10.0), 1_000: 95.0})
+    rows = dict.fromkeys(range(acknowledged), 95.0)
+    server.tick(0, {**rows, **dict.fromkeys(range(1_000, 1_000 + over), 95.0)})
+    for alert in server.store.find():
+        server.store.ack(alert.id, by="ann", expires_ns=T0 + 60 * S + (alert.tagset_id < 1_000), now_ns=T0 + 1 * S)
+    server.tick(20, {**rows, **dict.fromkeys(range(1_000, 1_000 + over), 10.0)})
     steps = 0
 
     def count() -> int:
@@ -764,13 +768,19 @@ def steps_of_a_quiet_tick(path: str, resolved: int) -> int:
         return 0
 
     server.control._reader.set_progress_handler(count, 1)
-    assert server.tick(60, {1_000: 95.0}) == []
+    assert server.tick(60, rows) == []
+    counted = steps
+    assert server.tick(61, rows) == ["unacknowledged"] * acknowledged
     server.control.close()
-    return steps
+    return counted
 
 
-def test_a_quiet_tick_costs_the_same_however_many_alerts_are_over(tmp_path: Path) -> None:
-    few, many = (steps_of_a_quiet_tick(str(tmp_path / f"{count}.db"), count) for count in (3, 60))
+@pytest.mark.parametrize("kind", ["over", "acknowledged"])
+def test_a_quiet_tick_costs_the_same_however_many_alerts_there_are(tmp_path: Path, kind: str) -> None:
+    few, many = (
+        steps_of_a_quiet_tick(str(tmp_path / f"{count}.db"), **{"over": 2, "acknowledged": 2, kind: count})
+        for count in (3, 60)
+    )
     assert few == many
 
 
