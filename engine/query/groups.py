@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.catalog.catalog import Catalog
-from engine.model.rows import Float64Array, Int32Array, Int64Array
+from engine.model.rows import Int32Array, Int64Array
 from engine.query.observe import Observed, quotients
+from native.groups import aggregate_groups
 
 
 class GroupNumbers:
@@ -42,22 +42,18 @@ class GroupNumbers:
 class Arrangement:
     """How n series fall into g groups.
 
-    ``tagset_ids`` int32[n]: the series, ascending.  ``order`` int64[n]: their rows, group by group.  ``starts``
-    int64[g]: where each group begins in that order, ``lengths`` int64[g]: how many rows it has.  ``numbers`` int32[g]:
-    the groups, ascending.
+    ``tagset_ids`` int32[n]: the series, ascending.  ``numbers`` int32[g]: the groups, ascending.  ``groups`` int32[n]:
+    the place of each series' group among them.
     """
 
     tagset_ids: Int32Array
-    order: Int64Array
-    starts: Int64Array
-    lengths: Int64Array
     numbers: Int32Array
+    groups: Int32Array
 
     def of_rows(self) -> Int32Array:
-        """Return int32[n]: the group of each series."""
-        groups = np.empty(len(self.tagset_ids), np.int32)
-        groups[self.order] = np.repeat(self.numbers, self.lengths)
-        return groups
+        """Return int32[n]: the number of each series' group."""
+        found: Int32Array = self.numbers[self.groups]
+        return found
 
 
 class Grouper:
@@ -102,12 +98,8 @@ class Grouper:
             ],
             np.int32,
         )
-        of_rows = numbers[groups]
-        order = np.argsort(of_rows, kind="stable")
-        ordered = of_rows[order]
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
-        lengths = np.diff(np.r_[starts, len(order)])
-        return Arrangement(tagset_ids, order, starts, lengths, ordered[starts])
+        ascending, places = np.unique(numbers, return_inverse=True)
+        return Arrangement(tagset_ids, ascending, places[groups].astype(np.int32))
 
 
 def grouped(observed: Observed, arrangement: Arrangement, how: str, oldest_ns: int) -> Observed:
@@ -116,44 +108,16 @@ def grouped(observed: Observed, arrangement: Arrangement, how: str, oldest_ns: i
     A group without such a series has the value of what it had last, with the time of that: it is as stale as its
     newest series.  The time of a group is that of the newest sample behind its value.
     """
-    if not len(observed.tagset_ids):
-        return Observed.nothing()
-    order, starts = arrangement.order, arrangement.starts
-    values, times = observed.values[order], observed.times[order]
-    lengths = arrangement.lengths
-    if times.min() >= oldest_ns and not np.isnan(values.sum()):
-        # Nearly always every series is fresh; a sum without NaN has none in it.
-        everyone = _aggregated(values, None, lengths, starts, how)
-        return Observed(arrangement.numbers, everyone, np.maximum.reduceat(times, starts))
-    known = ~np.isnan(values)
-    counted = known & (times >= oldest_ns)
-    silent = np.add.reduceat(counted, starts, dtype=np.int64) == 0
-    if silent.any():
-        counted |= known & np.repeat(silent, lengths)
-    counts = np.add.reduceat(counted, starts, dtype=np.int64)
-    found = _aggregated(values, counted, counts, starts, how)
-    found[counts == 0] = np.nan
-    newest = np.maximum.reduceat(np.where(counted, times, np.iinfo(np.int64).min), starts)
-    return Observed(arrangement.numbers, found, newest)
-
-
-def _aggregated(
-    values: Float64Array, counted: npt.NDArray[np.bool_] | None, counts: Int64Array, starts: Int64Array, how: str
-) -> Float64Array:
-    """Return one aggregate a group of the values that are ``counted``, None for all."""
-
-    def among(other: float) -> Float64Array:
-        return values if counted is None else np.where(counted, values, other)
-
-    match how:
-        case "count":
-            return counts.astype(np.float64)
-        case "min":
-            return np.minimum.reduceat(among(np.inf), starts)
-        case "max":
-            return np.maximum.reduceat(among(-np.inf), starts)
-    sums = np.add.reduceat(among(0.0), starts)
-    return sums if how == "sum" else sums / np.maximum(counts, 1)
+    numbers = arrangement.numbers
+    values, times = aggregate_groups(
+        np.ascontiguousarray(observed.values),
+        np.ascontiguousarray(observed.times),
+        arrangement.groups,
+        len(numbers),
+        how,
+        oldest_ns,
+    )
+    return Observed(numbers, values, times)
 
 
 def divided(above: Observed, below: Observed, keys: Int32Array | None = None) -> Observed:
