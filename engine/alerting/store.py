@@ -35,6 +35,7 @@ from engine.alerting.states import RuleState, row_of_state, state_of_rows
 from engine.catalog.control import ControlDatabase
 from engine.config import Config, Escalation, Inhibition, Route, Rule
 from engine.errors import BadRequest, NotFound
+from engine.model.rows import NEVER_NS
 from engine.model.times import time_text
 
 
@@ -318,15 +319,10 @@ class AlertStore(AlertReader):
 
     def beat(self, intervals_ns: Mapping[str, int], now_ns: int) -> None:
         """Put a heartbeat into the outbox for each channel whose last one is older than its interval."""
-        last_ns = dict(
-            self._control.rows(
-                "SELECT channel, max(created_ns) FROM notifications WHERE event = ? GROUP BY channel", (HEARTBEAT,)
-            )
-        )
         due = [
             channel
             for channel, interval_ns in intervals_ns.items()
-            if not now_ns - interval_ns < last_ns.get(channel, now_ns - interval_ns) <= now_ns
+            if not now_ns - interval_ns < self._last_beat_ns(channel) <= now_ns
         ]
         if not due:
             return
@@ -334,6 +330,15 @@ class AlertStore(AlertReader):
         with self._journal(now_ns) as journal:
             for channel in due:
                 journal.outgoing.beat(channel, f"rules were judged at {time_text(now_ns)}, {firing} alerts fire")
+
+    def _last_beat_ns(self, channel: str) -> int:
+        # From the newest on: that of all notifications would be looked for among all that are kept.
+        found = self._control.rows(
+            "SELECT created_ns FROM notifications INDEXED BY notifications_recent WHERE channel = ? AND event = ? "
+            "ORDER BY created_ns DESC LIMIT 1",
+            (channel, HEARTBEAT),
+        )
+        return int(found[0][0]) if found else NEVER_NS
 
     @staticmethod
     def _stop_clock(journal: Journal, alert: Alert) -> Alert:

@@ -754,12 +754,13 @@ def steps_of_a_quiet_tick(path: str, *, over: int, acknowledged: int) -> int:
 
     ``over``: how many alerts are, after an acknowledgement.  ``acknowledged``: how many others fire.
     """
-    server = Server(path, [rule_of(cooldown=10)])
+    server = Server(path, [rule_of(cooldown=10)], heartbeats_ns={"ops": 30 * S})
     rows = dict.fromkeys(range(acknowledged), 95.0)
     server.tick(0, {**rows, **dict.fromkeys(range(1_000, 1_000 + over), 95.0)})
     for alert in server.store.find():
         server.store.ack(alert.id, by="ann", expires_ns=T0 + 60 * S + (alert.tagset_id < 1_000), now_ns=T0 + 1 * S)
     server.tick(20, {**rows, **dict.fromkeys(range(1_000, 1_000 + over), 10.0)})
+    server.tick(50, rows)
     steps = 0
 
     def count() -> int:
