@@ -134,20 +134,46 @@ class MemoryFileSystem:
     def read_range(self, path: str, offset: int, size: int) -> bytes:
         return bytes(self._content(path).data[offset : offset + size])
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        data = self.read(path)
+        return [data[offset : offset + size] for offset, size in ranges]
+
     def map(self, path: str) -> memoryview:
         return memoryview(self.read(path))
 
-    def write_file_synced(self, path: str, parts: Sequence[Bytes]) -> None:
+    def write_file_synced(self, path: str, parts: Sequence[Bytes], *, sync_name: bool = True) -> None:
         self._link(path, Content(b"".join(parts)))
-        self.sync_dir(dirname(path))
+        if sync_name:
+            self.sync_dir(dirname(path))
 
     def write_atomic(self, path: str, parts: Sequence[Bytes]) -> None:
         self._link(path + ".tmp", Content(b"".join(parts)))
         self.rename(path + ".tmp", path)
 
     def rename(self, old: str, new: str) -> None:
+        if old in self._directories:
+            self._rename_directory(old, new)
+            return
         self._change((old, new, self._content(old)))
         self.sync_dir(dirname(new))
+
+    def _rename_directory(self, old: str, new: str) -> None:
+        """Directories are there at once and stay; what is in this one moves together."""
+        if self.exists(new) or dirname(new) not in self._directories:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), new)
+        inside = [path for path in self._directories if path == old or path.startswith(f"{old}/")]
+        self._directories.update(new + path[len(old) :] for path in inside)
+        for path in [path for path in self._files if dirname(path) in inside]:
+            self._change((path, new + path[len(old) :], self._files[path]))
+        for path in inside:
+            self.sync_dir(new + path[len(old) :])
+        self._directories.difference_update(inside)
+
+    def link(self, path: str, name: str) -> None:
+        if self.exists(name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        self._link(name, self._content(path))
+        self.sync_dir(dirname(name))
 
     def remove(self, path: str) -> None:
         self._change((path, None, self._content(path)))
@@ -263,17 +289,23 @@ class LayeredFileSystem:
     def read_range(self, path: str, offset: int, size: int) -> bytes:
         return self.around("read_range", path, lambda: self.inner.read_range(path, offset, size))
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        return self.around("read_ranges", path, lambda: self.inner.read_ranges(path, ranges))
+
     def map(self, path: str) -> memoryview:
         return self.around("map", path, lambda: self.inner.map(path))
 
-    def write_file_synced(self, path: str, parts: Sequence[Bytes]) -> None:
-        self.around("write_file_synced", path, lambda: self.inner.write_file_synced(path, parts))
+    def write_file_synced(self, path: str, parts: Sequence[Bytes], *, sync_name: bool = True) -> None:
+        self.around("write_file_synced", path, lambda: self.inner.write_file_synced(path, parts, sync_name=sync_name))
 
     def write_atomic(self, path: str, parts: Sequence[Bytes]) -> None:
         self.around("write_atomic", path, lambda: self.inner.write_atomic(path, parts))
 
     def rename(self, old: str, new: str) -> None:
         self.around("rename", old, lambda: self.inner.rename(old, new))
+
+    def link(self, path: str, name: str) -> None:
+        self.around("link", path, lambda: self.inner.link(path, name))
 
     def remove(self, path: str) -> None:
         self.around("remove", path, lambda: self.inner.remove(path))
@@ -297,7 +329,7 @@ class LayeredFileSystem:
 class RecordingFileSystem(LayeredFileSystem):
     """Keeps (operation, path) of everything that changes something or waits for the disk, in order."""
 
-    QUIET = frozenset({"exists", "listdir", "size", "free_bytes", "read", "map"})
+    QUIET = frozenset({"exists", "listdir", "size", "free_bytes", "read", "read_ranges", "map"})
 
     def __init__(self, inner: FileSystem) -> None:
         super().__init__(inner)
@@ -357,9 +389,9 @@ class FullFileSystem(LayeredFileSystem):
         if len(data) > room:
             raise no_space()
 
-    def write_file_synced(self, path: str, parts: Sequence[Bytes]) -> None:
+    def write_file_synced(self, path: str, parts: Sequence[Bytes], *, sync_name: bool = True) -> None:
         self._require(sum(map(len, parts)))
-        super().write_file_synced(path, parts)
+        super().write_file_synced(path, parts, sync_name=sync_name)
 
     def write_atomic(self, path: str, parts: Sequence[Bytes]) -> None:
         self._require(sum(map(len, parts)))

@@ -11,9 +11,10 @@ operation             after a crash
 ===================== ================================================================================
 ``AppendFile.write``  any prefix of what was written since the last sync, perhaps with zeros behind it
 ``AppendFile.sync``   everything written before, and the name of a file that was created by opening it
-``write_file_synced`` all of it and its name once it has returned, else any part of it
+``write_file_synced`` all of it and its name (or after ``sync_dir``) once it has returned, else any part of it
 ``write_atomic``      the old content or the new, never a mixture; the new once it has returned
 ``rename``            the old name or the new, never neither; the new once it has returned
+``link``              both names once it has returned, else the old one and perhaps the new
 ``remove``            the file may come back until ``sync_dir``
 ``truncate``          the old size or the new; the new once it has returned
 ``makedirs``          the directories exist once it has returned
@@ -86,20 +87,29 @@ class FileSystem(Protocol):
     def read_range(self, path: str, offset: int, size: int) -> bytes:
         """Return ``size`` bytes of a file from ``offset`` on, fewer where it ends before."""
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the same for each (offset, size), all of one file even when its name is given to another meanwhile."""
+
     def map(self, path: str) -> memoryview:
         """Return a read-only view of a file's content that the system reads on demand.
 
         The file may be removed or renamed meanwhile, but must not be truncated.
         """
 
-    def write_file_synced(self, path: str, parts: Sequence[Bytes]) -> None:
-        """Create or replace a file; to be used for names that nobody looks for before this has returned."""
+    def write_file_synced(self, path: str, parts: Sequence[Bytes], *, sync_name: bool = True) -> None:
+        """Create or replace a file; to be used for names that nobody looks for before this has returned.
+
+        Without ``sync_name`` its content is on disk then, its name once ``sync_dir`` has returned: one for many files.
+        """
 
     def write_atomic(self, path: str, parts: Sequence[Bytes]) -> None:
         """Create or replace a file through ``<path>.tmp``: a reader finds the old or the new content."""
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name, replacing a file of that name."""
+        """Give a file another name, replacing a file of that name; or a directory one that nothing has."""
+
+    def link(self, path: str, name: str) -> None:
+        """Give a file a second name, which nothing has."""
 
     def remove(self, path: str) -> None:
         """Remove a file."""

@@ -40,6 +40,14 @@ def _write_all(descriptor: int, parts: Sequence[Bytes]) -> int:
     return total
 
 
+def _pread_all(descriptor: int, offset: int, size: int) -> bytes:
+    """Return what there is of a range however often the system stops half way."""
+    data = os.pread(descriptor, size, offset)
+    if len(data) in (0, size):
+        return data
+    return data + _pread_all(descriptor, offset + len(data), size - len(data))
+
+
 class RealAppendFile:
     """A descriptor opened with O_APPEND."""
 
@@ -132,13 +140,17 @@ class RealFileSystem:
             return file.read()
 
     def read_range(self, path: str, offset: int, size: int) -> bytes:
-        with open(path, "rb", buffering=0) as file:
-            parts = []
-            while size > 0 and (part := os.pread(file.fileno(), size, offset)):
-                parts.append(part)
-                offset += len(part)
-                size -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return self.read_ranges(path, [(offset, size)])[0]
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = [os.pread(descriptor, size, offset) for offset, size in ranges]
+            if sum(map(len, found)) < sum(size for _, size in ranges):
+                found = [_pread_all(descriptor, offset, size) for offset, size in ranges]
+            return found
+        finally:
+            os.close(descriptor)
 
     def map(self, path: str) -> memoryview:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -149,9 +161,10 @@ class RealFileSystem:
         finally:
             os.close(descriptor)
 
-    def write_file_synced(self, path: str, parts: Sequence[Bytes]) -> None:
+    def write_file_synced(self, path: str, parts: Sequence[Bytes], *, sync_name: bool = True) -> None:
         self._write_new(path, parts)
-        _sync_dir(os.path.dirname(path))
+        if sync_name:
+            _sync_dir(os.path.dirname(path))
 
     def write_atomic(self, path: str, parts: Sequence[Bytes]) -> None:
         temporary = path + _TEMPORARY_SUFFIX
@@ -163,6 +176,10 @@ class RealFileSystem:
         _sync_dir(os.path.dirname(new))
         if os.path.dirname(old) != os.path.dirname(new):
             _sync_dir(os.path.dirname(old))
+
+    def link(self, path: str, name: str) -> None:
+        os.link(path, name)
+        _sync_dir(os.path.dirname(name))
 
     def remove(self, path: str) -> None:
         os.unlink(path)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
+from engine.disk.filesystem import FileSystem
 from engine.errors import BadQuery, Bug, Cancelled, QueryLimit, TidegaugeError, Unavailable
 from engine.model.rows import Int32Array
 from engine.query.connection import LOG, Seat, connect, lock, set_aside
@@ -72,6 +73,7 @@ class Database:
         catalogue: Catalogue | None = None,
         repair: bool = False,
         extensions: Collection[str] = (),
+        fs: FileSystem | None = None,
     ) -> None:
         """Open the rollup database at ``path``, in memory where it is None.
 
@@ -79,6 +81,7 @@ class Database:
         that kind there are.  ``catalogue``: where definitions are kept; one of its own by default, to be filled by
         :meth:`define`.
         ``extensions``: modules of further functions (:mod:`engine.query.extensions`).
+        ``fs``: where its packs are, the machine's own by default; DuckDB's file is the machine's in any case.
         ``repair``: whether a damaged file is set aside, for the caller to fill the empty one that takes its place.
         Raises Unavailable when another process has the file open, Damage when it is not readable.
         """
@@ -95,7 +98,7 @@ class Database:
         self._running = 0
         self._closed = False
         self.broken = False
-        self._packs = Packs(None if path is None else pack_directory(path))
+        self._packs = Packs(None if path is None else pack_directory(path), fs)
         self._root = connect(path, memory_limit_bytes, threads or os.cpu_count() or 1, repair=repair)
         try:
             try:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from engine.config import Query
+from engine.disk.filesystem import FileSystem
 from engine.errors import Bug, QueryLimit, Unavailable
 from engine.model.rows import Int32Array
 from engine.query import wire
@@ -98,10 +99,12 @@ class LocalLink:
         pooled_tables: Collection[str] = (),
         findings: Collection[str] = FINDINGS,
         extensions: Collection[str] = (),
+        fs: FileSystem | None = None,
     ) -> None:
+        """``fs``: where the packs of the tiers are, the machine's own by default."""
         self._path, self._settings, self._catalogue = path, settings, catalogue
         self._pooled_tables, self._findings = tuple(pooled_tables), tuple(findings)
-        self._extensions = tuple(extensions)
+        self._extensions, self._fs = tuple(extensions), fs
         self._opening = threading.Lock()
         self._opened: Database | None = None
         self._closed = False
@@ -119,6 +122,7 @@ class LocalLink:
                     extensions=self._extensions,
                     catalogue=self._catalogue,
                     repair=True,
+                    fs=self._fs,
                 )
             return self._opened
 

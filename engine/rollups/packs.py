@@ -6,18 +6,24 @@ does, once nobody reads who began before.  What a crash leaves behind unnamed is
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from engine.disk.filesystem import FileSystem, storage_error
+from engine.disk.real import RealFileSystem
 from engine.errors import Damage
 
+LOG = logging.getLogger("tidegauge.rollups")
 SUFFIX = ".pack"
 DAMAGED_SUFFIX = ".damaged"
 MAGIC = b"TGTP\x02\0\0\0"
 _VERSION_AT = 4
+#: Of the process or the machine: they say nothing about the file.
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def pack_directory(database_path: str) -> str:
@@ -26,10 +32,15 @@ def pack_directory(database_path: str) -> str:
 
 
 class Packs:
-    """The pack files of one rollup database; callable from any thread.  Without a directory they are in memory."""
+    """The pack files of one rollup database; callable from any thread.  Without a directory they are in memory.
 
-    def __init__(self, directory: str | None) -> None:
+    Raises DiskFull or Unavailable for what the disk refuses.
+    """
+
+    def __init__(self, directory: str | None, fs: FileSystem | None = None) -> None:
+        """``fs``: the file system of the directory, the machine's own by default."""
         self._directory = directory
+        self._fs = fs if fs is not None else RealFileSystem()
         self._memory: dict[int, bytes] = {}
         self._lock = threading.Lock()
         self._epoch = 0
@@ -41,17 +52,23 @@ class Packs:
         if self._directory is None or not self.sizes():
             return None
         number, name = 1, self._directory + DAMAGED_SUFFIX
-        while os.path.exists(name):
+        while self._fs.exists(name):
             number += 1
             name = f"{self._directory}{DAMAGED_SUFFIX}.{number}"
-        os.rename(self._directory, name)
+        try:
+            self._fs.rename(self._directory, name)
+        except OSError as error:
+            raise storage_error("set rollups aside", error, self._directory) from None
         return name
 
     def keep_aside(self, number: int) -> None:
         """Keep the bytes of a damaged pack under a name that nothing looks for, beyond its removal."""
-        path = self.path(number)
-        if self._directory is not None and os.path.exists(path) and not os.path.exists(path + DAMAGED_SUFFIX):
-            os.link(path, path + DAMAGED_SUFFIX)
+        path, name = self.path(number), self.path(number) + DAMAGED_SUFFIX
+        if self._directory is not None and self._fs.exists(path) and not self._fs.exists(name):
+            try:
+                self._fs.link(path, name)
+            except OSError as error:
+                raise storage_error("keep damaged rollups", error, path) from None
 
     def is_newer(self, number: int) -> bool:
         """Return whether a newer version of the program has written a pack."""
@@ -69,51 +86,48 @@ class Packs:
         if self._directory is None:
             return {number: len(data) for number, data in self._memory.items()}
         found = {}
-        for name in os.listdir(self._directory) if os.path.isdir(self._directory) else ():
-            stem, suffix = os.path.splitext(name)
-            if suffix == SUFFIX and stem.isdigit():
-                found[int(stem)] = os.path.getsize(os.path.join(self._directory, name))
+        try:
+            for name in self._fs.listdir(self._directory) if self._fs.exists(self._directory) else ():
+                stem, suffix = os.path.splitext(name)
+                if suffix == SUFFIX and stem.isdigit():
+                    # One that is no longer named may be removed meanwhile.
+                    with suppress(FileNotFoundError):
+                        found[int(stem)] = self._fs.size(os.path.join(self._directory, name))
+        except OSError as error:
+            raise storage_error("list rollups", error, self._directory) from None
         return found
 
     def write(self, number: int, chunks: Sequence[bytes]) -> None:
-        """Write a pack and see to it that it is on disk; :data:`MAGIC` comes first."""
+        """Write a pack and see to it that its content is on disk; :data:`MAGIC` comes first."""
         if self._directory is None:
             self._memory[number] = b"".join((MAGIC, *chunks))
             return
-        os.makedirs(self._directory, exist_ok=True)
-        # A file of a crash, or a link: what has the name is not written into.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path(number))
-        with open(self.path(number), "xb") as file:
-            file.write(MAGIC)
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self._fs.makedirs(self._directory)
+            self._fs.write_file_synced(self.path(number), (MAGIC, *chunks), sync_name=False)
+        except OSError as error:
+            raise storage_error("write rollups", error, self.path(number)) from None
 
     def sync(self) -> None:
         """See to it that the names of new packs are on disk."""
-        if self._directory is not None and os.path.isdir(self._directory):
-            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        if self._directory is not None:
             try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+                self._fs.sync_dir(self._directory)
+            except OSError as error:
+                raise storage_error("write rollups", error, self._directory) from None
 
     def read(self, number: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return the bytes of (offset, length) each; raises Damage when they are not there."""
+        """Return the bytes of (offset, length) each; raises Damage when the disk does not have them."""
         if self._directory is None:
             data = self._memory[number]
             return [data[offset : offset + length] for offset, length in ranges]
         path = self.path(number)
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            found = self._fs.read_ranges(path, ranges)
         except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise storage_error("read rollups", error, path) from None
             raise Damage(f"cannot read rollups: {error.strerror}", path=path) from None
-        try:
-            found = [os.pread(descriptor, length, offset) for offset, length in ranges]
-        finally:
-            os.close(descriptor)
         for data, (offset, length) in zip(found, ranges, strict=True):
             if len(data) != length:
                 raise Damage("cannot read rollups: the file ends too early", path=path, offset=offset)
@@ -149,5 +163,13 @@ class Packs:
         for number in ready:
             if self._directory is None:
                 self._memory.pop(number, None)
-            elif os.path.exists(self.path(number)):
-                os.unlink(self.path(number))
+            else:
+                self._discard(number)
+
+    def _discard(self, number: int) -> None:
+        try:
+            with suppress(FileNotFoundError):
+                self._fs.remove(self.path(number))
+        except OSError as error:
+            # Whoever has changed or read tiers is done with it; the file goes at the next start.
+            LOG.warning("%s", storage_error("remove rollups", error, self.path(number)))

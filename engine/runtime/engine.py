@@ -220,6 +220,7 @@ class Engine:
                 pooled_tables=POOLED_TABLES,
                 findings=FINDINGS,
                 extensions=SQL_EXTENSIONS,
+                fs=self.fs,
             )
         else:
             process = ProcessLink(

@@ -137,6 +137,36 @@ def test_reading_a_part(place: Place) -> None:
     parts = [fs.read_range(f"{root}/a", offset, size) for offset, size in ((0, 10), (3, 4), (8, 9), (10, 1), (50, 1))]
     assert parts == [b"0123456789", b"3456", b"89", b"", b""]
     assert fs.read_range(f"{root}/a", 4, 0) == b""
+    assert fs.read_ranges(f"{root}/a", [(3, 4), (8, 9), (50, 1), (0, 0)]) == [b"3456", b"89", b"", b""]
+    assert fs.read_ranges(f"{root}/a", []) == []
+    with pytest.raises(FileNotFoundError):
+        fs.read_ranges(f"{root}/gone", [(0, 1)])
+
+
+def test_names(place: Place) -> None:
+    fs, root = place
+    fs.makedirs(f"{root}/d/e")
+    fs.write_file_synced(f"{root}/d/a", [b"a"], sync_name=False)
+    fs.link(f"{root}/d/a", f"{root}/d/e/b")
+    with pytest.raises(FileExistsError):
+        fs.link(f"{root}/d/a", f"{root}/d/e/b")
+    with pytest.raises(FileNotFoundError):
+        fs.link(f"{root}/d/gone", f"{root}/d/c")
+    fs.rename(f"{root}/d", f"{root}/f")
+    assert not fs.exists(f"{root}/d")
+    fs.remove(f"{root}/f/a")
+    assert (fs.listdir(f"{root}/f"), fs.read(f"{root}/f/e/b")) == (["e"], b"a")
+
+
+def test_a_name_that_is_not_synced_can_be_lost() -> None:
+    fs = MemoryFileSystem()
+    fs.makedirs("root")
+    fs.write_file_synced("root/a", [b"aa"], sync_name=False)
+    found = [fs.crash(Random(seed)) for seed in range(8)]
+    assert {each.exists("root/a") for each in found} == {True, False}
+    assert {each.read("root/a") for each in found if each.exists("root/a")} == {b"aa"}
+    fs.sync_dir("root")
+    assert all(fs.crash(Random(seed)).read("root/a") == b"aa" for seed in range(8))
 
 
 def test_mapping(place: Place) -> None:

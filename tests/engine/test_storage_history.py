@@ -192,6 +192,7 @@ class Machine:
     def crash(self, seed: int) -> None:
         self.lives += 1
         outside = self.folder / str(self.lives)
+        # The list of the tiers' parts first: packs that it names stay for a commit more.
         shutil.copytree(self.outside, outside)
         found = self.memory.crash(Random(seed))
         self.end()
