@@ -297,6 +297,8 @@ class Client:
             series=series,
             rows_read=answer["rows_read"],
             fresh_to_ns=answer["fresh_to"],
+            relative_error=answer.get("relative_error"),
+            reason=answer.get("reason"),
         )
 
     def series(self, match: str | Mapping[str, str] = "", *, metric: str | None = None) -> list[dict[str, Any]]:

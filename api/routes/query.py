@@ -66,6 +66,7 @@ def range_json(answer: RangeAnswer, limit: int) -> bytes:
         "rows_read": answer.rows_read,
         "relative_error": answer.relative_error,
         "fresh_to": answer.fresh_to_ns,
+        "reason": answer.reason,
         "series_total": len(answer.series),
         "truncated": len(shown) < len(answer.series),
         "series": [

@@ -25,6 +25,7 @@ def forecast_json(answer: ForecastAnswer, *, path: bool = False) -> dict[str, An
         "tier": answer.tier,
         "rows_read": answer.rows_read,
         "fresh_to": answer.fresh_to_ns,
+        "reason": answer.reason,
         "series": [_series(answer, line, path) for line in answer.series],
         "skipped": [{"labels": line.labels, "reason": line.reason} for line in answer.skipped],
     }

@@ -72,6 +72,8 @@ class ForecastAnswer:
     tier: str
     rows_read: int
     fresh_to_ns: int | None
+    #: Why there is neither a forecast nor a series that was left out.
+    reason: str | None = None
     series: list[SeriesForecast] = field(default_factory=list)
     skipped: list[SkippedSeries] = field(default_factory=list)
 
@@ -94,7 +96,7 @@ def run(query: ForecastQuery, now_ns: int, read: Callable[[RangeQuery], RangeAns
             f"cannot forecast {len(found.series)} series at once, the limit is {MOST_SERIES};"
             " narrow the matchers or merge with by="
         )
-    answer = ForecastAnswer(query, season, end_ns, found.tier, found.rows_read, found.fresh_to_ns)
+    answer = ForecastAnswer(query, season, end_ns, found.tier, found.rows_read, found.fresh_to_ns, found.reason)
     for line in found.series:
         values = _on_grid(line, start_ns, query.step_ns)
         known = values[np.isfinite(values)]

@@ -18,6 +18,7 @@ from engine.clock import NS_PER_MINUTE
 from engine.errors import BadRequest, QueryLimit
 from engine.model.matchers import Matcher
 from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, NEVER_NS, Float64Array, Int32Array, Int64Array
+from engine.model.times import time_text
 from engine.query.buckets import (
     Buckets,
     aggregate_values,
@@ -100,7 +101,7 @@ class RangeAnswer:
     """Aligned series, and where they come from.
 
     ``tier``: ``raw`` or a rollup's name; ``rows_read``: raw rows or rollup rows looked at; ``fresh_to_ns``: the newest
-    time of a sample in the answer, None when it is empty.
+    time of a sample in the answer, None when it is empty; ``reason``: why there are no series.
     """
 
     metric: str
@@ -112,6 +113,7 @@ class RangeAnswer:
     fresh_to_ns: int | None = None
     #: No quantile is further from the exact one than this share of it; 0.0 for exact ones, None for other aggregates.
     relative_error: float | None = None
+    reason: str | None = None
 
 
 #: Metric, labels of its lines, their quantiles, how many rows these are from, and the newest time among them.
@@ -428,7 +430,8 @@ def _validate(query: RangeQuery) -> None:
     if query.step_ns <= 0:
         raise BadRequest(f"cannot answer query: the step is {query.step_ns} ns, want more than 0")
     if query.end_ns <= query.start_ns:
-        raise BadRequest(f"cannot answer query: the end ({query.end_ns}) is not after the start ({query.start_ns})")
+        end, start = time_text(query.end_ns), time_text(query.start_ns)
+        raise BadRequest(f"cannot answer query: the end ({end}) is not after the start ({start})")
     if query.top is not None and query.bottom is not None:
         raise BadRequest("cannot answer query: got both topk and bottomk, want one of them")
     points = (query.end_ns - query.start_ns) // query.step_ns

@@ -73,6 +73,7 @@ from engine.model.matchers import Matcher
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
 from engine.query.answers import SqlStream
 from engine.query.deadlines import Stop
+from engine.query.emptiness import why_empty
 from engine.query.exports import Exports
 from engine.query.foundrows import FoundRows
 from engine.query.link import LocalLink, ProcessLink, QueryLink
@@ -676,8 +677,11 @@ class Engine:
         """Answer an aligned range query from raw samples or the best tier; raises Recovering until all are there."""
         with self.timed("query"):
             self.recovery.require_finished("query")
-            query = replace(query, matchers=(*query.matchers, *caller.matchers))
-            return self.ranges.answer(query, raw_since_ns=self._raw_since_ns)
+            limited = replace(query, matchers=(*query.matchers, *caller.matchers))
+            answer = self.ranges.answer(limited, raw_since_ns=self._raw_since_ns)
+            if not answer.series:
+                answer.reason = why_empty(self.catalog, query, caller.matchers)
+            return answer
 
     def forecast(self, query: ForecastQuery, caller: Caller = EVERYONE) -> ForecastAnswer:
         """Forecast the series of a metric from what is stored; raises BadRequest, QueryLimit, Recovering."""

@@ -56,3 +56,33 @@ def test_an_embedded_engine_takes_the_same(tmp_path: Path) -> None:
         span = {"start": T0 * 10**9, "end": (T0 + 180) * 10**9, "step": "range"}
         answer = db.query(["cpu_busy", "cpu_idle"], agg="min", topk=2, **span)
         assert [(line.metric, line.labels["host"]) for line in answer.series] == [("cpu_idle", "a"), ("cpu_idle", "c")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("metric=cpu_bussy", "there is no metric 'cpu_bussy'; did you mean 'cpu_busy'?"),
+        ("metric=cpu_busy&metric=zzz", None),
+        ("metric=zzz", "there is no metric 'zzz'; GET /v1/metrics-names lists them"),
+        (
+            'metric=cpu_busy&match=host=~"x.*",rack="1"',
+            'none of the 3 series of \'cpu_busy\' satisfies host=~"x.*",rack="1"',
+        ),
+        (
+            f"metric=cpu_busy&start={T0 - 60}&end={T0}",
+            "no series of 'cpu_busy' that was asked for has a value of 'avg'"
+            " from 2023-11-14T22:12:20.000000000Z to 2023-11-14T22:13:20.000000000Z",
+        ),
+    ],
+)
+def test_an_empty_answer_says_why(server: Served, asked: str, told: str | None) -> None:
+    span = "" if "start" in asked else f"&{RANGE}"
+    asked = asked.replace('"', "%22")
+    answer = server.json(f"/v1/query?{asked}{span}")
+    assert (bool(answer["series"]), answer["reason"]) == (told is None, told)
+
+
+def test_a_forecast_of_a_metric_that_is_not_there_says_so(server: Served) -> None:
+    answer = server.json("/v1/forecast?metric=cpu_bussy")
+    assert (answer["series"], answer["skipped"]) == ([], [])
+    assert answer["reason"] == "there is no metric 'cpu_bussy'; did you mean 'cpu_busy'?"
