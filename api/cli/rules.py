@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from api.cli import WrongUse, config_of
 from engine.config import Config, read_config_text
 from engine.config_rule_tests import ReadTests, read_tests
 from engine.errors import BadConfig, BadRequest
-
-if TYPE_CHECKING:
-    from engine.config import Rule
 
 _EPILOG = """example:
   tidegauge rules list --config tidegauge.toml
@@ -58,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(config: Config) -> int:
+    from engine.alerting.conditions import condition
+
     rules = config.effective_rules
     width = max((len(rule.name) for rule in rules), default=0)
     for rule in rules:
@@ -66,45 +64,12 @@ def _list(config: Config) -> int:
     return 0
 
 
-def condition(rule: Rule) -> str:
-    """Return what a rule wants to hold, in one line."""
-    number = _number(rule)
-    if rule.group_by is not None:
-        number = f"{rule.group_aggregate} by ({', '.join(rule.group_by)}) of {number}"
-    if rule.scale != 1.0:
-        number = f"{number} x {rule.scale:g}"
-    if rule.compare_with is not None:
-        usual = f"the {rule.compare_by} of the same hour of {rule.compare_past} past {rule.compare_with}"
-        number = f"{rule.compare_as} of {number} to {usual}"
-    if rule.forecast is not None:
-        number = f"{number} in {rule.forecast.text}"
-    level = f"{rule.threshold:g}" if rule.upper is None else f"{rule.threshold:g}..{rule.upper:g}"
-    waiting = f" for {rule.for_.text}" if rule.for_ else ""
-    return f"{number} {rule.op} {level}{waiting}"
-
-
-def _number(rule: Rule) -> str:
-    def one(metric: str, match: dict[str, str], where: str) -> str:
-        parts = [f'{name}="{value}"' for name, value in match.items()]
-        chosen = f"{metric}{{{','.join([*parts, *([where] if where else [])])}}}" if parts or where else metric
-        if rule.aggregate == "last":
-            return chosen
-        return f"{rule.aggregate}({chosen}" + (")" if rule.aggregate == "age" else f" over {rule.over.text})")
-
-    above = one(rule.metric, rule.match, rule.where)
-    if rule.divide_by is None:
-        return above
-    match = rule.match if rule.divide_match is None else rule.divide_match
-    below = one(rule.divide_by, match, rule.where if rule.divide_where is None else rule.divide_where)
-    return f"{above} / {below}"
-
-
 # --- check and import
 
 
 def _text_of(path: str) -> str:
     try:
-        return read_config_text(path)
+        return read_config_text(path, what="")
     except BadConfig as error:
         raise WrongUse(error.message) from None
 

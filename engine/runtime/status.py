@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.alerting.conditions import condition
 from engine.maintenance.rebuild import set_aside_files
 
 if TYPE_CHECKING:
+    from engine.config import Rule
     from engine.runtime.engine import Engine
 
 
 def rules_status(engine: Engine) -> list[dict[str, Any]]:
-    """Return how each rule stands."""
+    """Return how each rule stands, with what it says."""
     return [
         {
-            "name": status.rule.name,
-            "metric": status.rule.metric,
-            "op": status.rule.op,
-            "threshold": status.rule.threshold,
-            "upper": status.rule.upper,
-            "clear": status.rule.clear_level,
-            "clear_upper": None if status.rule.upper is None else status.rule.clear_upper_level,
-            "group_by": status.rule.group_by,
-            "severity": status.rule.severity,
-            "category": status.rule.category,
-            "for_seconds": status.rule.for_.seconds,
-            "cooldown_seconds": status.rule.cooldown.seconds,
+            **_settings(status.rule),
             "series": status.series,
             "pending": status.pending,
             "firing": status.firing,
@@ -35,6 +26,47 @@ def rules_status(engine: Engine) -> list[dict[str, Any]]:
         }
         for status in engine.rule_watch.status()
     ]
+
+
+def _settings(rule: Rule) -> dict[str, Any]:
+    """Return every setting of a rule under its name; lengths of time in seconds, what is not set as what counts."""
+    return {
+        "name": rule.name,
+        "condition": condition(rule),
+        "metric": rule.metric,
+        "match": rule.match,
+        "where": rule.where,
+        "aggregate": rule.aggregate,
+        "over_seconds": None if rule.aggregate in ("last", "age") else rule.over.seconds,
+        "divide_by": rule.divide_by,
+        "divide_match": rule.divide_match,
+        "divide_where": rule.divide_where,
+        "divide_on": rule.divide_on,
+        "scale": rule.scale,
+        "group_by": rule.group_by,
+        "group": None if rule.group_by is None else rule.group_aggregate,
+        "compare_with": rule.compare_with,
+        "compare_past": None if rule.compare_with is None else rule.compare_past,
+        "compare_by": None if rule.compare_with is None else rule.compare_by,
+        "compare_as": None if rule.compare_with is None else rule.compare_as,
+        "forecast_seconds": None if rule.forecast is None else rule.forecast.seconds,
+        "forecast_from_seconds": None if rule.forecast is None else rule.forecast_from.seconds,
+        "op": rule.op,
+        "threshold": rule.threshold,
+        "upper": rule.upper,
+        "clear": rule.clear_level,
+        "clear_upper": None if rule.upper is None else rule.clear_upper_level,
+        "severity": rule.severity,
+        "category": rule.category,
+        "for_seconds": rule.for_.seconds,
+        "keep_firing_seconds": rule.keep_firing.seconds,
+        "cooldown_seconds": rule.cooldown.seconds,
+        "when_missing": rule.when_missing,
+        "labels": rule.labels,
+        "summary": rule.summary,
+        "annotations": rule.annotations,
+        "channels": rule.channels,
+    }
 
 
 def storage_status(engine: Engine) -> dict[str, Any]:
