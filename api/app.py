@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 
+from api.access import methods_of
 from api.asgi import Receive, Scope, Send, respond_error
 from api.auth import CALLER_KEY, Gate
 from api.errors import body_of, headers_of, status_of
@@ -48,18 +49,29 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
     codes = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
     if error.status_code >= 500:
         return _engine_error(request, error)
-    details = getattr(error, "extra", None)
-    message = f"cannot serve {request.method} {request.url.path}: {error.detail or 'the request is not valid'}"
+    details, headers = getattr(error, "extra", None), dict(error.headers or {})
+    why = error.detail or "the request is not valid"
     if error.status_code == 404:
-        message = f"cannot serve {request.method} {request.url.path}: there is no such path; GET /docs lists them"
-    if details:
-        parts = [
-            f"{each.get('key', '')}: {each.get('message', each)}" if isinstance(each, dict) else str(each)
-            for each in (details if isinstance(details, list) else [details])
-        ]
-        message += f" ({'; '.join(parts)})"
+        why = "there is no such path; GET /docs lists them"
+    elif error.status_code == 405:
+        headers["Allow"] = ", ".join(methods_of(request.url.path))
+        why = f"want {headers['Allow'].replace(', ', ' or ')}"
+    elif details:
+        why = "; ".join(_told(each) for each in (details if isinstance(details, list) else [details]))
+    message = f"cannot serve {request.method} {request.url.path}: {why}"
     body = {"error": codes.get(error.status_code, "bad_request"), "message": message, "details": details or None}
-    return Response(body, status_code=error.status_code, headers=error.headers or {})
+    return Response(body, status_code=error.status_code, headers=headers)
+
+
+def _told(detail: Any) -> str:
+    """Return in words what is wrong with one parameter, or with the body."""
+    if not isinstance(detail, dict):
+        return str(detail)
+    place, wrong = detail.get("key", ""), detail.get("message", detail)
+    if detail.get("source") == "body" and place == "data":
+        # What a handler without a body says is the name of its parameter.
+        return "there is no body, want a JSON object" if wrong == "'data'" else f"body: {wrong}"
+    return f"{place}: {wrong}"
 
 
 class Application:

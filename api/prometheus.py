@@ -22,7 +22,11 @@ PLAIN_TEXT = "text/plain; charset=utf-8"
 _PROTOBUF = "application/x-protobuf"
 #: Version by the name of the message; a bare type is version 1.
 _VERSIONS = {"": 1, "prometheus.WriteRequest": 1, "io.prometheus.write.v2.Request": 2}
-_TEXT_KINDS = ("", "text/plain", "application/openmetrics-text", "application/octet-stream")
+#: The last is what curl says of a body unless told otherwise.
+_TEXT_KINDS = (
+    *("", "text/plain", "application/openmetrics-text", "application/octet-stream"),
+    "application/x-www-form-urlencoded",
+)
 _UNEXPECTED = "the server failed unexpectedly; its log has the details"
 
 

@@ -349,8 +349,8 @@ def check_file(path: str) -> tuple[Config | None, list[Problem]]:
     return config if not problems else None, problems
 
 
-def read_config_text(path: str) -> str:
-    """Return the text of the file ``path``.  Raises BadConfig when it cannot be read."""
+def read_config_text(path: str, what: str = "configuration ") -> str:
+    """Return the text of the file ``path``.  Raises BadConfig, which says ``what`` it is, when it cannot be read."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
@@ -358,5 +358,5 @@ def read_config_text(path: str) -> str:
         reason = error.strerror or str(error)
     except UnicodeDecodeError as error:
         reason = f"got bytes that are not UTF-8 at offset {error.start}"
-    message = f"cannot read configuration {path}: {reason}"
+    message = f"cannot read {what}{path}: {reason}"
     raise BadConfig(message, [message])

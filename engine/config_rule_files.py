@@ -41,7 +41,7 @@ def with_rule_files(config: Config, config_path: str) -> tuple[Config, list[Prob
     problems: list[Problem] = []
     for path in rule_files(config.watch.rule_files, config_path):
         try:
-            text = read_config_text(path)
+            text = read_config_text(path, what="rules ")
         except BadConfig as error:
             problems.append(Problem("watch.rule_files", 0, path, "a file", error.message, config_path))
             continue

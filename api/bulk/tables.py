@@ -128,6 +128,10 @@ def shape(
             raise BadRequest(f"cannot read {path}: column {name!r} is {column.type}; drop it with --drop {name}")
         else:
             arrays[name] = column
+    texts = [name for name, column in arrays.items() if name != TIME and _is_text(column.type)]
+    if len(arrays) == len(texts) + 1:
+        told = f"{', '.join(texts)} hold text, which makes tags" if texts else "there is none beside the time"
+        raise BadRequest(f"cannot read {path}: it has no column of numbers ({told})")
     shaped = pa.table(arrays)
     if times.null_count:
         readable = times.is_valid()
@@ -156,10 +160,12 @@ def _is_no_cell(kind: pa.DataType) -> bool:
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    value = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(value) or pa.types.is_large_string(value):
-        return column
-    return column.cast(pa.string())
+    return column if _is_text(column.type) else column.cast(pa.string())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
 
 
 def _times(column: pa.ChunkedArray, unit: str, lines: Sequence[int]) -> tuple[pa.ChunkedArray, list[BadRow]]:

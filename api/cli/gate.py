@@ -88,6 +88,8 @@ def _judge(arguments: argparse.Namespace) -> Verdict:
     with _open(arguments) as source:
         metrics = names or canary.judged_metrics(source, old)
         if not metrics:
+            if not source.series(old):
+                raise WrongUse(f"cannot judge a deployment: no series satisfies --baseline {old}")
             raise WrongUse(f"cannot judge a deployment: no series of {old} tells by its name what it is; use --metric")
         over = {"step_seconds": step_seconds, "for_seconds": for_seconds - warm_up}
         return gate(

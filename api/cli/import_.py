@@ -59,7 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--table", metavar="NAME", help="the table (default: what the file says, else its name up to its first dot)"
     )
     tables.add_argument(
-        "--time", metavar="COLUMN", help="the column that holds the time (default: time, timestamp, ts)"
+        "--time",
+        metavar="COLUMN",
+        help="the column that holds the time (default: the first of time, timestamp, ts, _time, datetime, date)",
     )
     tables.add_argument("--unit", choices=("s", "ms", "us", "ns"), default="ns", help="of times that are numbers")
     tables.add_argument("--tag", metavar="COLUMN", action="append", default=[], help="a tag although it holds numbers")
@@ -99,7 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
             try:
                 loader.load(file, _pieces(file, form, arguments, start), journal)
             except TidegaugeError as error:
-                error.message = why(error)
+                if loader.account.rows or start.offset:
+                    error.message = why(error)
                 raise
             except KeyboardInterrupt:
                 _say(f"{file}: interrupted; the same command goes on from there")

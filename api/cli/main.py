@@ -31,7 +31,7 @@ COMMANDS = {
     "gate": "tell whether a deployment may go on, as an exit code",
     "replay": "tell what alerts there would have been over stored history",
     "sql": "run SQL against a server or a data directory",
-    "import": "load files: line protocol, CSV, Parquet, Arrow",
+    "import": "load files: line protocol, Prometheus text, CSV, Parquet, Arrow",
     "export": "write samples, or the answer of a statement, to a file",
     "token": "make, list and revoke API tokens",
     "check": "validate a configuration file",

@@ -76,7 +76,7 @@ def _route(arguments: argparse.Namespace, config: Config) -> int:
     elif taken:
         why = f"by route {', '.join(map(repr, taken))}"
     else:
-        why = "no route accepts the alert, so every channel"
+        why = "no route accepts the alert, so every channel" if names else "the configuration has no channel"
     print(f"{', '.join(f'{name}={value}' for name, value in sorted(values.items()))} at {time_text(now_ns)}")
     types = {channel.name: channel.type for channel in config.channels}
     print(f"channels: {_listed(router.channels_of(rule, labels, now_ns), types)} ({why})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,8 @@ def _shares(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show(tokens: list[dict[str, Any]]) -> None:
+    if not tokens:
+        print("there are no tokens (those in [[server.tokens]] of a configuration are not listed)", file=sys.stderr)
     for each in tokens:
         ended = f", revoked {each['revoked_at']}" if each["revoked_at"] else ""
         limit = f", only {each['match']}" if each["match"] else ""

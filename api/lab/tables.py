@@ -63,6 +63,8 @@ def read(file: str, *, time_name: str | None = None, unit: str = "ns") -> Table:
     suffix = suffix_of(file)
     try:
         frame = pl.read_parquet(file) if suffix == ".parquet" else pl.read_csv(file, infer_schema_length=None)
+    except FileNotFoundError:
+        raise BadRequest(f"cannot read {file}: there is no such file") from None
     except (OSError, pl.exceptions.PolarsError) as error:
         raise BadRequest(f"cannot read {file}: {str(error).splitlines()[0]}") from None
     if time_name is not None and time_name not in frame.columns:

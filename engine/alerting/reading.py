@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from engine.alerting.alerts import (
     FIRING,
@@ -19,6 +19,7 @@ from engine.alerting.alerts import (
 from engine.alerting.evidence import evidence_links
 from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.control import ControlDatabase
+from engine.config_base import Category, Severity
 from engine.errors import BadRequest, NotFound
 
 DEFAULT_LIST_LIMIT = 1_000
@@ -59,6 +60,12 @@ class AlertReader:
         unknown = sorted(set(states) - set(STATES))
         if unknown:
             raise BadRequest(f"cannot list alerts: got state {unknown[0]!r}, want {', '.join(STATES)}")
+        for column, value, allowed in (
+            ("severity", severity, get_args(Severity)),
+            ("category", category, get_args(Category)),
+        ):
+            if value is not None and value not in allowed:
+                raise BadRequest(f"cannot list alerts: got {column} {value!r}, want one of {', '.join(allowed)}")
         conditions = ["1"]
         parameters: list[Any] = []
         if states:

@@ -15,6 +15,7 @@ from engine.clock import NS_PER_MINUTE, Clock
 from engine.config import Ingest, Retention, TableRetention
 from engine.ingest.batch import Batch, Refusal
 from engine.model.rows import Rows
+from engine.model.times import time_text
 
 #: How long it is remembered which label of a table has the most values.
 OFFENDER_NS = NS_PER_MINUTE
@@ -100,6 +101,11 @@ class Admission:
     def newest_ns(self, now_ns: int) -> int:
         return now_ns + int(self.ingest.max_future)
 
+    def admitted_text(self, now_ns: int, table_id: int | None = None) -> str:
+        """Return what times are admitted now, for the sentence of a refusal."""
+        oldest, newest = time_text(self.oldest_ns(now_ns, table_id)), time_text(self.newest_ns(now_ns))
+        return f"nanoseconds from {oldest} to {newest}"
+
     def add(
         self,
         batch: Batch,
@@ -120,12 +126,11 @@ class Admission:
             too_old, too_new = rows.times < oldest, rows.times > newest
             samples = None
             where = np.asarray(positions)
-            for cause, mask, bound in (("too_old", too_old, oldest), ("too_far_in_future", too_new, newest)):
+            wanted = f"{self.admitted_text(now_ns, table_id)} (table {self.catalog.table_name(table_id)!r})"
+            for cause, mask in (("too_old", too_old), ("too_far_in_future", too_new)):
                 for index in np.flatnonzero(mask).tolist():
                     message = (
-                        f"cannot store {unit} {int(where[index])}: got time {int(rows.times[index])}, want"
-                        f" {'at least' if cause == 'too_old' else 'at most'} {bound}"
-                        f" (table {self.catalog.table_name(table_id)!r})"
+                        f"cannot store {unit} {int(where[index])}: got time {int(rows.times[index])}, want {wanted}"
                     )
                     batch.refuse(Refusal(int(where[index]), cause, message), keep=self.ingest.max_reported_lines)
             rows = rows.take(~(too_old | too_new))

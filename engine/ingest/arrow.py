@@ -148,9 +148,10 @@ class ArrowDecoder:
     def _refuse_times(
         self, batch: Batch, times: Int64Array, positions: Int64Array, admitted: npt.NDArray[np.bool_], now_ns: int
     ) -> None:
+        wanted = self._admission.admitted_text(now_ns)
         for index in np.flatnonzero(~admitted).tolist():
             cause = "too_old" if times[index] < now_ns else "too_far_in_future"
-            message = f"cannot store row {int(positions[index])}: time {int(times[index])} is outside what is admitted"
+            message = f"cannot store row {int(positions[index])}: got time {int(times[index])}, want {wanted}"
             keep = self._admission.ingest.max_reported_lines
             batch.refuse(Refusal(int(positions[index]), cause, message), keep=keep)
 

@@ -121,7 +121,7 @@ class ObjectsDecoder:
         if not admission.oldest_ns(now_ns) <= time_ns <= admission.newest_ns(now_ns):
             # Tested before anything is defined, so that refused rows never fill the catalogue.
             cause = "too_old" if time_ns < now_ns else "too_far_in_future"
-            raise _Refused(cause, f"time {time_ns} is outside what is admitted now ({now_ns})")
+            raise _Refused(cause, f"got time {time_ns}, want {admission.admitted_text(now_ns)}")
         fields: dict[str, float] = {}
         for name, value in sample.fields.items():
             try:

@@ -151,7 +151,8 @@ class BottleneckFinder:
         problem = _problem(table, normal, abnormal)
         if problem is None and question.entry is not None and question.entry not in table.columns:
             raise BadRequest(
-                f"cannot look for bottlenecks: got entry {question.entry!r}, want a column service/metric that there is"
+                f"cannot look for bottlenecks: no series has samples for the entry {question.entry!r},"
+                f" want SERVICE/METRIC such as {table.columns[0]!r}"
             )
         found_now: list[Bottleneck] = []
         if problem is None:

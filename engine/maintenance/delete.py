@@ -24,6 +24,7 @@ from engine.errors import BadRequest, TidegaugeError
 from engine.maintenance.seal import Sealer
 from engine.model.matchers import Matcher
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array
+from engine.model.times import time_text
 from engine.query.samples import SampleStore
 from engine.rollups.dirty import DirtyBuckets
 from engine.segments.deletions import Deletion, ranges_of, touches
@@ -93,7 +94,8 @@ class Deleter:
         """
         _refuse_everything(matchers, table)
         if end_ns <= start_ns:
-            raise BadRequest(f"cannot delete series: the end ({end_ns}) is not after the start ({start_ns})")
+            end, start = time_text(end_ns), time_text(start_ns)
+            raise BadRequest(f"cannot delete series: the end ({end}) is not after the start ({start})")
         with self._deleting:
             found = self._select((*matchers, *caller.matchers), table)
             names = tuple(self._catalog.table_name(table_id) for table_id in found)

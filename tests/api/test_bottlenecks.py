@@ -97,7 +97,10 @@ def test_a_question_has_its_own_window_labels_graph_and_changes(call: Caller) ->
 def test_an_entry_that_is_not_there_is_told(call: Caller) -> None:
     status, _, raw = call("POST", "/v1/bottlenecks", b'{"entry": "shop/nothing"}', JSON)
     assert status == 400
-    assert "got entry 'shop/nothing'" in json.loads(raw)["message"]
+    assert (
+        "no series has samples for the entry 'shop/nothing', want SERVICE/METRIC such as '"
+        in json.loads(raw)["message"]
+    )
 
 
 def test_reading_is_enough() -> None:

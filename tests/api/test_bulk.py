@@ -194,6 +194,12 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path, columns: Columns, 
         list(csv_pieces(str(tmp_path / "x.csv"), columns, Place()))
 
 
+def test_a_file_without_numbers_is_refused_with_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("time,host,usage\n2026-01-01,a,high\n")
+    with pytest.raises(BadRequest, match=r"no column of numbers \(host, usage hold text, which makes tags\)"):
+        list(csv_pieces(str(tmp_path / "x.csv"), Columns("t"), Place()))
+
+
 def test_a_header_with_a_name_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("time,b,b\n1,2,3\n")
     with pytest.raises(BadRequest, match="column 'b' twice"):

@@ -35,6 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
                         f" latency_ms={latency},errors_total={total},color={random.normal()}"
                         f" {now_ns - (60 - step) * 10 * SECOND_NS}"
                     )
+    lines.append(f"paint,service=plain color=1 {now_ns}")
     with tidegauge.open(path) as db:
         assert not db.write("\n".join(lines)).refused
     return path
@@ -51,7 +52,7 @@ def gate(data: str, service: str, *more: str) -> int:
         ("same", 0, "promote", "none of 2 metrics is worse"),
         ("slow", 1, "roll back", "app_latency_ms is "),
         ("failing", 1, "roll back", "app_errors_total: "),
-        ("absent", 2, "", "use --metric"),
+        ("absent", 2, "", "no series satisfies --baseline"),
     ],
 )
 def test_the_exit_code_is_the_verdict(
@@ -96,11 +97,17 @@ def test_two_instances_of_each_give_the_samples_of_both(data: str) -> None:
         (["--warm-up", "5m"], "want less than --for"),
         (["--confidence", "2"], "got confidence 2.0"),
         (["--metric", "app_latency_ms", "--canary", "version"], "cannot read"),
+        (["--baseline", 'version="9"'], 'no series satisfies --baseline service="same",version="9"'),
     ],
 )
 def test_wrong_use(data: str, options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert gate(data, "same", *options) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_series_whose_names_tell_nothing_have_to_be_named(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", "--data", data, "--baseline", 'service="plain"', "--canary", 'service="same"']) == 2
+    assert "tells by its name what it is; use --metric" in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_answer_is_a_reason_to_hold(capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,6 +113,14 @@ def test_refused_rows_are_named_by_file_and_line_and_the_others_kept(
     assert rows_of(data, "SELECT host FROM cpu ORDER BY host") == [("a",), ("b",)]
 
 
+def test_a_load_that_stored_nothing_does_not_speak_of_what_it_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.csv").write_text("time,host\n2026-01-01,a\n")
+    assert main(["import", str(tmp_path / "x.csv"), "--data", str(tmp_path / "data")]) == 1
+    assert capsys.readouterr().err.endswith("it has no column of numbers (host hold text, which makes tags)\n")
+
+
 def test_a_file_of_nothing_but_refused_rows_ends_with_a_count(
     tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

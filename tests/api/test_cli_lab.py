@@ -220,7 +220,7 @@ def test_causes_are_what_the_library_answers(tmp_path: Path) -> None:
         (["--normal-rows", "70", "--call", "web"], 1, "want CALLER>CALLEE"),
         (["--normal-rows", "70", "--change", "web"], 1, "want SERVICE=TIME"),
         (["--normal-rows", "70", "--graph", "none.json"], 1, "cannot read none.json"),
-        (["--normal", "none.csv"], 1, "cannot read none.csv"),
+        (["--normal", "none.csv"], 1, "cannot read none.csv: there is no such file"),
     ],
 )
 def test_mistakes_with_causes_are_told(

@@ -112,6 +112,11 @@ def test_which_channels_an_alert_would_take(
     assert capsys.readouterr().out.splitlines() == lines
 
 
+def test_without_channels_the_reason_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["notify", "route", "a=b"]) == 0
+    assert "channels: none (the configuration has no channel)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

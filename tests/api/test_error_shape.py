@@ -136,6 +136,8 @@ MISTAKES = [
     ("DELETE", "/v1/series?match=host=%22a%22&start=now&end=-1h", b"", {}, 400, "bad_request"),
     ("DELETE", "/v1/series?match=host=%22a%22&dry_run=perhaps", b"", {}, 400, "bad_request"),
     ("GET", "/v1/alerts?state=lost", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/alerts?severity=bad", b"", {}, 400, "bad_request"),
+    ("GET", "/v1/alerts?category=weather", b"", {}, 400, "bad_request"),
     ("GET", "/v1/alerts?match=a!=%22b%22", b"", {}, 400, "bad_request"),
     ("GET", "/v1/alerts/7", b"", {}, 404, "not_found"),
     ("POST", "/v1/alerts/7/ack", b'{"by": "me"}', JSON, 404, "not_found"),
@@ -177,6 +179,39 @@ def test_mistakes(
     assert answered["content-type"].startswith("application/json")
     if status in (429, 503):
         assert int(answered["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "told"),
+    [
+        ("DELETE", "/v1/alerts", b"", {}, "cannot serve DELETE /v1/alerts: want GET"),
+        ("PUT", "/v1/alerts/7/ack", b"", {}, "cannot serve PUT /v1/alerts/7/ack: want DELETE or POST"),
+        (
+            "POST",
+            "/v1/alerts/7/ack",
+            b"",
+            {},
+            "cannot serve POST /v1/alerts/7/ack: there is no body, want a JSON object",
+        ),
+        ("POST", "/v1/sql", b"{}", JSON, "cannot serve POST /v1/sql: body: Object missing required field `sql`"),
+        ("GET", "/v1/alerts?limit=0", b"", {}, "cannot serve GET /v1/alerts: limit: Expected `int` >= 1"),
+        (
+            "GET",
+            "/v1/query?metric=m&start=1700000060&end=1700000000",
+            b"",
+            {},
+            "cannot answer query: the end (2023-11-14T22:13:20.000000000Z) is not after the start"
+            " (2023-11-14T22:14:20.000000000Z)",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_words(
+    call: Caller, method: str, path: str, body: bytes, headers: dict[str, str], told: str
+) -> None:
+    status, answered, raw = call(method, path, body, headers)
+    assert json.loads(raw)["message"] == told
+    if status == 405:
+        assert answered["allow"] == told.rpartition("want ")[2].replace(" or ", ", ")
 
 
 def test_partial_writes_keep_the_good_lines_and_tell_the_others(call: Caller) -> None:

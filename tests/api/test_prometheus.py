@@ -176,6 +176,12 @@ def test_text_is_stored_at_one_time_with_the_labels_of_the_request(server: Serve
     ]
 
 
+def test_text_is_taken_as_curl_sends_it(server: Served) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert server.call("POST", "/v1/import/prometheus", b"curled 1\n", headers)[0] == 204
+    assert server.sql("SELECT value FROM samples WHERE metric = 'curled'") == [[1.0]]
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "status", "code"),
     [

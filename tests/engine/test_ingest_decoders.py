@@ -91,6 +91,8 @@ class TestObjects:
         batch = decode_json(limits, sample(), sample() | bad, sample(tags={"host": "z"}))
         assert batch.refused == {cause: 1}
         assert [(refusal.position, refusal.cause) for refusal in batch.refusals] == [(2, cause)]
+        if "too_" in cause:
+            assert ", want nanoseconds from 20" in batch.refusals[0].message
         assert batch.rows == 2
 
     @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_a_rule_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('[watch]\nrule_files = ["gone.toml"]')
     (problem,) = check_file(str(file))[1]
-    assert problem.sentence.startswith(f"{file}: watch.rule_files: cannot read configuration {tmp_path}/gone.toml")
+    assert problem.sentence.startswith(f"{file}: watch.rule_files: cannot read rules {tmp_path}/gone.toml")
 
 
 def test_without_a_file_there_is_nothing_to_reload(tmp_path: Path) -> None:
