@@ -9,7 +9,8 @@ def condition(rule: Rule) -> str:
     """Return what a rule wants to hold, in one line."""
     number = _number(rule)
     if rule.group_by is not None:
-        number = f"{rule.group_aggregate} by ({', '.join(rule.group_by)}) of {number}"
+        groups = f"by ({', '.join(rule.group_by)})" if rule.group_by else "over all series"
+        number = f"{rule.group_aggregate} {groups} of {number}"
     if rule.scale != 1.0:
         number = f"{number} x {rule.scale:g}"
     if rule.compare_with is not None:

@@ -187,8 +187,8 @@ def test_list_shows_every_rule_in_force(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "c.toml").write_text(RULE + KINDS["weeks"][0] + "\nenabled = false")
     assert main(["rules", "list", "--config", str(tmp_path / "c.toml")]) == 0
     assert capsys.readouterr().out == (
-        "r  warning   percent of sum by () of increase(t_x_total over 10m) to the median of the same hour of 2 past"
-        " weeks < -30  (not enabled)\n"
+        "r  warning   percent of sum over all series of increase(t_x_total over 10m) to the median of the same hour of"
+        " 2 past weeks < -30  (not enabled)\n"
     )
     assert main(["rules", "list"]) == 0
     assert "cpu-saturated           critical  cpu_usage_percent > 90\n" in capsys.readouterr().out
