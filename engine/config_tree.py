@@ -98,7 +98,10 @@ class TreeChecker:
     def _list(self, value: Any, kind: inspect.VarTupleType, path: Path) -> list[Any] | None:
         """Return the usable entries."""
         if not isinstance(value, list) or len(value) < (kind.min_length or 0):
-            self._wrong(path, value, _describe(kind))
+            allowed = _describe(kind)
+            if isinstance(kind.item_type, inspect.StructType) and not isinstance(value, list):
+                allowed = f"[[{'.'.join(part for part in path if isinstance(part, str))}]] once for each entry"
+            self._wrong(path, value, allowed)
             return None
         entries = [self._value(item, kind.item_type, (*path, index)) for index, item in enumerate(value)]
         kept = self.kept[path] = [index for index in range(len(entries)) if (*path, index) not in self.bad]

@@ -59,7 +59,7 @@ def test_a_test_that_fails_says_where_and_how(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("tests = 5", "tests.toml:1: tests: got 5, want a list"),
+        ("tests = 5", "tests.toml:1: tests: got 5, want [[tests]] once for each entry"),
         ("a = 5\n" + CPU + expect("1m"), "tests.toml:1: a: unknown setting"),
         (CPU.replace("95x4", "95y4") + expect("1m"), 'tests.toml:7: tests[1].series[1].values: got "95y4", want parts'),
         (CPU.replace("95x4", "1..5x1") + expect("1m"), 'got "1..5x1"'),

@@ -156,7 +156,7 @@ def test_a_question_is_answered_and_nothing_is_kept(site: Site) -> None:
     assert only.series == 10 * 4
     assert site.engine.bottlenecks.find(states=()) == []
     assert site.engine.bottleneck_finder.latest is None
-    with pytest.raises(BadRequest, match="got entry 'cart/none', want a column"):
+    with pytest.raises(BadRequest, match="no series has samples for the entry 'cart/none', want SERVICE/METRIC"):
         site.engine.look_for_bottlenecks(Question(entry="cart/none"))
     with pytest.raises(BadRequest, match="got a window of 60 s, want at least two steps of 60 s"):
         site.engine.look_for_bottlenecks(Question(window_ns=NS_PER_MINUTE))
