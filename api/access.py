@@ -74,12 +74,6 @@ _PARTS = re.compile(r"(\{[a-z_]+\})")
 _TEMPLATES = [(method, _pattern(path), rule) for (method, path), rule in RULES.items() if "{" in path]
 
 
-def methods_of(path: str) -> list[str]:
-    """Return the methods that a path takes."""
-    exact = [method for method, known in RULES if known == path]
-    return sorted({*exact, *(method for method, pattern, _ in _TEMPLATES if pattern.fullmatch(path))})
-
-
 def rule_of(method: str, path: str) -> Rule:
     """Return what a limited token may do with a request."""
     known = RULES.get((method, path))

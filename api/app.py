@@ -14,7 +14,6 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 
-from api.access import methods_of
 from api.asgi import Receive, Scope, Send, respond_error
 from api.auth import CALLER_KEY, Gate
 from api.errors import body_of, headers_of, status_of
@@ -54,8 +53,8 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
     if error.status_code == 404:
         why = "there is no such path; GET /docs lists them"
     elif error.status_code == 405:
-        headers["Allow"] = ", ".join(methods_of(request.url.path))
-        why = f"want {headers['Allow'].replace(', ', ' or ')}"
+        allowed = next((value for name, value in headers.items() if name.lower() == "allow"), "")
+        why = f"want {' or '.join(sorted(set(allowed.split(', ')) - {'OPTIONS'}))}"
     elif details:
         why = "; ".join(_told(each) for each in (details if isinstance(details, list) else [details]))
     message = f"cannot serve {request.method} {request.url.path}: {why}"

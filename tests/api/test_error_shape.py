@@ -211,7 +211,8 @@ def test_mistakes_are_told_in_words(
     status, answered, raw = call(method, path, body, headers)
     assert json.loads(raw)["message"] == told
     if status == 405:
-        assert answered["allow"] == told.rpartition("want ")[2].replace(" or ", ", ")
+        wanted = told.rpartition("want ")[2].split(" or ")
+        assert set(answered["allow"].split(", ")) - {"OPTIONS"} == set(wanted)
 
 
 def test_partial_writes_keep_the_good_lines_and_tell_the_others(call: Caller) -> None:
