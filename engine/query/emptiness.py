@@ -1,4 +1,7 @@
-"""Why a range query has found nothing, in a sentence: a misspelt metric and a quiet hour look alike otherwise."""
+"""Why a range query has found nothing, or nothing of a metric, in a sentence.
+
+A misspelt metric and a quiet hour look alike otherwise.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,25 @@ from collections.abc import Sequence
 from engine.catalog.catalog import Catalog
 from engine.model.matchers import Matcher
 from engine.model.times import time_text
-from engine.query.range import RangeQuery
+from engine.query.range import RangeAnswer, RangeQuery
 
 #: Names beyond these are not searched for one that looks alike.
 _MOST_NAMES = 5_000
 
 
-def why_empty(catalog: Catalog, query: RangeQuery, within: Sequence[Matcher] = ()) -> str:
-    """Return why the answer to ``query`` has no series; ``within``: what series must satisfy to exist for the caller.
+def why_lacking(catalog: Catalog, query: RangeQuery, answer: RangeAnswer, within: Sequence[Matcher] = ()) -> str | None:
+    """Return why the answer to ``query`` has no series, or which of its metrics there are not; None for neither.
 
-    Says nothing of series that do not exist for the caller.
+    ``within``: what series must satisfy to exist for the caller.  Says nothing of others.
     """
+    if answer.series and not query.further_metrics:
+        return None
     counts = {metric: _series(catalog, metric, within) for metric in query.metrics}
     unknown = [metric for metric, count in counts.items() if not count]
     if unknown:
         return "; ".join(_no_metric(catalog, metric, within) for metric in unknown)
+    if answer.series:
+        return None
     named = " or ".join(repr(metric) for metric in counts)
     if not any(_series(catalog, metric, (*within, *query.matchers)) for metric in query.metrics):
         wanted = ",".join(matcher.text for matcher in query.matchers)

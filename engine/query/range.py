@@ -101,7 +101,7 @@ class RangeAnswer:
     """Aligned series, and where they come from.
 
     ``tier``: ``raw`` or a rollup's name; ``rows_read``: raw rows or rollup rows looked at; ``fresh_to_ns``: the newest
-    time of a sample in the answer, None when it is empty; ``reason``: why there are no series.
+    time of a sample in the answer, None when it is empty; ``reason``: why there are none, or none of a metric.
     """
 
     metric: str

@@ -73,7 +73,7 @@ from engine.model.matchers import Matcher
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
 from engine.query.answers import SqlStream
 from engine.query.deadlines import Stop
-from engine.query.emptiness import why_empty
+from engine.query.emptiness import why_lacking
 from engine.query.exports import Exports
 from engine.query.foundrows import FoundRows
 from engine.query.link import LocalLink, ProcessLink, QueryLink
@@ -679,8 +679,7 @@ class Engine:
             self.recovery.require_finished("query")
             limited = replace(query, matchers=(*query.matchers, *caller.matchers))
             answer = self.ranges.answer(limited, raw_since_ns=self._raw_since_ns)
-            if not answer.series:
-                answer.reason = why_empty(self.catalog, query, caller.matchers)
+            answer.reason = why_lacking(self.catalog, query, answer, caller.matchers)
             return answer
 
     def forecast(self, query: ForecastQuery, caller: Caller = EVERYONE) -> ForecastAnswer:

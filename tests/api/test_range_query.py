@@ -62,7 +62,7 @@ def test_an_embedded_engine_takes_the_same(tmp_path: Path) -> None:
     ("asked", "told"),
     [
         ("metric=cpu_bussy", "there is no metric 'cpu_bussy'; did you mean 'cpu_busy'?"),
-        ("metric=cpu_busy&metric=zzz", None),
+        ("metric=cpu_busy&metric=cpu_idle", None),
         ("metric=zzz", "there is no metric 'zzz'; GET /v1/metrics-names lists them"),
         (
             'metric=cpu_busy&match=host=~"x.*",rack="1"',
@@ -80,6 +80,12 @@ def test_an_empty_answer_says_why(server: Served, asked: str, told: str | None) 
     asked = asked.replace('"', "%22")
     answer = server.json(f"/v1/query?{asked}{span}")
     assert (bool(answer["series"]), answer["reason"]) == (told is None, told)
+
+
+def test_a_metric_among_others_that_is_not_there_is_told(server: Served) -> None:
+    answer = server.json(f"/v1/query?metric=cpu_busy&metric=cpu_idel&{RANGE}")
+    assert {line["metric"] for line in answer["series"]} == {"cpu_busy"}
+    assert answer["reason"] == "there is no metric 'cpu_idel'; did you mean 'cpu_idle'?"
 
 
 def test_a_forecast_of_a_metric_that_is_not_there_says_so(server: Served) -> None:
