@@ -28,14 +28,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "List, check, test and import alert rules."
     parser.epilog = _EPILOG
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
-    listing = actions.add_parser("list", help="show the rules that a configuration has in force")
+    listing = actions.add_parser(
+        "list",
+        help="show the rules that a configuration has in force",
+        description="Show the rules that a configuration has in force.",
+    )
     listing.add_argument("--config", metavar="FILE", help="TOML file (default: every default)")
-    checking = actions.add_parser("check", help="tell every mistake in files of rules")
+    checking = actions.add_parser(
+        "check", help="tell every mistake in files of rules", description="Tell every mistake in files of rules."
+    )
     checking.add_argument("files", nargs="+", metavar="FILE", help="TOML file with [[rules]] and nothing else")
-    testing = actions.add_parser("test", help="run unit tests of rules")
+    testing = actions.add_parser("test", help="run unit tests of rules", description="Run unit tests of rules.")
     testing.add_argument("files", nargs="+", metavar="FILE", help="TOML file with tests (docs/rule-tests.md)")
     testing.add_argument("--config", metavar="FILE", help="the configuration to test, instead of the file's own")
-    importing = actions.add_parser("import", help="turn alerting rules of Prometheus into rules")
+    importing = actions.add_parser(
+        "import",
+        help="turn alerting rules of Prometheus into rules",
+        description="Turn alerting rules of Prometheus into rules.",
+    )
     importing.add_argument("files", nargs="+", metavar="FILE", help="YAML file with groups of rules")
     importing.add_argument("--output", metavar="FILE", help="where the rules go (default: standard output)")
 

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Make, list and revoke API tokens."
     parser.epilog = _EPILOG
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    create = actions.add_parser("create", help="make a token and print it")
+    create = actions.add_parser("create", help="make a token and print it", description="Make a token and print it.")
     create.add_argument("name", metavar="NAME", help="who it is for")
     create.add_argument("--scope", required=True, metavar="SCOPES", help=f"what for, of {', '.join(SCOPES)}")
     create.add_argument("--match", default="", metavar="MATCHERS", help="""only these series, 'team="payments"'""")
@@ -42,8 +42,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--concurrency", type=int, metavar="N", help="how many of its queries run at once")
     create.add_argument("--queue", type=int, metavar="N", help="how many more wait")
     create.add_argument("--timeout", metavar="TIME", help='how long each may take, "10s"')
-    listing = actions.add_parser("list", help="list tokens, the revoked ones too")
-    revoke = actions.add_parser("revoke", help="make a token invalid")
+    listing = actions.add_parser(
+        "list", help="list tokens, the revoked ones too", description="List tokens, the revoked ones too."
+    )
+    revoke = actions.add_parser("revoke", help="make a token invalid", description="Make a token invalid.")
     revoke.add_argument("name", metavar="NAME", help="whose")
     for each in (create, listing, revoke):
         where = each.add_mutually_exclusive_group()

@@ -31,7 +31,7 @@ _SIGNS = ("LOCK", "wal", "segments", "catalog.log", "rollups.duckdb", "control.s
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Check every checksum, the manifest against the files, the log against the manifest, and every rollup row"
-        " against its recomputation."
+        "\nagainst its recomputation."
     )
     parser.epilog = _EPILOG
     parser.add_argument("--data", metavar="DIR", default=DEFAULT_DATA, help=f"the directory (default: {DEFAULT_DATA})")
