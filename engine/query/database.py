@@ -331,7 +331,7 @@ class Database:
         if isinstance(error, TidegaugeError):
             return error
         scanning = _is_scan_failure(error)
-        if _is_out_of_memory(error) or (scanning and "alloc" in text):
+        if _is_out_of_memory(error) or (scanning and ("alloc" in text or "MemoryError" in text)):
             return QueryLimit(
                 f"cannot run SQL: it needs more memory than the {self._memory_limit_bytes >> 20} MiB that statements"
                 " may use; restrict the time range, aggregate, or select fewer columns"
@@ -430,10 +430,13 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+_SCAN_FAILURES = ("get_next failed", "reading the stream registered as", "from the object registered as")
+
+
 def _is_scan_failure(error: BaseException) -> bool:
-    """Whether DuckDB reports what pyarrow said while reading a file (in the words of version 1.5 or 2.0)."""
+    """Whether DuckDB reports what a source said while it was opened or read (in the words of version 1.5 or 2.0)."""
     text = str(error)
-    return isinstance(error, OSError) or "get_next failed" in text or "reading the stream registered as" in text
+    return isinstance(error, OSError) or any(words in text for words in _SCAN_FAILURES)
 
 
 def _serialiser(cursor: duckdb.DuckDBPyConnection) -> Callable[[str], str]:
@@ -444,6 +447,8 @@ def _serialiser(cursor: duckdb.DuckDBPyConnection) -> Callable[[str], str]:
             # Not what is wrong with the statement.
             raise
         except duckdb.Error as error:
+            if _is_out_of_memory(error):
+                raise
             raise explain_error(error, sql) from None
 
     return serialise

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -1137,3 +1138,23 @@ def test_a_closed_database_says_so() -> None:
         database.sql(SqlRequest(sql="SELECT 1"))
     with pytest.raises(Unavailable, match="closed"):
         database.watermark()
+
+
+@pytest.mark.parametrize(("raised", "kind"), [(MemoryError(), QueryLimit), (RuntimeError("gone"), Unavailable)])
+def test_a_source_that_cannot_be_opened_is_not_the_statements_fault(
+    rig: Rig, raised: Exception, kind: type[Exception]
+) -> None:
+    class Source:
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            raise raised
+
+        def __arrow_c_schema__(self) -> object:
+            return pa.schema([("x", pa.int64())]).__arrow_c_schema__()
+
+    with duckdb.connect() as connection:
+        connection.register("source", Source())
+        with pytest.raises((duckdb.Error, MemoryError, RuntimeError)) as caught:
+            connection.execute("SELECT count(*) FROM source").fetchall()
+    watch: Any = SimpleNamespace(expired=False, cancelled=False)
+    told = rig.database._translated(caught.value, "SELECT count(*) FROM source", 1.0, watch)
+    assert isinstance(told, kind), (told.message, caught.value)
