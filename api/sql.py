@@ -66,16 +66,11 @@ class SqlAnswers:
     ) -> _Whole | _Rendering:
         with ExitStack() as held:
             stream = held.enter_context(self._engine.stream_sql(statement, parameters, caller, stop))
-            rest = stream.batches()
-            first: list[pa.RecordBatch] = []
-            size = 0
-            for batch in rest:
-                first.append(batch)
-                size += batch.nbytes
-                if size > WHOLE_BYTES:
-                    rendering = _Rendering(stream, FORMS[form](stream.schema), itertools.chain(first, rest))
-                    held.pop_all()
-                    return rendering
+            first, rest = stream.begin(WHOLE_BYTES)
+            if rest is not None:
+                rendering = _Rendering(stream, FORMS[form](stream.schema), itertools.chain(first, rest))
+                held.pop_all()
+                return rendering
             table = pa.Table.from_batches(first, stream.schema)
         return _Whole(render(table, form, stream.metadata), stream.metadata)
 

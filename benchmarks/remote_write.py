@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from api.flight.protobuf import FIXED64, VARINT, bytes_field, varint
 from benchmarks.devops import Float64Array, Measurement
 from benchmarks.generator import DevopsGenerator
 
@@ -21,32 +22,16 @@ HEADERS: Mapping[str, str] = {
     "X-Prometheus-Remote-Write-Version": "0.1.0",
 }
 NS_PER_MS = 1_000_000
-LENGTH_DELIMITED, FIXED64, VARINT = 2, 1, 0
 VALUE_BYTES = 8
-
-
-def varint(number: int) -> bytes:
-    """Return an unsigned integer in protobuf's base-128 form."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def key(field: int, wire_type: int) -> bytes:
     return varint(field << 3 | wire_type)
 
 
-def message(field: int, content: bytes) -> bytes:
-    """Return a length-delimited protobuf field."""
-    return key(field, LENGTH_DELIMITED) + varint(len(content)) + content
-
-
 def label(name: str, value: str) -> bytes:
     """Return one ``Label`` as field 1 of a ``TimeSeries``."""
-    return message(1, message(1, name.encode()) + message(2, value.encode()))
+    return bytes_field(1, bytes_field(1, name.encode()) + bytes_field(2, value.encode()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +62,8 @@ def _template(generator: DevopsGenerator, measurement: Measurement, hosts: slice
         for field in measurement.field_names:
             labels = {**own, "__name__": f"{measurement.name}_{field}"}
             sample = key(1, FIXED64) + bytes(VALUE_BYTES) + key(2, VARINT) + bytes(time_bytes)
-            series = b"".join(label(name, value) for name, value in sorted(labels.items())) + message(2, sample)
-            content += message(1, series)
+            series = b"".join(label(name, value) for name, value in sorted(labels.items())) + bytes_field(2, sample)
+            content += bytes_field(1, series)
             value_ends.append(len(content) - time_bytes - 1)
     ends = np.array(value_ends, np.int64)[:, None]
     return _Template(

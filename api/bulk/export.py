@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from api.bulk.encode import Encoder
-from api.bulk.loader import PATIENCE_SECONDS
+from api.bulk.patience import PATIENCE_SECONDS, patiently
 from api.bulk.selection import Selection, Source
 from engine.clock import Clock
-from engine.errors import BadRequest, Overload, QueryLimit, Unavailable
+from engine.errors import BadRequest, QueryLimit
 from engine.model.rows import FOREVER_NS, NEVER_NS
 
 #: About so many bytes of Arrow data a window.
@@ -193,19 +193,7 @@ class Reader:
                 yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
 
     def _patiently(self, ask: Callable[[], _T]) -> _T:
-        waited, pause = 0.0, 0.25
-        while True:
-            try:
-                return ask()
-            except QueryLimit:
-                raise
-            except (Overload, Unavailable) as error:
-                seconds = max(pause, float(error.retry_after_seconds)) if isinstance(error, Overload) else pause
-                if waited + seconds > self._patience:
-                    raise
-                self._sleep(seconds)
-                waited += seconds
-                pause = min(2 * pause, 10.0)
+        return patiently(ask, patience_seconds=self._patience, sleep=self._sleep, final=(QueryLimit,))
 
 
 def bounds_of(reader: Reader, selection: Selection, start_ns: int | None, end_ns: int | None) -> tuple[int, int, int]:

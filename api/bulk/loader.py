@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from api.bulk.journal import Journal
+from api.bulk.patience import PATIENCE_SECONDS, patiently
 from api.bulk.pieces import BadRow, Piece, Place
 from engine.clock import Clock
-from engine.errors import Overload, TidegaugeError, Unavailable
+from engine.errors import TidegaugeError
 from engine.ingest.batch import WriteResult
 
 #: Pieces that are read ahead.
 AHEAD = 4
-#: How long a server that is away or overloaded is waited for, in seconds.
-PATIENCE_SECONDS = 120.0
 #: How often the journal is written, in seconds.
 JOURNAL_SECONDS = 2.0
 
@@ -109,18 +108,11 @@ class Loader:
 
     def _patiently(self, piece: Piece) -> WriteResult:
         """Offer a piece until it is taken; raises what it was turned away with once patience is at its end."""
-        waited, pause = 0.0, 0.25
-        while True:
-            try:
-                return self._offer(piece)
-            except (Overload, Unavailable) as error:
-                seconds = max(pause, float(error.retry_after_seconds)) if isinstance(error, Overload) else pause
-                if waited + seconds > self._patience:
-                    raise
-                self._sleep(seconds)
-                waited += seconds
-                self.account.waited_seconds += seconds
-                pause = min(2 * pause, 10.0)
+        return patiently(lambda: self._offer(piece), patience_seconds=self._patience, sleep=self._wait)
+
+    def _wait(self, seconds: float) -> None:
+        self._sleep(seconds)
+        self.account.waited_seconds += seconds
 
 
 @dataclass(frozen=True, slots=True)

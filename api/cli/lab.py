@@ -55,22 +55,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Run the server's detectors and forecaster on files."
     parser.epilog = _EPILOG
     kinds = parser.add_subparsers(dest="kind", metavar="WHAT", title="what to run", required=True)
-    score = kinds.add_parser(
-        "score",
-        help="how anomalous is each sample",
-        description=_SCORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+
+    def kind(name: str, what: str, description: str) -> argparse.ArgumentParser:
+        formatter = argparse.RawDescriptionHelpFormatter
+        return kinds.add_parser(name, help=what, description=description, formatter_class=formatter, allow_abbrev=False)
+
+    score = kind("score", "how anomalous is each sample", _SCORE)
     _files(score)
     score.add_argument("--train-rows", type=int, metavar="N", help="judge the columns together; N rows are normal")
-    causes = kinds.add_parser(
-        "causes",
-        help="which service an incident comes from",
-        description=_CAUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    causes = kind("causes", "which service an incident comes from", _CAUSES)
     _files(causes, one=True)
     when = causes.add_mutually_exclusive_group(required=True)
     when.add_argument("--start", metavar="TIME", help="rows from this time on are abnormal (RFC 3339 or epoch)")
@@ -85,23 +78,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--change", action="append", default=[], metavar="SERVICE=TIME", help="a service was changed; may be repeated"
     )
     causes.add_argument("--metrics", action="store_true", help="rank columns instead: rank, column")
-    ahead = kinds.add_parser(
-        "forecast",
-        help="what each series will be",
-        description=_FORECAST,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    ahead = kind("forecast", "what each series will be", _FORECAST)
     _files(ahead)
     ahead.add_argument("--horizon", type=int, required=True, metavar="N", help="steps ahead")
     ahead.add_argument("--season", type=int, metavar="N", help="rows of the short repetition; 1 for none")
-    scale = kinds.add_parser(
-        "scale",
-        help="how many instances there should have been",
-        description=_SCALE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    scale = kind("scale", "how many instances there should have been", _SCALE)
     _files(scale)
     scale.add_argument("--min", type=int, metavar="N", help="fewest instances (default 2)")
     scale.add_argument("--max", type=int, metavar="N", help="most instances (default 20)")

@@ -56,15 +56,16 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 def bytes_field(number: int, value: bytes | str) -> bytes:
     """Return the record of a text, of bytes or of a message."""
     data = value.encode() if isinstance(value, str) else value
-    return _encoded(number << 3 | LENGTH) + _encoded(len(data)) + data
+    return varint(number << 3 | LENGTH) + varint(len(data)) + data
 
 
 def number_field(number: int, value: int) -> bytes:
     """Return the record of a number that is not negative."""
-    return _encoded(number << 3 | VARINT) + _encoded(value)
+    return varint(number << 3 | VARINT) + varint(value)
 
 
-def _encoded(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Return a number that is not negative in base-128 form."""
     parts = bytearray()
     while value > 0x7F:
         parts.append(value & 0x7F | 0x80)

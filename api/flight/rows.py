@@ -128,13 +128,8 @@ class Rows:
 
 def rows_of(stream: SqlStream, held: ExitStack, patience_seconds: float) -> flight.FlightDataStream:
     """Return an open answer as Flight sends it; ``held`` is taken over when the answer is large."""
-    rest = stream.batches()
-    first: list[pa.RecordBatch] = []
-    size = 0
-    for batch in rest:
-        first.append(batch)
-        size += batch.nbytes
-        if size > WHOLE_BYTES:
-            rows = Rows(itertools.chain(first, rest), held.pop_all(), patience_seconds)
-            return flight.GeneratorStream(stream.schema, rows)
+    first, rest = stream.begin(WHOLE_BYTES)
+    if rest is not None:
+        rows = Rows(itertools.chain(first, rest), held.pop_all(), patience_seconds)
+        return flight.GeneratorStream(stream.schema, rows)
     return flight.RecordBatchStream(pa.Table.from_batches(first, stream.schema))

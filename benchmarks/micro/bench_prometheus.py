@@ -10,7 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.remote_write import FIXED64, VARINT, key, label, message, varint
+from api.flight.protobuf import FIXED64, VARINT, bytes_field, varint
+from benchmarks.remote_write import key, label
 from native.catalogue import Catalogue
 from native.promtext import PromTextDecoder
 from native.remotewrite import RemoteWriteDecoder
@@ -39,7 +40,7 @@ def _request(order: Sequence[int]) -> bytes:
     for number in order:
         sample = key(1, FIXED64) + np.float64(number).tobytes() + key(2, VARINT) + varint(NOW_MS)
         labels = b"".join(label(name, value) for name, value in sorted(series[number].items()))
-        body += message(1, labels + message(2, sample))
+        body += bytes_field(1, labels + bytes_field(2, sample))
     return body
 
 

@@ -159,6 +159,18 @@ class SqlStream:
         """Yield the rows; raises what ends the statement early."""
         return iter(self._reader)
 
+    def begin(self, most_bytes: int) -> tuple[list[pa.RecordBatch], Iterator[pa.RecordBatch] | None]:
+        """Read the rows until they are more than ``most_bytes`` of Arrow; the rest comes beside, None without one."""
+        rest = self.batches()
+        first: list[pa.RecordBatch] = []
+        size = 0
+        for batch in rest:
+            first.append(batch)
+            size += batch.nbytes
+            if size > most_bytes:
+                return first, rest
+        return first, None
+
     @property
     def metadata(self) -> dict[str, Any]:
         """What the answer says about itself (docs/sql.md), complete once all rows have been read."""

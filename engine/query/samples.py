@@ -237,17 +237,17 @@ class SampleStore:
                 footers=self._footers,
                 columns=self._columns,
             )
-            return without_holes(rows, self.holes(meta))
-        rows = read_segment(
-            self._fs,
-            self._root,
-            meta,
-            start_ns=start_ns,
-            end_ns=end_ns,
-            tagset_ids=tagset_ids,
-            field_ids=field_ids,
-            cache=self._footers,
-        )
+        else:
+            rows = read_segment(
+                self._fs,
+                self._root,
+                meta,
+                start_ns=start_ns,
+                end_ns=end_ns,
+                tagset_ids=tagset_ids,
+                field_ids=field_ids,
+                cache=self._footers,
+            )
         return without_holes(rows, self.holes(meta))
 
     def collect(

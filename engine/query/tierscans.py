@@ -14,6 +14,7 @@ from engine.rollups.long import HISTOGRAM, INCREASE, INTEGERS, NAMES, long_table
 from engine.rollups.packs import Packs
 from engine.rollups.rows import TierRows
 from engine.rollups.shelf import UNKNOWN_TABLE, Part
+from engine.rollups.store import FOREVER_NS
 from engine.rollups.stored import stored_rows
 
 #: Columns of a rollup relation beside metric and labels, and their types in SQL.
@@ -29,6 +30,12 @@ _ARROW_TYPES = {
     "TIMESTAMP_NS": pa.timestamp("ns"),
     "MAP(INTEGER, BIGINT)": pa.map_(pa.int32(), pa.int64()),
 }
+
+
+def _bounds(scope: Scope, kept_from_ns: int) -> tuple[int, int]:
+    """Return the range of times that a scope can use of what is kept."""
+    start_ns = kept_from_ns if scope.start_ns is None else max(scope.start_ns, kept_from_ns)
+    return start_ns, FOREVER_NS if scope.end_ns is None else scope.end_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +61,7 @@ class TierScan:
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         scope = self.scope
-        start_ns = self.kept_from_ns if scope.start_ns is None else max(scope.start_ns, self.kept_from_ns)
-        end_ns = 2**63 - 1 if scope.end_ns is None else scope.end_ns
+        start_ns, end_ns = _bounds(scope, self.kept_from_ns)
         for part in self.parts:
             for _, rows in stored_rows(self.packs, [part], start_ns, end_ns, scope.tagset_ids, self._fields(part)):
                 table = long_table([rows], self.names)
@@ -100,8 +106,7 @@ class WideTierScan:
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         scope = self.scope
-        start_ns = self.kept_from_ns if scope.start_ns is None else max(scope.start_ns, self.kept_from_ns)
-        end_ns = 2**63 - 1 if scope.end_ns is None else scope.end_ns
+        start_ns, end_ns = _bounds(scope, self.kept_from_ns)
         for part in self.parts:
             known = list(stored_rows(self.packs, [part], start_ns, end_ns, scope.tagset_ids, self.field_ids))
             # A part without any of the fields has rows all the same, which make groups.

@@ -21,7 +21,7 @@ LOG = logging.getLogger("tidegauge.rollups")
 SUFFIX = ".pack"
 DAMAGED_SUFFIX = ".damaged"
 MAGIC = b"TGTP\x02\0\0\0"
-_VERSION_AT = 4
+_VERSION = slice(4, 8)
 #: Of the process or the machine: they say nothing about the file.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -29,6 +29,12 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 def pack_directory(database_path: str) -> str:
     """Return where the packs of a rollup database are: ``rollups`` for ``rollups.duckdb``."""
     return os.path.splitext(database_path)[0]
+
+
+def newer_header(header: bytes) -> bool:
+    """Return whether a pack that begins so was written by a newer version of the program."""
+    version, known = (int.from_bytes(each[_VERSION], "little") for each in (header, MAGIC))
+    return header.startswith(MAGIC[: _VERSION.start]) and version > known
 
 
 class Packs:
@@ -76,7 +82,7 @@ class Packs:
             [start] = self.read(number, [(0, len(MAGIC))])
         except (Damage, KeyError):
             return False
-        return start[:_VERSION_AT] == MAGIC[:_VERSION_AT] and start[_VERSION_AT] > MAGIC[_VERSION_AT]
+        return newer_header(start)
 
     def path(self, number: int) -> str:
         return "" if self._directory is None else os.path.join(self._directory, f"{number:012d}{SUFFIX}")

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api.flight.protobuf import varint
 from benchmarks.devops import CPU, MEASUREMENTS, TAG_KEYS, USE_CASES
 from benchmarks.encoding import integer_digits, integer_text, line_batches, record_batches, two_decimals_text
 from benchmarks.generator import VALUE_KINDS, DataShape, DevopsGenerator
-from benchmarks.remote_write import varint, write_requests
+from benchmarks.remote_write import write_requests
 
 SMALL = {"hosts": 7, "steps": 13}
 

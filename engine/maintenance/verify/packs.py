@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from engine.errors import Damage
 from engine.maintenance.verify.report import Report
-from engine.rollups.packs import MAGIC, Packs
+from engine.rollups.packs import MAGIC, Packs, newer_header
 from engine.rollups.shelf import Part, read_part
-
-_VERSION = slice(4, 8)
 
 
 def check_packs(packs: Packs, parts: Sequence[Part], report: Report) -> bool:
@@ -39,8 +37,6 @@ def _check_header(packs: Packs, number: int, report: Report) -> bool:
         return False
     if header == MAGIC:
         return True
-    version, known = (int.from_bytes(each[_VERSION], "little") for each in (header, MAGIC))
-    newer = header.startswith(MAGIC[:4]) and version > known
-    kind = "rollups_newer" if newer else "rollups_damaged"
+    kind = "rollups_newer" if newer_header(header) else "rollups_damaged"
     report.add(kind, packs.path(number), f"header {header.hex()}", MAGIC.hex(), offset=0)
     return False
