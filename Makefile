@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: env native test lint types check questions attacks crash bench scores debug clean
+.PHONY: env native test properties lint types check questions attacks crash bench scores debug clean
 
 env:            ## environment with the development tools, native modules built in place
 	python3 -m venv .venv
@@ -16,6 +16,9 @@ debug:          ## native modules with assertions, symbols and annotated HTML; `
 
 test:           ## all tests, crash and system tests bounded as in CI
 	$(BIN)pytest
+
+properties:     ## the same tests, with other random examples in every run
+	TIDEGAUGE_RANDOM=1 $(BIN)pytest
 
 lint:
 	$(BIN)ruff check .

@@ -105,6 +105,8 @@ class TreeChecker:
             return None
         entries = [self._value(item, kind.item_type, (*path, index)) for index, item in enumerate(value)]
         kept = self.kept[path] = [index for index in range(len(entries)) if (*path, index) not in self.bad]
+        if len(kept) < (kind.min_length or 0):
+            self.bad.add(path)  # What is left is too short; each wrong entry has been reported.
         return [entries[index] for index in kept]
 
     def _quantity(self, value: Any, cls: type[Any], extra: dict[str, Any], path: Path) -> Any:

@@ -379,6 +379,13 @@ TABLE = [
         "server.tokens[1].scopes[2]",
         '"root"',
     ),
+    # Nothing usable is left of a list that must hold something.
+    (
+        f'[[server.tokens]]\nname = "a"\nsha256 = "{SHA256}"\nscopes = [["read"]]',
+        4,
+        "server.tokens[1].scopes[1]",
+        '["read"]',
+    ),
     ("[ingest]\nmax_tables = 0", 2, "ingest.max_tables", "at least 1 and at most"),
     ("[ingest]\nmax_tables = 1.5", 2, "ingest.max_tables", "a whole number"),
     ("[ingest]\nmax_fields_per_table = 70000", 2, "ingest.max_fields_per_table", "at most 65536"),
