@@ -18,7 +18,7 @@ from api.asgi import Receive, Scope, Send, respond_error
 from api.auth import CALLER_KEY, Gate
 from api.errors import body_of, headers_of, status_of
 from api.exposition import TEXT_PATH
-from api.prometheus import REMOTE_WRITE_PATH, PrometheusHandlers
+from api.prometheus import REMOTE_WRITE_PATH, TEXT_PARAMETERS, PrometheusHandlers
 from api.routes.anomalies import anomaly_routes
 from api.routes.bottlenecks import bottleneck_routes
 from api.routes.forecast import forecast_routes
@@ -28,7 +28,8 @@ from api.routes.query import query_routes
 from api.routes.silences import silence_routes
 from api.routes.tokens import token_routes
 from api.routes.watch import WatchHandlers, watch_routes
-from api.write import LINE_PATHS, Handler, WriteHandlers
+from api.unknown import refuse_unknown, refuse_unknown_here, told_of_body
+from api.write import BATCH_PARAMETERS, BATCH_PATH, LINE_PATHS, Handler, WriteHandlers
 from engine.config import Config
 from engine.errors import BadRequest, TidegaugeError
 from engine.runtime import Engine
@@ -56,20 +57,23 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
         allowed = next((value for name, value in headers.items() if name.lower() == "allow"), "")
         why = f"want {' or '.join(sorted(set(allowed.split(', ')) - {'OPTIONS'}))}"
     elif details:
-        why = "; ".join(_told(each) for each in (details if isinstance(details, list) else [details]))
+        why = "; ".join(_told(request, each) for each in (details if isinstance(details, list) else [details]))
     message = f"cannot serve {request.method} {request.url.path}: {why}"
     body = {"error": codes.get(error.status_code, "bad_request"), "message": message, "details": details or None}
     return Response(body, status_code=error.status_code, headers=headers)
 
 
-def _told(detail: Any) -> str:
+def _told(request: Request[Any, Any, Any], detail: Any) -> str:
     """Return in words what is wrong with one parameter, or with the body."""
     if not isinstance(detail, dict):
         return str(detail)
     place, wrong = detail.get("key", ""), detail.get("message", detail)
-    if detail.get("source") == "body" and place == "data":
+    if detail.get("source") == "body":
         # What a handler without a body says is the name of its parameter.
-        return "there is no body, want a JSON object" if wrong == "'data'" else f"body: {wrong}"
+        if wrong == "'data'":
+            return "there is no body, want a JSON object"
+        wrong = told_of_body(request.route_handler, place, wrong)
+        return f"{'body' if place == 'data' else place}: {wrong}"
     return f"{place}: {wrong}"
 
 
@@ -83,13 +87,15 @@ class Application:
         write = WriteHandlers(engine, config.server)
         watch = WatchHandlers(engine)
         self._raw: dict[tuple[str, str], Handler] = {("POST", path): write.lines for path in LINE_PATHS}
-        self._raw["POST", "/v1/ingest"] = write.batch
+        self._raw["POST", BATCH_PATH] = write.batch
         prometheus = PrometheusHandlers(engine, config.server)
         self._raw["POST", REMOTE_WRITE_PATH] = prometheus.remote_write
         self._raw["POST", TEXT_PATH] = prometheus.text
         self._raw["GET", "/ping"] = self._raw["HEAD", "/ping"] = write.ping
         #: Where large bodies are POSTed to, whose handlers take them whole (``api.intake``).
         self.body_paths = frozenset(path for method, path in self._raw if method == "POST")
+        #: The parameters of raw handlers on our own paths.
+        self._parameters: dict[str, tuple[str, ...]] = {BATCH_PATH: BATCH_PARAMETERS, TEXT_PATH: TEXT_PARAMETERS}
         self._prefixed: tuple[tuple[str, Handler], ...] = (("/v1/scale/", watch.scale),)
         self._routes = Litestar(
             route_handlers=[
@@ -103,6 +109,7 @@ class Application:
                 *token_routes(engine),
                 *bottleneck_routes(engine),
             ],
+            guards=[refuse_unknown_here],
             exception_handlers={HTTPException: _http_error, Exception: _engine_error},
             openapi_config=OpenAPIConfig(
                 title="Tidegauge",
@@ -133,6 +140,11 @@ class Application:
         if handler is None and method == "GET":
             handler = next((found for prefix, found in self._prefixed if path.startswith(prefix)), None)
         if handler is not None:
+            try:
+                refuse_unknown(scope, self._parameters.get(path, ()))
+            except TidegaugeError as error:
+                await respond_error(send, error)
+                return
             await handler(scope, receive, send)
         elif ("POST", path) in self._raw or ("GET", path) in self._raw:
             allowed = "POST" if ("POST", path) in self._raw else "GET"

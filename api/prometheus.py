@@ -18,6 +18,8 @@ from engine.errors import TidegaugeError
 from engine.ingest.batch import WriteResult
 
 REMOTE_WRITE_PATH = "/api/v1/write"
+#: What text exposition takes in the query string.
+TEXT_PARAMETERS = ("label",)
 PLAIN_TEXT = "text/plain; charset=utf-8"
 _PROTOBUF = "application/x-protobuf"
 #: Version by the name of the message; a bare type is version 1.

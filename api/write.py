@@ -16,13 +16,15 @@ import msgspec
 from api.asgi import Body, ClientGone, Receive, Scope, Send, header, query_of, read_body, respond, respond_error
 from api.errors import UnsupportedMedia
 from engine.config import Server
-from engine.errors import TidegaugeError
+from engine.errors import BadRequest, TidegaugeError
 from engine.ingest.batch import WriteResult
 from engine.ingest.lines import precision_ns
 from engine.runtime import Engine
 
 LOG = logging.getLogger("tidegauge.api")
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
+BATCH_PATH = "/v1/ingest"
+BATCH_PARAMETERS = ("table",)
 LINE_PATHS = ("/write", "/api/v2/write", "/api/v3/write_lp")
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -111,9 +113,12 @@ class WriteHandlers(BodyHandlers):
         kind = header(scope, b"content-type").partition(";")[0].strip().lower()
         if kind not in (ARROW_STREAM, "application/json"):
             raise UnsupportedMedia(f"cannot ingest Content-Type {kind!r}: want {ARROW_STREAM} or application/json")
+        table = query_of(scope).get("table")
+        if table is not None and kind != ARROW_STREAM:
+            raise BadRequest("cannot ingest JSON with ?table=: each of its samples names its own 'table'")
         body = await self._body(scope, receive)
         if kind == ARROW_STREAM:
-            return self._engine.submit_arrow(body, query_of(scope).get("table"))
+            return self._engine.submit_arrow(body, table)
         return self._engine.submit_objects(body)
 
 

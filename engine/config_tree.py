@@ -5,7 +5,6 @@ Knows nothing about what the settings mean.  ``msgspec.convert`` would stop at t
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from msgspec import inspect
 
 from engine.config_toml import Lines, Path, Problem, dotted, line_of
 from engine.config_units import ByteSize, Duration
+from engine.spelling import meant
 
 
 class TreeChecker:
@@ -62,8 +62,7 @@ class TreeChecker:
         return clean if usable else None
 
     def _unknown(self, path: Path, key: str, known: list[str]) -> None:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        hint = meant(key, known, f"known here: {', '.join(known)}")
         self.report((*path, key), key, ", ".join(known), f"unknown setting; {hint}")
 
     def _wrong(self, path: Path, value: Any, allowed: str, *, secret: bool = False) -> None:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 ROW_OF_PART = {
-    "model": 0, "disk": 0, "errors": 0, "config": 0, "clock": 0, "vitals": 0,
+    "model": 0, "disk": 0, "errors": 0, "spelling": 0, "config": 0, "clock": 0, "vitals": 0,
     "catalog": 1, "wal": 1, "segments": 1,
     "hot": 2, "rollups": 2,
     "query": 3, "ingest": 3,

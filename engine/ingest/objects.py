@@ -17,6 +17,7 @@ from engine.errors import BadRequest
 from engine.ingest.admission import Admission
 from engine.ingest.batch import Batch, Refusal
 from engine.model.rows import Rows, absent_matrix
+from engine.spelling import unknown_field
 
 _EXACT_INTEGER = 1 << 53
 _RFC3339_FRACTION = 9
@@ -69,7 +70,8 @@ class ObjectsDecoder:
         try:
             elements = _ENVELOPE.decode(body).samples
         except msgspec.DecodeError as error:
-            raise BadRequest(f'cannot read JSON batch: {error}; want {{"samples": [{{…}}, …]}}') from None
+            told = unknown_field(str(error), _Envelope.__struct_fields__)
+            raise BadRequest(f'cannot read JSON batch: {told}; want {{"samples": [{{…}}, …]}}') from None
         admission, limits = self._admission, self._admission.ingest
         now_ns = admission.clock.now_ns()
         batch = Batch([])
@@ -79,7 +81,8 @@ class ObjectsDecoder:
                 sample = _SAMPLE.decode(element)
                 self._add(batch, rows, sample, position, now_ns)
             except msgspec.DecodeError as error:
-                refusal = Refusal(position, "malformed", f"cannot read sample {position}: {error}")
+                told = unknown_field(str(error), SampleObject.__struct_fields__)
+                refusal = Refusal(position, "malformed", f"cannot read sample {position}: {told}")
                 batch.refuse(refusal, keep=limits.max_reported_lines)
             except _Refused as error:
                 refusal = Refusal(position, error.cause, f"cannot store sample {position}: {error}")

@@ -5,16 +5,13 @@ A misspelt metric and a quiet hour look alike otherwise.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from engine.catalog.catalog import Catalog
 from engine.model.matchers import Matcher
 from engine.model.times import time_text
 from engine.query.range import RangeAnswer, RangeQuery
-
-#: Names beyond these are not searched for one that looks alike.
-_MOST_NAMES = 5_000
+from engine.spelling import meant
 
 
 def why_lacking(catalog: Catalog, query: RangeQuery, answer: RangeAnswer, within: Sequence[Matcher] = ()) -> str | None:
@@ -44,7 +41,5 @@ def _series(catalog: Catalog, metric: str, matchers: Sequence[Matcher]) -> int:
 
 
 def _no_metric(catalog: Catalog, metric: str, within: Sequence[Matcher]) -> str:
-    names = catalog.metric_names(within)[:_MOST_NAMES]
-    near = difflib.get_close_matches(metric, names, n=1)
-    meant = f"did you mean {near[0]!r}?" if near else "GET /v1/metrics-names lists them"
-    return f"there is no metric {metric!r}; {meant}"
+    hint = meant(metric, catalog.metric_names(within), "GET /v1/metrics-names lists them")
+    return f"there is no metric {metric!r}; {hint}"

@@ -7,7 +7,6 @@ Nothing is executed here, and names are resolved only as far as "a relation or a
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import msgspec
 from engine.errors import BadQuery
 from engine.query.functions import FUNCTIONS, GENERATORS, MAX_GENERATED_ROWS, TABLE_FUNCTIONS
 from engine.query.syntax import Node, Serialise, arguments_of, character_at, fold, literal_of
+from engine.spelling import meant
 
 MAX_SQL_BYTES = 1 << 20
 
@@ -303,8 +303,7 @@ class _Walk:
 
     def _count(self, folded: str, name: str, node: Node) -> None:
         if folded not in self._relations:
-            near = difflib.get_close_matches(folded, list(self._relations)[:5000], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "SHOW TABLES lists them"
+            hint = meant(folded, self._relations, "SHOW TABLES lists them")
             raise self.refuse(f"there is no relation {name!r}", node, hint)
         self.references[folded] = self.references.get(folded, 0) + 1
 
@@ -373,8 +372,7 @@ class _Walk:
     def _no_function(self, node: Node, name: str) -> BadQuery:
         if name in TABLE_FUNCTIONS:
             return self.refuse(f"function {name!r} stands where a value is wanted", node, "use it in FROM")
-        near = difflib.get_close_matches(name, FUNCTIONS, n=1, cutoff=0.8)
-        hint = f"did you mean {near[0]!r}?" if near else "docs/sql.md lists the functions that are"
+        hint = meant(name, FUNCTIONS, "docs/sql.md lists the functions that are", cutoff=0.8)
         return self.refuse(f"function {name!r} is not allowed", node, hint)
 
     def _plain_name(self, node: Node, name: str) -> None:

@@ -341,8 +341,8 @@ def test_settings_cannot_be_changed() -> None:
 
 TABLE = [
     ("x = 1", 1, "x", "unknown setting"),
-    ("[server]\n\nlistn = 1", 3, "server.listn", "did you mean listen?"),
-    ("[querry]\ntimeout = 3", 1, "querry", "did you mean query?"),
+    ("[server]\n\nlistn = 1", 3, "server.listn", "did you mean 'listen'?"),
+    ("[querry]\ntimeout = 3", 1, "querry", "did you mean 'query'?"),
     ("server = 3", 1, "server", "got 3, want a table"),
     ("[server]\nlisten = 8433", 2, "server.listen", "got 8433, want a text"),
     ('[server]\nlisten = "8433"', 2, "server.listen", "HOST:PORT"),

@@ -121,7 +121,7 @@ def test_a_bad_file_changes_nothing_and_says_why_until_it_is_good(make: Any, cap
     assert "treshold" in caplog.text
     problem = run.engine.reloader.source.problem
     assert problem is not None
-    assert f"{run.file}:10: rules[1].treshold: unknown setting; did you mean threshold?" in problem
+    assert f"{run.file}:10: rules[1].treshold: unknown setting; did you mean 'threshold'?" in problem
     assert (run.metric("tidegauge_rules_current"), run.metric("tidegauge_rule_reloads_total", outcome="failed")) == (
         0,
         1,
