@@ -3,6 +3,7 @@
 Hypothesis makes the lists of operations (40 unless ``TIDEGAUGE_HISTORIES`` says otherwise), shortens one that fails
 and prints what repeats it; with ``TIDEGAUGE_RANDOM=1`` each run makes others.  The model is a list of batches in
 order of arrival.  What the contract allows:
+
 - a batch that was acknowledged is there, whole, and later batches win over earlier ones field by field;
 - a batch that was refused or under way when the power failed is there as a whole, at its place, or not at all, and
   that is settled by the next start; a live engine never shows it.
