@@ -14,9 +14,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from engine.clock import NS_PER_DAY
+from engine.disk.aside import is_aside
 from engine.disk.filesystem import FileSystem
 from engine.errors import Damage, LostRollups
-from engine.query.connection import DAMAGED_SUFFIX
 from engine.query.samples import SampleStore
 from engine.rollups.dirty import DirtyBuckets
 
@@ -32,13 +32,13 @@ def set_aside_files(fs: FileSystem, root: str) -> list[str]:
         "a damaged rollup database was set aside; the tiers were recomputed as far as raw samples are kept"
         f" ({root}/{name})"
         for name in fs.listdir(root)
-        if name.startswith(PACKS) and DAMAGED_SUFFIX in name
+        if name.startswith(PACKS) and is_aside(name)
     ]
     packs = f"{root}/{PACKS}"
     return said + [
         f"parts of the tiers could not be read and were made again as far as samples are kept ({packs}/{name})"
         for name in (fs.listdir(packs) if fs.exists(packs) else ())
-        if name.endswith(DAMAGED_SUFFIX)
+        if is_aside(name)
     ]
 
 

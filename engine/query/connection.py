@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import duckdb
 
+from engine.disk.aside import name_aside
 from engine.errors import Damage, NewerFormat, TidegaugeError, Unavailable
 from engine.query.extensions import register_all
 from engine.query.macros import create_macros
@@ -28,7 +29,6 @@ ROLLUP_DATABASE = "rollups"
 
 LOG = logging.getLogger("tidegauge.rollups")
 
-DAMAGED_SUFFIX = ".damaged"
 LOG_SUFFIX = ".wal"
 # What DuckDB 1.5 and 2.0 say of a file that is not what they wrote, of one by a later DuckDB, and of one in use.
 _DAMAGED = re.compile(r"not a valid DuckDB|[Cc]orrupt|checksum|read enough bytes|replaying WAL|WAL .*does not match")
@@ -63,10 +63,7 @@ def connect(
 
 def set_aside(path: str) -> str:
     """Give a file a name that nothing looks for and no earlier one has, durably; return that name."""
-    number, name = 1, path + DAMAGED_SUFFIX
-    while os.path.exists(name):
-        number += 1
-        name = f"{path}{DAMAGED_SUFFIX}.{number}"
+    name = name_aside(path, os.path.exists)
     os.rename(path, name)
     directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:

@@ -13,13 +13,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from engine.disk.aside import DAMAGED_SUFFIX, name_aside
 from engine.disk.filesystem import FileSystem, storage_error
 from engine.disk.real import RealFileSystem
 from engine.errors import Damage
 
 LOG = logging.getLogger("tidegauge.rollups")
 SUFFIX = ".pack"
-DAMAGED_SUFFIX = ".damaged"
 MAGIC = b"TGTP\x02\0\0\0"
 _VERSION = slice(4, 8)
 #: Of the process or the machine: they say nothing about the file.
@@ -57,10 +57,7 @@ class Packs:
         """Give the directory a name that nothing looks for when packs are in it, and return that name."""
         if self._directory is None or not self.sizes():
             return None
-        number, name = 1, self._directory + DAMAGED_SUFFIX
-        while self._fs.exists(name):
-            number += 1
-            name = f"{self._directory}{DAMAGED_SUFFIX}.{number}"
+        name = name_aside(self._directory, self._fs.exists)
         try:
             self._fs.rename(self._directory, name)
         except OSError as error:

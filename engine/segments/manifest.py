@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from engine.disk.aside import name_aside
 from engine.disk.filesystem import FileSystem, storage_error
 from engine.errors import Bug, Damage, NewerFormat, TidegaugeError
 from engine.segments.deletions import Deletion, still_needed
@@ -34,7 +35,6 @@ from engine.segments.manifest_format import (
 from engine.segments.reader import verify_segment
 
 KEPT_MANIFESTS = 2
-DAMAGED_SUFFIX = ".damaged"
 _NAME = re.compile(r"manifest-([0-9a-f]{16})\.json")
 _TEMPORARY_NAME = re.compile(r"manifest-[0-9a-f]{16}\.json\.tmp")
 
@@ -150,12 +150,13 @@ class ManifestStore:
     def _set_aside(self, version: int, damage: Damage) -> None:
         """Rename an unreadable manifest, so that no later start takes it for one of the two that count."""
         path = self._manifest_path(version)
-        renamed = f"; renamed to {path + DAMAGED_SUFFIX}" if self._repair else ""
+        name = name_aside(path, self._fs.exists)
+        renamed = f"; renamed to {name}" if self._repair else ""
         self._find("damaged", path, f"{damage.message}{renamed}")
         if version > self.current.version:
             self._find("fallback", path, f"version {self.current.version} is used instead; the log has the rest")
         if self._repair:
-            self._fs.rename(path, path + DAMAGED_SUFFIX)
+            self._fs.rename(path, name)
 
     def _segment_files(self, suffix: str = FILE_SUFFIX) -> Iterator[str]:
         """Yield the files below the segments directory with this suffix, relative to the root."""

@@ -16,7 +16,6 @@ MAGIC = b"TGWAL\x00\x00"
 VERSION = 1
 HEADER_BYTES = 20
 SUFFIX = ".wal"
-DAMAGED_SUFFIX = ".damaged"
 FRAME_BATCH = 1  # kind of a frame whose payload is a batch (engine.wal.payload)
 
 _HEADER = struct.Struct("<7sBQI")

@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from engine.disk.aside import name_aside
 from engine.disk.filesystem import Bytes, FileSystem, storage_error
 from engine.errors import NewerFormat
 from engine.wal.layout import (
-    DAMAGED_SUFFIX,
     HEADER_BYTES,
     MAGIC,
     VERSION,
@@ -235,10 +235,6 @@ class _Reading:
 
 def set_aside(fs: FileSystem, path: str, data: Bytes) -> str:
     """Keep ``data``, the content of a log file, under a name that no earlier copy has; return the name."""
-    copy = path + DAMAGED_SUFFIX
-    number = 2
-    while fs.exists(copy):
-        copy = f"{path}{DAMAGED_SUFFIX}.{number}"
-        number += 1
+    copy = name_aside(path, fs.exists)
     fs.write_atomic(copy, [data])
     return copy

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from engine.disk.aside import is_aside
 from engine.disk.filesystem import FileSystem
 from engine.errors import Damage, NewerFormat
 from engine.maintenance.verify.report import Report
-from engine.segments.manifest import DAMAGED_SUFFIX, ManifestStore
+from engine.segments.manifest import ManifestStore
 from engine.segments.manifest_format import Manifest
 
 _KIND_OF_FINDING = {
@@ -39,7 +40,7 @@ def check_manifest(fs: FileSystem, root: str, report: Report) -> Manifest | None
     for finding in store.findings:
         report.add(_KIND_OF_FINDING[finding.kind], finding.path, finding.message)
     for name in names:
-        if name.startswith("manifest-") and name.endswith(DAMAGED_SUFFIX):
+        if name.startswith("manifest-") and is_aside(name):
             report.add("stray", f"{root}/{name}", "a damaged manifest that an earlier start has set aside")
     return manifest
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.clock import NS_PER_MINUTE
+from engine.disk.aside import is_aside
 from engine.disk.filesystem import FileSystem
 from engine.errors import NewerFormat
 from engine.maintenance.verify.definitions import Definitions
 from engine.maintenance.verify.report import Report
 from engine.model.rows import Int32Array, Int64Array, Rows
 from engine.segments.manifest_format import Manifest
-from engine.wal.layout import DAMAGED_SUFFIX, FRAME_BATCH, SUFFIX, list_files
+from engine.wal.layout import FRAME_BATCH, list_files
 from engine.wal.payload import decode_batch
 from engine.wal.reader import WalFrame, WalReport, read_wal
 from native.frames import FRAME_HEADER_BYTES
@@ -115,7 +116,7 @@ def _list_others(fs: FileSystem, directory: str, report: Report) -> None:
         path = f"{directory}/{name}"
         if path in ours:
             continue
-        if f"{SUFFIX}{DAMAGED_SUFFIX}" in name:
+        if is_aside(name):
             report.add("log_set_aside", path, f"{fs.size(path)} bytes set aside by an earlier start")
         elif name.endswith(".tmp"):
             report.add("log_stray", path, "half of a replacement; ignored")
