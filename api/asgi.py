@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -23,6 +24,8 @@ DecompressInto = Callable[[Body, Any], int]
 _GZIP = 16 + zlib.MAX_WBITS
 #: Bodies above this are decompressed in a thread, so that the event loop keeps serving others.
 _INLINE_DECODE_BYTES = 64 << 10
+#: What does not go into the value of a header, and how long one may be.
+_UNTOLD, _MOST_TOLD = re.compile(r"[^ -~]+"), 1_000
 
 
 class ClientGone(Exception):
@@ -153,6 +156,17 @@ def _into_bounded(decompress_into: DecompressInto, body: Body, limit: int) -> by
             size = min(limit, 4 * size)
             continue
         return bytes(out[:written])
+
+
+def told_headers(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return what an answer says about itself as headers ``X-Tidegauge-...``; what a header cannot hold is escaped."""
+    # Proxies drop names with underscores.
+    told = {name.replace("_", "-"): str(value) for name, value in metadata.items() if value is not None}
+    return {f"X-Tidegauge-{name}": _UNTOLD.sub(_escaped, value)[:_MOST_TOLD] for name, value in told.items()}
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 async def respond(

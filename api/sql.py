@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 from litestar import Request, Response
 
-from api.asgi import Receive, Scope, Send
+from api.asgi import Receive, Scope, Send, told_headers
 from api.auth import caller_of
 from api.intake import ABORT_KEY
 from api.turns import QueryThreads, turn_of
@@ -57,8 +57,8 @@ class SqlAnswers:
             await held.enter_async_context(turn_of(self._engine.sql_turns, caller, gone))
             opened = await self._threads.run(lambda: self._open(statement, parameters, form, caller, stop))
             if isinstance(opened, _Whole):
-                return Response(opened.body, media_type=media_type, headers=_headers(opened.metadata))
-            headers = {"content-type": media_type, "x-tidegauge-streamed": "true"} | _headers(opened.stream.known)
+                return Response(opened.body, media_type=media_type, headers=told_headers(opened.metadata))
+            headers = {"content-type": media_type, "x-tidegauge-streamed": "true"} | told_headers(opened.stream.known)
             return _Streamed(opened, headers, self._threads, self._patience_seconds, stop, held.pop_all())
 
     def _open(
@@ -73,12 +73,6 @@ class SqlAnswers:
                 return rendering
             table = pa.Table.from_batches(first, stream.schema)
         return _Whole(render(table, form, stream.metadata), stream.metadata)
-
-
-def _headers(metadata: Mapping[str, Any]) -> dict[str, str]:
-    # Proxies drop names with underscores.
-    told = {name.replace("_", "-"): value for name, value in metadata.items() if value is not None}
-    return {f"X-Tidegauge-{name}": str(value) for name, value in told.items()}
 
 
 @asynccontextmanager

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from api.client import SqlBatches, SqlTable
 
 METRIC_LABEL = "__name__"
+#: The condition of no row.
+_NEVER = "FALSE"
 #: What SQL puts behind a name that clashes with another (docs/sql.md, "Names").
 _CLASH = re.compile(r"(_table|_field|_tag)?(_\d+)?$")
 
@@ -38,6 +40,11 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[tuple[str, str], ...]
     fields: tuple[tuple[str, str], ...]
     condition: str = ""
+
+    @property
+    def impossible(self) -> bool:
+        """Whether no row can satisfy it."""
+        return self.condition == _NEVER
 
     @property
     def pooled(self) -> bool:
@@ -77,8 +84,8 @@ def measurements(source: Source) -> list[str]:
     return [row["name"] for row in shown if row["kind"] == "measurement"]
 
 
-def select(source: Source, relation: str, matchers: Sequence[Matcher]) -> Selection | None:
-    """Return the selection of the rows of a relation that satisfy the matchers; None where there can be none.
+def select(source: Source, relation: str, matchers: Sequence[Matcher]) -> Selection:
+    """Return the selection of the rows of a relation that satisfy the matchers; it says where there can be none.
 
     Raises NotFound when there is no such measurement.
     """
@@ -108,19 +115,22 @@ def _narrowed(
     tags: list[tuple[str, str]],
     fields: list[tuple[str, str]],
     matchers: Sequence[Matcher],
-) -> Selection | None:
+) -> Selection:
     columns = {name: column for column, name in tags}
     conditions = []
     for matcher in matchers:
         if matcher.label == METRIC_LABEL and METRIC_LABEL not in columns:
-            fields = [each for each in fields if matcher.accepts(f"{measurement}_{each[1]}")]
-            if not fields:
-                return None
+            named = [each for each in fields if matcher.accepts(f"{measurement}_{each[1]}")]
+            if not named:
+                conditions = [_NEVER]
+                break
+            fields = named
             conditions.append("(" + " OR ".join(f"{quoted(column)} IS NOT NULL" for column, _ in fields) + ")")
         elif matcher.label in columns:
             conditions.append(_condition(quoted(columns[matcher.label]), matcher))
         elif not matcher.accepts(""):
-            return None
+            conditions = [_NEVER]
+            break
     return Selection(
         relation=relation,
         measurement=measurement,

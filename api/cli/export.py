@@ -281,7 +281,8 @@ def _begun(source: Source, arguments: argparse.Namespace, form: str, options: st
         matchers = parse_matchers(arguments.match)
         relations = [arguments.table] if arguments.table else measurements(source)
         found = (select(source, relation, matchers) for relation in relations)
-        state.selections = [each for each in found if each is not None]
+        # The one that is asked for by name gets its columns all the same.
+        state.selections = [each for each in found if arguments.table or not each.impossible]
         _check_prometheus(state.selections, form)
     return state
 
@@ -324,6 +325,9 @@ def _open(arguments: argparse.Namespace) -> AbstractContextManager[Source]:
 
 
 def _tell(arguments: argparse.Namespace, form: str, state: State, rows: int, seconds: float) -> None:
+    if not state.rows:
+        _say(_nothing(arguments))
+        return
     rate = rows / seconds if seconds > 0 else 0.0
     parts = [f"wrote {rows} rows in {seconds:.1f} s ({rate:,.0f} rows/s)"]
     if state.left_out:
@@ -335,6 +339,18 @@ def _tell(arguments: argparse.Namespace, form: str, state: State, rows: int, sec
         for column, name in (*state.selections[0].tags, *state.selections[0].fields):
             if column != name:
                 _say(f"column {column!r} is {name!r}, whose own name is taken in a table; --format lp keeps it")
+
+
+def _nothing(arguments: argparse.Namespace) -> str:
+    """Return in words that there was nothing to export."""
+    if arguments.query is not None:
+        said = "the answer of the statement has no rows"
+    else:
+        said = f"nothing matched: no sample of {arguments.table or 'any measurement'}"
+        said += f" has labels {arguments.match}" if arguments.match else ""
+        said += f" from {arguments.start} on" if arguments.start else ""
+        said += f" before {arguments.end}" if arguments.end else ""
+    return f"{said}; {arguments.output} holds none" if arguments.output else said
 
 
 def _import_command(arguments: argparse.Namespace, form: str, selection: Selection) -> str:

@@ -12,6 +12,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from api.arguments import parse_range, parse_time
+from api.asgi import told_headers
 from api.auth import caller_of
 from api.sql import SqlAnswers
 from api.turns import QueryThreads, turn_of
@@ -55,10 +56,9 @@ def negotiate(accept: str) -> tuple[str, str]:
     raise BadRequest(f"cannot answer as {accept!r}: want one of {', '.join(FORMATS)}")
 
 
-def range_json(answer: RangeAnswer, limit: int) -> bytes:
-    """Return the body of ``GET /v1/query``, with at most ``limit`` series."""
-    shown = answer.series[:limit]
-    body = {
+def range_metadata(answer: RangeAnswer) -> dict[str, Any]:
+    """Return what an answer to ``GET /v1/query`` says about itself."""
+    return {
         "metric": answer.metric,
         "aggregate": answer.aggregate,
         "step_seconds": answer.step_ns / 1e9,
@@ -68,6 +68,13 @@ def range_json(answer: RangeAnswer, limit: int) -> bytes:
         "fresh_to": answer.fresh_to_ns,
         "reason": answer.reason,
         "series_total": len(answer.series),
+    }
+
+
+def range_json(answer: RangeAnswer, limit: int) -> bytes:
+    """Return the body of ``GET /v1/query``, with at most ``limit`` series."""
+    shown = answer.series[:limit]
+    body = range_metadata(answer) | {
         "truncated": len(shown) < len(answer.series),
         "series": [
             {"metric": line.metric, "labels": line.labels, "times": line.times.tolist(), "values": line.values.tolist()}
@@ -131,7 +138,9 @@ def query_routes(engine: Engine) -> list[BaseRouteHandler]:
 
     def run_query(query: RangeQuery, caller: Caller, limit: int, shape: Shape) -> Response[bytes]:
         written = range_objects if shape == "rows" else range_json
-        return Response(written(engine.query(query, caller), limit), media_type="application/json")
+        found = engine.query(query, caller)
+        headers = told_headers(range_metadata(found))
+        return Response(written(found, limit), media_type="application/json", headers=headers)
 
     @get("/v1/query", summary="Aligned aggregated series from raw samples or the best tier")
     async def get_query(

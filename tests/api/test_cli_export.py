@@ -173,6 +173,46 @@ def test_wrong_use_is_one_sentence(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "arrow", "lp", "openmetrics"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--match", 'host="z"'], 'nothing matched: no sample of cpu has labels host="z"'),
+        (["--match", 'zone="z"'], 'nothing matched: no sample of cpu has labels zone="z"'),
+        (["--match", '__name__="cpu_w"'], 'nothing matched: no sample of cpu has labels __name__="cpu_w"'),
+        (["--start", "2030-01-01"], "nothing matched: no sample of cpu from 2030-01-01 on"),
+        (["--end", "1980-01-01"], "nothing matched: no sample of cpu before 1980-01-01"),
+    ],
+)
+def test_nothing_that_matches_is_said(
+    data: str, tmp_path: Path, suffix: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"out.{suffix}"
+    assert main(["export", "--data", data, "--table", "cpu", "--output", str(path), *words]) == 0
+    told = capsys.readouterr().err
+    if suffix == "openmetrics":
+        told = told.partition("--format lp keeps measurements\n")[2]
+    assert told == f"{said}; {path} holds none\n"
+    # A file of its format all the same, with the columns where the format has them.
+    if suffix == "parquet":
+        assert pq.read_table(path).schema.names == ["time", "host", "rack", "v"]
+    elif suffix == "arrow":
+        assert pa.ipc.open_stream(path.read_bytes()).read_all().num_rows == 0
+    else:
+        assert path.read_text() == {"csv": "time,host,rack,v\n", "lp": "", "openmetrics": "# EOF\n"}[suffix]
+
+
+def test_nothing_at_all_or_from_a_statement(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.lp"
+    assert main(["export", "--data", data, "--match", 'zone="z"', "--output", str(path)]) == 0
+    assert capsys.readouterr().err == (
+        f'nothing matched: no sample of any measurement has labels zone="z"; {path} holds none\n'
+    )
+    assert path.read_bytes() == b""
+    assert main(["export", "--data", data, "--query", "SELECT 1 AS a WHERE false"]) == 0
+    assert capsys.readouterr() == ("a\n", "the answer of the statement has no rows\n")
+
+
 def test_a_directory_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--data", str(tmp_path / "no"), "--table", "cpu"]) == 2
     assert "there is none" in capsys.readouterr().err

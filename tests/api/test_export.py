@@ -276,8 +276,8 @@ def test_matchers_select_as_the_engine_does(databases: tuple[Any, Any], tmp_path
         ]
         lines = path.read_text().splitlines()[1:]
         assert sorted(line.split(",")[1] for line in lines) == sorted(host or "" for host in expected), match
-    assert select(source, "matched", parse_matchers('other="x"')) is None
-    assert select(source, "matched", parse_matchers('__name__="matched_u"')) is None
+    assert select(source, "matched", parse_matchers('other="x"')).impossible
+    assert select(source, "matched", parse_matchers('__name__="matched_u"')).impossible
     export(source, tmp_path / "w.csv", "csv", "matched", '__name__="matched_w"')
     header, *lines = (tmp_path / "w.csv").read_text().splitlines()
     assert header == "time,host,w"

@@ -75,6 +75,26 @@ def test_rows_keep_what_columns_keep(server: Served) -> None:
     assert (status, raw) == (200, b"[]")
 
 
+def test_an_answer_without_rows_says_why_in_its_headers(server: Served) -> None:
+    target = "/v1/query?shape=rows&metric=cpu_usage_uzer%C3%A9%0A"
+    status, headers, raw = server.call("GET", target)
+    assert (status, raw) == (200, b"[]")
+    assert headers["x-tidegauge-reason"] == (
+        "there is no metric 'cpu_usage_uzer\\xe9\\n'; did you mean 'cpu_usage_user'?"
+    )
+    assert headers["x-tidegauge-series-total"] == "0"
+    wanted = f"metric=cpu_usage_user&start={FROM_S}&end={FROM_S + 120}"
+    _, headers, _ = server.call("GET", f"/v1/query?shape=rows&{wanted}")
+    assert "x-tidegauge-reason" not in headers
+    _, same, raw = server.call("GET", f"/v1/query?{wanted}")
+    body = json.loads(raw)
+    for name in ("metric", "aggregate", "step_seconds", "tier", "rows_read", "fresh_to", "series_total"):
+        told = headers[f"x-tidegauge-{name.replace('_', '-')}"]
+        assert told == same[f"x-tidegauge-{name.replace('_', '-')}"] == str(body[name])
+    long = server.call("GET", f"/v1/query?metric={'m' * 3_000}")[1]
+    assert len(long["x-tidegauge-reason"]) == 1_000
+
+
 @pytest.mark.parametrize(
     ("target", "accept", "status", "sentence"),
     [
