@@ -40,6 +40,8 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/silences"): "filtered",
     ("POST", "/v1/silences"): "filtered",
     ("DELETE", "/v1/silences/{silence_id}"): "filtered",
+    ("GET", "/v1/deploys"): "filtered",
+    ("GET", "/v1/deploys/{deploy_id}/verdict"): "filtered",
     # Rules count series; decisions and bottlenecks come from many: none has labels to go by.
     ("GET", "/v1/bottlenecks"): "refused",
     ("POST", "/v1/bottlenecks"): "refused",
@@ -61,6 +63,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/v1/ingest"): "refused",
     ("POST", "/api/v1/write"): "refused",
     ("POST", "/v1/import/prometheus"): "refused",
+    ("POST", "/v1/deploys"): "refused",
 }
 #: The description of the API, which is the same for all.
 _DESCRIPTION = "/docs"

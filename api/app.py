@@ -21,6 +21,7 @@ from api.exposition import TEXT_PATH
 from api.prometheus import REMOTE_WRITE_PATH, TEXT_PARAMETERS, PrometheusHandlers
 from api.routes.anomalies import anomaly_routes
 from api.routes.bottlenecks import bottleneck_routes
+from api.routes.deploys import deploy_routes
 from api.routes.forecast import forecast_routes
 from api.routes.health import health_routes
 from api.routes.notifications import notification_routes
@@ -108,6 +109,7 @@ class Application:
                 *forecast_routes(engine),
                 *token_routes(engine),
                 *bottleneck_routes(engine),
+                *deploy_routes(engine),
             ],
             guards=[refuse_unknown_here],
             exception_handlers={HTTPException: _http_error, Exception: _engine_error},

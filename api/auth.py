@@ -118,6 +118,9 @@ def needed_scope(method: str, path: str) -> str:
         return "ack"
     if path == "/v1/tokens" or path.startswith("/v1/tokens/"):
         return "admin"
+    if path == "/v1/deploys" and method == "POST":
+        # Whoever deploys pushes metrics too; a record ends nothing and silences nobody.
+        return "write"
     if method in ("GET", "HEAD") or path in ("/v1/sql", "/v1/bottlenecks"):
         return "read"
     if path == "/v1/silences" or path.startswith("/v1/silences/"):

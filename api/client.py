@@ -386,6 +386,70 @@ class Client:
         """Make an API token invalid; raises NotFound when there is none of that name."""
         self._checked("DELETE", f"/v1/tokens/{quote(name, safe='')}", None, {})
 
+    def record_deploy(
+        self,
+        service: str,
+        version: str,
+        *,
+        time: str | int | datetime.datetime | None = None,
+        baseline: str | Mapping[str, str] = "",
+        canary: str | Mapping[str, str] = "",
+        labels: Mapping[str, str] | None = None,
+        by: str = "",
+        note: str = "",
+    ) -> dict[str, Any]:
+        """Record a deployment, by default of now, and return it; one that is known is returned as it was recorded.
+
+        ``baseline``, ``canary``: the series of the old and of the new version (docs/gate.md).  Needs the scope write.
+        """
+        body = {
+            "service": service,
+            "version": version,
+            "time": None if time is None else _time(time),
+            "baseline": _matchers(baseline),
+            "canary": _matchers(canary),
+            "labels": dict(labels or {}),
+            "by": by,
+            "note": note,
+        }
+        headers = {"Content-Type": "application/json"}
+        response = self._send("POST", "/v1/deploys", msgspec.json.encode(body), headers)
+        if response.status not in (200, 201):
+            raise _error_of(response)
+        return _answer(response)
+
+    def deploys(
+        self,
+        *,
+        service: str | None = None,
+        match: str | Mapping[str, str] = "",
+        start: str | int | datetime.datetime | None = None,
+        end: str | int | datetime.datetime | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[dict[str, Any]]:
+        """Return recorded deployments, last recorded first; ``before``: only those with smaller numbers."""
+        wanted = {"match": _matchers(match), "limit": str(limit)}
+        wanted |= {name: _time(value) for name, value in (("start", start), ("end", end)) if value is not None}
+        wanted |= {} if service is None else {"service": service}
+        wanted |= {} if before is None else {"before": str(before)}
+        found: list[dict[str, Any]] = self._get("/v1/deploys", wanted)["deploys"]
+        return found
+
+    def deploy_verdict(self, deploy: int, **options: str | float | Sequence[str]) -> dict[str, Any]:
+        """Return whether a deployment may go on: the answer of ``GET /v1/deploys/{id}/verdict`` (docs/gate.md).
+
+        ``options``: its parameters, with ``for_`` for ``for``.  Raises NotFound.
+        """
+        wanted = {
+            name.removesuffix("_"): value
+            if isinstance(value, str) or not isinstance(value, int | float)
+            else repr(value)
+            for name, value in options.items()
+        }
+        found: dict[str, Any] = self._get(f"/v1/deploys/{deploy}/verdict", wanted)
+        return found
+
     def ready(self) -> bool:
         """Return whether the server takes writes and answers queries; raises Unavailable if it is away."""
         return self._send("GET", "/health/ready", None, {}).status == 200

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from api.cli import DEFAULT_URL, TOKEN_VARIABLE, WrongUse, token_of
@@ -91,7 +89,7 @@ def _judge(arguments: argparse.Namespace) -> Verdict:
             if not source.series(old):
                 raise WrongUse(f"cannot judge a deployment: no series satisfies --baseline {old}")
             raise WrongUse(f"cannot judge a deployment: no series of {old} tells by its name what it is; use --metric")
-        over = {"step_seconds": step_seconds, "for_seconds": for_seconds - warm_up}
+        over: dict[str, Any] = {"step_seconds": step_seconds, "start": f"-{for_seconds - warm_up + step_seconds}s"}
         return gate(
             canary.samples(source, metrics, old, **over),
             canary.samples(source, metrics, new, **over),
@@ -124,10 +122,9 @@ def _seconds(text: str, option: str, *, least: int = 1) -> int:
 
 def _show(verdict: Verdict, form: str) -> None:
     if form == "json":
-        told = asdict(verdict)
-        for metric in told["metrics"]:
-            metric |= {name: None for name, value in metric.items() if isinstance(value, float) and math.isnan(value)}
-        print(json.dumps(told))
+        from api.canary import verdict_json
+
+        print(json.dumps(verdict_json(verdict)))
         return
     print(verdict.verdict)
     for reason in verdict.reasons:

@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": "run the server with this host's agent and a simulated fleet that has an incident",
     "agent": "read this host's sensors and push them to a server",
     "gate": "tell whether a deployment may go on, as an exit code",
+    "deploy": "record and list deployments, and tell whether one may go on",
     "replay": "tell what alerts there would have been over stored history",
     "sql": "run SQL against a server or a data directory",
     "import": "load files: line protocol, Prometheus text, CSV, Parquet, Arrow",

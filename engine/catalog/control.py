@@ -1,7 +1,7 @@
 """The control database: what must change in transactions, in one SQLite file (``control.sqlite``).
 
-Alerts with their history, silences, the notifications still to be delivered, scaling decisions, tokens.  It holds no
-samples.
+Alerts with their history, silences, the notifications still to be delivered, scaling decisions, deployments, tokens.
+It holds no samples.
 The file is opened in WAL mode with ``synchronous=FULL``: when :meth:`ControlDatabase.transaction` returns,
 its changes are on disk.  One connection writes, under a lock; another one reads, so that readers do not wait
 for a sync.
@@ -277,6 +277,23 @@ MIGRATIONS: tuple[Migration, ...] = (
     (
         """CREATE INDEX alerts_acknowledged ON alerts (acknowledged_until_ns)
             WHERE state IN ('pending', 'firing') AND acknowledged_until_ns IS NOT NULL""",
+    ),
+    (
+        """CREATE TABLE deploys (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            time_ns INTEGER NOT NULL,
+            service TEXT NOT NULL,
+            version TEXT NOT NULL,
+            baseline TEXT NOT NULL,
+            canary TEXT NOT NULL,
+            labels TEXT NOT NULL,
+            author TEXT NOT NULL,
+            note TEXT NOT NULL,
+            recorded_ns INTEGER NOT NULL,
+            UNIQUE (service, version, time_ns)
+        )""",
+        "CREATE INDEX deploys_time ON deploys (time_ns)",
+        "CREATE INDEX deploys_of ON deploys (service, time_ns)",
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,10 @@ from engine.model.rows import Float64Array
 NORMAL_95 = 1.6448536269514722
 #: Neighbouring samples count for this part of themselves at least, however alike they are.
 LEAST_SHARE = 0.1
+
+#: Differences between samples that are computed one by one: 32 MiB.
+MOST_PAIRS = 1 << 22
+HALVINGS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ def superiority(first: Float64Array, second: Float64Array) -> Superiority:
     spread_first = float(np.var(own_first / m, ddof=1)) / size_first
     spread_second = float(np.var(own_second / n, ddof=1)) / size_second
     # Even without any overlap the other order of the samples could have come.
-    by_order = 1.0 / math.exp(_log_choose(size_first + size_second, size_first))
+    by_order = math.exp(-_log_choose(size_first + size_second, size_first))
     total = spread_first + spread_second
     if total <= 0.0:
         return Superiority(share, by_order if share > 0.5 else 1.0)
@@ -80,12 +85,42 @@ def shift(first: Float64Array, second: Float64Array) -> tuple[float, float, floa
     The median of all differences (Hodges & Lehmann 1963); the interval by ranks of these (Moses 1965), of the normal
     approximation.
     """
-    differences = np.sort(np.subtract.outer(second, first).ravel())
     n, m = effective_size(first), effective_size(second)
     # As a share of all pairs; the standard deviation of the Mann-Whitney count.
     width = NORMAL_95 * math.sqrt((n + m + 1.0) / (12.0 * n * m))
-    low, high = np.quantile(differences, [max(0.0, 0.5 - width), min(1.0, 0.5 + width)])
-    return float(np.median(differences)), float(low), float(high)
+    low, median, high = difference_quantiles(first, second, (max(0.0, 0.5 - width), 0.5, min(1.0, 0.5 + width)))
+    return median, low, high
+
+
+def difference_quantiles(
+    first: Float64Array, second: Float64Array, shares: Sequence[float], *, most_pairs: int = MOST_PAIRS
+) -> list[float]:
+    """Return quantiles of all differences, of ``second`` less ``first``.
+
+    Beyond ``most_pairs`` they are found by halving the range of values and counting pairs, in memory of the samples
+    alone; exact but for a part of 2^-60 of the range.
+    """
+    if len(first) * len(second) <= most_pairs:
+        return [float(each) for each in np.quantile(np.subtract.outer(second, first), shares)]
+    ordered, later = np.sort(first), np.sort(second)
+    found = []
+    for share in shares:
+        place, part = divmod(share * (len(first) * len(second) - 1), 1.0)
+        below = _difference_at(ordered, later, int(place))
+        above = _difference_at(ordered, later, int(place) + 1) if part else below
+        found.append(below + part * (above - below))
+    return found
+
+
+def _difference_at(first: Float64Array, second: Float64Array, place: int) -> float:
+    """Return the difference with ``place`` smaller ones among all, of sorted samples."""
+    low, high = float(second[0] - first[-1]), float(second[-1] - first[0])
+    for _ in range(HALVINGS):
+        middle = low + 0.5 * (high - low)
+        # Of each value of the second sample, those of the first that are at most ``middle`` below it.
+        count = len(first) * len(second) - int(np.searchsorted(first, second - middle, "left").sum())
+        low, high = (low, middle) if count > place else (middle, high)
+    return high
 
 
 def more_often(first: int, of_first: int, second: int, of_second: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -35,6 +35,9 @@ LEAST_NORMAL_ROWS, LEAST_ABNORMAL_ROWS = 5, 2
 MAX_CELLS = 10_000_000
 #: Rows that tell the present level, for outcomes.
 PRESENT_ROWS = 5
+#: Deployments recorded so many steps before the time looked at are taken for a cause; the prior of an earlier one is
+#: below 1 % (:data:`engine.detection.causes.CHANGE_BEFORE_STEPS`).
+CHANGE_STEPS = 15
 #: What a metric of several instances is called where its worst instance is looked at.
 WORST = "max({})"
 #: Kinds of which a steady rise is a fault to tell, not a counter without a counter's name.
@@ -44,7 +47,8 @@ _ANOMALOUS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to look at; None, or empty, is as configured.  ``changes``: (service, time in ns)."""
+    """What to look at; None, or empty, is as configured.  ``changes``: (service, time in ns),
+    beside the recorded deployments."""
 
     window_ns: int | None = None
     history_ns: int | None = None
@@ -93,15 +97,17 @@ class BottleneckFinder:
         panels: PanelReader,
         alerts: AlertStore,
         anomalies: AnomalyStore,
+        changes: Callable[[int, int], Sequence[tuple[str, int]]],
         store: FindingStore,
         vitals: Vitals,
         clock: Clock,
     ) -> None:
-        """``counters``: globs of metrics that only rise."""
+        """``counters``: globs of metrics that only rise.  ``changes``: start and end in ns -> (service, time) of the
+        deployments recorded between them, first to last."""
         self._settings, self._counters = settings, tuple(counters)
         self._metric_of_rule = {rule.name: rule.metric for rule in rules}
         self._catalog, self._panels = catalog, panels
-        self._alerts, self._anomalies, self._store = alerts, anomalies, store
+        self._alerts, self._anomalies, self._changes, self._store = alerts, anomalies, changes, store
         self._vitals, self._clock = vitals, clock
         self._lock = threading.Lock()
         self.latest: Report | None = None
@@ -163,7 +169,10 @@ class BottleneckFinder:
                 entry=entry,
                 seen_from_outside=_is_front(entry, graph),
                 graph=graph,
-                changes=[(service, (at_ns - windows.start_ns) / NS_PER_SECOND) for service, at_ns in question.changes],
+                changes=[
+                    (service, (at_ns - windows.start_ns) / NS_PER_SECOND)
+                    for service, at_ns in self._all_changes(question, windows, step_ns, table)
+                ],
                 step_seconds=step_ns / NS_PER_SECOND,
                 least_gain=settings.least_gain,
             )
@@ -172,6 +181,16 @@ class BottleneckFinder:
         services = len({panel.service for panel in found.panels})
         report = Report(now_ns, windows, entry, services, found.series, found.left_out, problem, findings)
         return report, table
+
+    def _all_changes(self, question: Question, windows: Windows, step_ns: int, table: _Table) -> list[tuple[str, int]]:
+        """Return the changes that the question names and those recorded, the last of a service last.
+
+        A deployment long before anything was wrong, or of what reports nothing, speaks for and against no service.
+        """
+        services = {panel.service for panel in table.panels.values()}
+        recorded = self._changes(windows.start_ns - CHANGE_STEPS * step_ns, windows.end_ns)
+        known = [(service, at_ns) for service, at_ns in recorded if service in services]
+        return sorted({*question.changes, *known}, key=lambda change: change[1])
 
     def _windows(self, question: Question, now_ns: int, alerts: Sequence[Alert]) -> Windows:
         settings, step_ns = self._settings, int(self._settings.step)

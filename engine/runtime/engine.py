@@ -28,6 +28,7 @@ from engine.config import Config
 from engine.config_units import Duration
 from engine.delivery.dashboard import kept_notifications
 from engine.delivery.outbox import Outbox
+from engine.deploys.store import DeployStore
 from engine.detection.findings import FindingStore
 from engine.detection.store import AnomalyStore
 from engine.disk.filesystem import Bytes, FileSystem
@@ -446,6 +447,7 @@ class Engine:
             fs=self.fs,
             path=self._path(SUBJECTS_FILE),
         )
+        self.deploys = DeployStore(self.control)
         self.bottlenecks = FindingStore(self.control)
         self.bottleneck_finder = BottleneckFinder(
             settings=config.bottlenecks,
@@ -455,6 +457,7 @@ class Engine:
             panels=PanelReader(self.catalog, self.ranges, self._raw_since_ns),
             alerts=self.alerts,
             anomalies=self.anomalies,
+            changes=self.deploys.changes,
             store=self.bottlenecks,
             vitals=self.vitals,
             clock=self.clock,
@@ -782,6 +785,7 @@ class Engine:
         self.vitals.retained.labels("anomalies").inc(self.anomalies.prune(before_ns))
         self.vitals.retained.labels("bottlenecks").inc(self.bottlenecks.prune(before_ns))
         self.vitals.retained.labels("decisions").inc(self.decisions.prune(before_ns))
+        self.vitals.retained.labels("deploys").inc(self.deploys.prune(before_ns))
 
     # --- about itself
 

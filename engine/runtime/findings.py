@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.alerting.alerts import alert_events_columns, alerts_columns
 from engine.alerting.silences import silences_columns
 from engine.catalog.callers import Caller
+from engine.deploys.store import deploys_columns
 from engine.detection.findings import bottlenecks_columns
 from engine.detection.store import anomalies_columns
 from engine.errors import BadQuery, Forbidden
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from engine.runtime.engine import Engine
 
 #: The relations of the engine's own findings that this version fills.
-FINDINGS = ("alerts", "alert_events", "silences", "anomalies", "bottlenecks", "decisions")
+FINDINGS = ("alerts", "alert_events", "silences", "anomalies", "bottlenecks", "decisions", "deploys")
 
 
 def finding(engine: Engine, name: str, caller: Caller) -> bytes:
@@ -31,6 +32,8 @@ def finding(engine: Engine, name: str, caller: Caller) -> bytes:
             columns, table = silences_columns(), engine.silences.table(engine.clock.now_ns(), caller)
         case "anomalies":
             columns, table = anomalies_columns(), engine.anomalies.anomalies_table(caller)
+        case "deploys":
+            columns, table = deploys_columns(), engine.deploys.table(caller)
         case _ if caller.limited:
             # What is decided from many series has no labels to go by.
             raise Forbidden(

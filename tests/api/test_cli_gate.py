@@ -83,9 +83,8 @@ def test_json_has_every_comparison(data: str, capsys: pytest.CaptureFixture[str]
 def test_two_instances_of_each_give_the_samples_of_both(data: str) -> None:
     with tidegauge.open(data, read_only=True) as db:
         assert canary.judged_metrics(db, 'service="same"') == ["app_errors_total", "app_latency_ms"]
-        found = canary.samples(db, ["app_latency_ms"], 'service="same",version="1"', for_seconds=300, step_seconds=10)[
-            "app_latency_ms"
-        ]
+        selector = 'service="same",version="1"'
+        found = canary.samples(db, ["app_latency_ms"], selector, start="-310s", step_seconds=10)["app_latency_ms"]
     assert 50 <= len(found) <= 60
 
 

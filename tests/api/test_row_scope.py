@@ -35,11 +35,12 @@ RULES_OF_THE_TEST = (Rule(name="busy", metric="cpu_usage", op=">", threshold=50.
 #: What each relation of SQL is for a limited caller.  A new one fails the test until it stands here.
 RELATIONS = {
     **dict.fromkeys(("samples", "series", "metrics", "alerts", "alert_events", "anomalies", "silences"), "filtered"),
+    "deploys": "filtered",
     **dict.fromkeys(("rollup_1m", "rollup_5m", "rollup_15m", "rollup_1h", "rollup_1d"), "filtered"),
     "bottlenecks": "refused",
     "decisions": "refused",
-    # Reserved names that nothing fills yet.
-    **dict.fromkeys(("deploys", "audit"), "absent"),
+    # A reserved name that nothing fills yet.
+    "audit": "absent",
 }
 
 
@@ -103,7 +104,10 @@ def filled(path: Path, *, with_secrets: bool) -> Engine:
         engine.submit_prometheus_text(text.encode()).result()
     if with_secrets:
         engine.anomalies.record([anomaly(1, team="secret", host="secret-host"), anomaly(2, host="secret-lone")])
+        engine.deploys.record("cpu", "secret-2", time_ns=NOW_NS, now_ns=NOW_NS, labels={"team": "secret"})
+        engine.deploys.record("secret-service", "1", time_ns=NOW_NS, now_ns=NOW_NS)
     engine.anomalies.record([anomaly(3, team="payments", host="a")])
+    engine.deploys.record("cpu", "2", time_ns=NOW_NS - MINUTE_NS, now_ns=NOW_NS, labels={"team": "payments"})
     engine.watcher.tick()
     engine.decider.tick()
     # Half of what the questions read is in segments.
@@ -324,9 +328,8 @@ def test_every_route_has_a_decision(engines: tuple[Engine, Engine]) -> None:
 
 @pytest.mark.parametrize(("method", "path"), sorted(RULES))
 def test_refused_routes_refuse(asked: Any, method: str, path: str) -> None:
-    concrete = (
-        path.replace("{alert_id}", "1").replace("{silence_id}", "1").replace("{target}", "web").replace("{name}", "x")
-    )
+    values = {"alert_id": "1", "silence_id": "1", "deploy_id": "1", "target": "web", "name": "x"}
+    concrete = path.format(**values, notification_id="1")
     rule = RULES[method, path]
     assert rule_of(method, concrete) == rule
     if rule != "refused":
@@ -411,6 +414,23 @@ def test_anomalies_of_others_are_not_there(asked: Any) -> None:
     assert (
         [each["labels"] for each in mine] == [each["labels"] for each in theirs] == [{"host": "a", "team": "payments"}]
     )
+
+
+def test_deployments_of_others_are_not_there(asked: Any, engines: tuple[Engine, Engine]) -> None:
+    (_, told), (_, expected) = asked("GET", "/v1/deploys?limit=1")
+    mine, theirs = json.loads(told)["deploys"], json.loads(expected)["deploys"]
+    assert [each["version"] for each in mine] == [each["version"] for each in theirs] == ["2"]
+    others = [each.id for each in engines[0].deploys.find() if each.labels.get("team") != "payments"]
+    assert len(others) == 2
+    for deploy in others:
+        (status, answer), _ = asked("GET", f"/v1/deploys/{deploy}/verdict")
+        assert (status, "there is no such deployment" in answer) == (404, True)
+    query = "metric=cpu_usage&for=20m"
+    (status, told), _ = asked("GET", f"/v1/deploys/{mine[0]['id']}/verdict?{query}")
+    _, (_, expected) = asked("GET", f"/v1/deploys/{theirs[0]['id']}/verdict?{query}")
+    assert status == 200
+    assert "secret" not in told
+    assert json.loads(told)["metrics"] == json.loads(expected)["metrics"]
 
 
 def test_silences_stay_within_the_limit(asked: Any, engines: tuple[Engine, Engine]) -> None:

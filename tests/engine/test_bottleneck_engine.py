@@ -162,6 +162,25 @@ def test_a_question_is_answered_and_nothing_is_kept(site: Site) -> None:
         site.engine.look_for_bottlenecks(Question(window_ns=NS_PER_MINUTE))
 
 
+def test_recorded_deployments_are_changes(site: Site) -> None:
+    site.fleet.incidents = (Incident(site.clock.now_ns() + NS_PER_MINUTE, service="cart", seconds=600.0),)
+    began_ns, record = site.clock.now_ns(), site.engine.deploys.record
+    site.live(6)
+    now_ns = site.clock.now_ns()
+    # Long before, of another service, and of what reports nothing.
+    record("cart", "7", time_ns=began_ns - 60 * NS_PER_MINUTE, now_ns=now_ns)
+    record("search", "3", time_ns=began_ns - 40 * NS_PER_MINUTE, now_ns=now_ns)
+    record("elsewhere", "1", time_ns=began_ns, now_ns=now_ns)
+    unaware = site.engine.look_for_bottlenecks(Question())
+    assert unaware.findings[0].service == "cart"
+    assert "changed" not in unaware.findings[0].recommendation
+    record("cart", "8", time_ns=began_ns, now_ns=now_ns)
+    [found, *_] = site.engine.look_for_bottlenecks().findings
+    assert found.service == "cart"
+    assert found.recommendation.startswith("It was changed ")
+    assert found.confidence > unaware.findings[0].confidence
+
+
 def test_what_cannot_be_judged_is_said(tmp_path: Path) -> None:
     clock = ManualClock(START_NS)
     with Engine(str(tmp_path / "data"), Config(), clock=clock, mode="embedded") as engine:

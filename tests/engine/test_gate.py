@@ -80,6 +80,23 @@ def test_the_shift_is_the_median_of_all_differences(first: np.ndarray, second: n
     assert low <= middle <= high
 
 
+@given(FEW, FEW, st.lists(st.floats(0.0, 1.0), min_size=1, max_size=3))
+def test_quantiles_of_differences_are_found_without_all_of_them(
+    first: np.ndarray, second: np.ndarray, shares: list[float]
+) -> None:
+    expected = np.quantile([b - a for a, b in itertools.product(first, second)], shares)
+    found = samples.difference_quantiles(first, second, shares, most_pairs=0)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_many_samples_are_judged_like_few() -> None:
+    many = lab.gate({"latency_ms": latency(1, 3_000)}, {"latency_ms": latency(2, 3_000)})
+    assert (many.verdict, many.metrics[0].canary_samples) == ("promote", 3_000)
+    assert lab.gate({"latency_ms": latency(1, 3_000)}, {"latency_ms": latency(2, 3_000, level=130.0)}).verdict == (
+        "roll back"
+    )
+
+
 def test_neighbours_that_resemble_each_other_are_worth_less() -> None:
     random = np.random.default_rng(1)
     assert samples.effective_size(random.normal(size=100)) > 70
