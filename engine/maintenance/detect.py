@@ -126,11 +126,11 @@ class AnomalyFinder:
         judged = self._detector.advance(rows, times, values)
         self._judged_until[rows] = times
         self._vitals.detection_samples.inc(len(rows))
-        alarms = np.flatnonzero(judged.causes)
+        alarms = np.arange(len(judged.alarms))
         if len(alarms) > MOST_A_TICK:
             self._vitals.anomalies_dropped.inc(len(alarms) - MOST_A_TICK)
-            alarms = alarms[np.argsort(-judged.scores[alarms], kind="stable")[:MOST_A_TICK]]
-        found = [self._anomaly(judged, index, series_ids, times, values) for index in alarms.tolist()]
+            alarms = np.argsort(-judged.scores[judged.alarms], kind="stable")[:MOST_A_TICK]
+        found = [self._anomaly(judged, number, series_ids, times, values) for number in alarms.tolist()]
         noted = [anomaly for anomaly in found if self._wanted(anomaly.metric)]
         self._store.record(noted)
         self._vitals.anomalies.inc(len(noted))
@@ -151,14 +151,15 @@ class AnomalyFinder:
         self._judged_until = grown
 
     def _anomaly(
-        self, judged: Judged, index: int, series_ids: Int64Array, times: Int64Array, values: Float64Array
+        self, judged: Judged, number: int, series_ids: Int64Array, times: Int64Array, values: Float64Array
     ) -> Anomaly:
+        index = int(judged.alarms[number])
         series_id = int(series_ids[index])
         tagset_id, field_id = series_id >> FIELD_ID_BITS, series_id & (MAX_FIELDS - 1)
         labels = dict(self._catalog.labels(tagset_id))
         metric = self._metric(tagset_id, field_id, labels)
-        cause, value = int(judged.causes[index]), float(values[index])
-        seen, low, high = float(judged.seen[index]), float(judged.low[index]), float(judged.high[index])
+        cause, value = int(judged.causes[number]), float(values[index])
+        seen, low, high = float(judged.seen[number]), float(judged.low[number]), float(judged.high[number])
         return Anomaly(
             time_ns=int(times[index]),
             series_id=series_id,

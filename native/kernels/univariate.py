@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from numba import types
 
 from native.kernels.compiling import changed, given, kernel, part
+from native.kernels.lanes import any_of, choose, fetch, lane, least, load, most, size_of, store
 from native.kernels.univariate_state import (
     ALARM,
     AVERAGE,
@@ -25,6 +27,7 @@ from native.kernels.univariate_state import (
     LOUDNESS,
     MEAN,
     NEWEST,
+    NUMBERS,
     ORIGIN,
     PLACE,
     PLACE_COUNT,
@@ -46,12 +49,19 @@ from native.kernels.univariate_state import (
 )
 
 DAY_NS = 86_400_000_000_000
+PLACE_NS = DAY_NS // PLACES
+
+#: The state of the series that is judged so many samples later is brought into the cache meanwhile, and how many
+#: columns of ``numbers`` a line of the cache holds.
+AHEAD = 6
+LINE = 16
 
 # Parameters: one set for all series, chosen over all the sets in docs/detectors.md.
 
 #: 0.5 is the score from which something is worth a person's look.
 ALARM_SCORE = 0.5
-PREDICTOR_GAINS = (1.0, 1 / 3, 1 / 10, 1 / 30, 1 / 100, 1 / 1000)
+# Gains are arrays of LANES; 0 where nothing is followed.
+PREDICTOR_GAINS = np.array([1.0, 1 / 3, 1 / 10, 1 / 30, 1 / 100, 1 / 1000, 0.0, 0.0])
 SCALE_GAIN = 1 / 10000
 #: An error counts for at most so many scales where scales are learned, and moves its mean by at most so many.
 LARGEST_ERROR = 4.0
@@ -61,9 +71,16 @@ SMOOTHING = 0.4
 HALFWAY = 4.0
 WARM_UP = 20
 
-AVERAGE_GAINS = (1.0, 1 / 3, 1 / 15, 1 / 20, 1 / 200, 1 / 120, 1 / 20)
+AVERAGE_GAINS = np.array([1.0, 1 / 3, 1 / 15, 1 / 20, 1 / 200, 1 / 120, 1 / 20, 0.0])
 #: 0: the feature is its own distance.
-CENTRE_GAINS = (1 / 1500, 1 / 1500, 1 / 150, 0.0, 1 / 1500, 1 / 1500, 1 / 1500)
+CENTRE_GAINS = np.array([1 / 1500, 1 / 1500, 1 / 150, 0.0, 1 / 1500, 1 / 1500, 1 / 1500, 0.0])
+#: 1 where a feature has a centre.
+CENTRED = np.array([1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0])
+#: 1 where a feature is of the value, of its changes, of its activity, of what the profile leaves over.
+OF_VALUE = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+OF_CHANGE = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+OF_ACTIVITY = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
+OF_PLAIN = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
 CENTRE_MOVE = 4.0
 SPREAD_GAIN = 1 / 5000
 LARGEST_SPREAD = 6.0
@@ -153,7 +170,7 @@ def expected_here(time: int, x: float, numbers: Any, times: Any, profile: Any, v
     The value lies on the line between the middles of two places.  What the series does today must not be compared with
     itself: a place that has been left is learned only when the line does not touch it any more.
     """
-    where = (time % DAY_NS) / (DAY_NS // PLACES) - 0.5  # a division: samples lie exactly on the borders of places
+    where = (time % DAY_NS) / PLACE_NS - 0.5  # a division: samples lie exactly on the borders of places
     below = math.floor(where)
     share = where - below
     left = int(below) if below >= 0 else PLACES - 1
@@ -191,26 +208,22 @@ def expected_here(time: int, x: float, numbers: Any, times: Any, profile: Any, v
 @part
 def strangeness(x: float, plain: float, count: float, numbers: Any) -> float:
     """Return the smoothed root mean square of the errors of predictors from fast to slow, each in its own scale."""
-    squares = 0.0
     rounding = ROUNDING * abs(x) + 1e-30
     first = 1.0 / count
-    scale_gain = max(SCALE_GAIN, first)
-    for k in range(PREDICTORS):
-        error = plain - numbers[MEAN + k]
-        size = abs(error)
-        scale = numbers[SCALE + k]
-        if scale > rounding:
-            z = min(size / scale, 1e4)
-            squares += z * z
-            if count > WARM_UP:
-                size = min(size, LARGEST_ERROR * scale)
-                most = LARGEST_MOVE * scale
-                error = min(max(error, -most), most)
-        elif size > rounding:
-            squares += 9.0
-        numbers[SCALE + k] += scale_gain * (size - scale)
-        numbers[MEAN + k] += max(PREDICTOR_GAINS[k], first) * error
-    strange = numbers[STRANGE] + SMOOTHING * (math.sqrt(squares / PREDICTORS) - numbers[STRANGE])
+    mean, scale = load(numbers, MEAN), load(numbers, SCALE)
+    error = plain - mean
+    size = size_of(error)
+    known = scale > rounding
+    z = choose(known, least(size / scale, 1e4), choose(size > rounding, 3.0, 0.0))
+    if count > WARM_UP:
+        size = choose(known, least(size, LARGEST_ERROR * scale), size)
+        largest = LARGEST_MOVE * scale
+        error = choose(known, least(most(error, 0.0 - largest), largest), error)
+    store(numbers, SCALE, scale + max(SCALE_GAIN, first) * (size - scale))
+    store(numbers, MEAN, mean + most(load(PREDICTOR_GAINS, 0), first) * error)
+    z = z * z
+    total = lane(z, 0) + lane(z, 1) + lane(z, 2) + lane(z, 3) + lane(z, 4) + lane(z, 5)
+    strange = numbers[STRANGE] + SMOOTHING * (math.sqrt(total / PREDICTORS) - numbers[STRANGE])
     numbers[STRANGE] = strange
     return float(strange)
 
@@ -251,37 +264,28 @@ def features(x: float, plain: float, change: float, count: float, numbers: Any, 
     activity = min(change, 2.0 * usual_step) / usual_step if usual_step > 0 else 0.0
     capped = min(change, 3.0 * usual_step) if count > WARM_UP else change
     numbers[STEP] += max(STEP_GAIN, first) * (capped - usual_step)
-    possible = False
-    for j in range(FEATURES):
-        if j < 3:
-            seen = x
-        elif j < 5:
-            seen = change
-        elif j == 5:
-            seen = activity
-        else:
-            seen = plain
-        average = numbers[AVERAGE + j]
-        average += max(AVERAGE_GAINS[j], first) * (seen - average)
-        numbers[AVERAGE + j] = average
-        spread = numbers[SPREAD + j]
-        distance = average
-        if CENTRE_GAINS[j] > 0:
-            if count == 1:
-                numbers[CENTRE + j] = average
-            off = average - numbers[CENTRE + j]
-            distance = abs(off)
-            most = CENTRE_MOVE * spread
-            numbers[CENTRE + j] += max(CENTRE_GAINS[j], first) * min(max(off, -most), most)
-        counted = min(distance, LARGEST_SPREAD * spread) if count > WARM_UP else distance
-        spread += spread_gain * (counted - spread)
-        numbers[SPREAD + j] = spread
-        if distance > numbers[TOP + j]:
-            numbers[TOP + j] = distance
-        distances[j] = distance
-        if distance + BASE * spread > numbers[LIMIT + j]:
-            possible = True
-    return possible
+    seen = load(OF_VALUE, 0) * x + load(OF_CHANGE, 0) * change
+    seen = seen + (load(OF_ACTIVITY, 0) * activity + load(OF_PLAIN, 0) * plain)
+    average = load(numbers, AVERAGE)
+    average = average + most(load(AVERAGE_GAINS, 0), first) * (seen - average)
+    store(numbers, AVERAGE, average)
+    centred = load(CENTRED, 0)
+    centre, spread = load(numbers, CENTRE), load(numbers, SPREAD)
+    if count == 1:
+        centre = centred * average
+    off = average - centre
+    distance = size_of(off)
+    counted = distance
+    if count > WARM_UP:
+        counted = least(distance, LARGEST_SPREAD * spread)
+    largest = CENTRE_MOVE * spread
+    move = least(most(off, 0.0 - largest), largest)
+    store(numbers, CENTRE, centre + most(load(CENTRE_GAINS, 0), first * centred) * move)
+    spread = spread + spread_gain * (counted - spread)
+    store(numbers, SPREAD, spread)
+    store(numbers, TOP, most(load(numbers, TOP), distance))
+    store(distances, 0, distance)
+    return any_of(distance + BASE * spread > load(numbers, LIMIT))
 
 
 @part
@@ -321,6 +325,8 @@ def alarm(time: int, numbers: Any, times: Any, distances: Any) -> tuple[float, i
     given(types.int64),
     given(types.int64),
     given(types.float64),
+    types.int64,
+    types.int64,
     changed(types.float32, 2),
     changed(types.float64, 2),
     changed(types.int64, 2),
@@ -328,36 +334,54 @@ def alarm(time: int, numbers: Any, times: Any, distances: Any) -> tuple[float, i
     changed(types.uint8, 2),
     changed(types.float64),
     changed(types.float64, 2),
+    changed(types.int64),
     changed(types.float64),
 )
 def advance(
     rows: Any,
     at: Any,
     values: Any,
+    lowest: int,
+    beyond: int,
     all_numbers: Any,
     all_exact: Any,
     all_times: Any,
     all_profiles: Any,
     all_visits: Any,
     scores: Any,
-    reasons: Any,
+    alarms: Any,
+    found: Any,
     distances: Any,
 ) -> None:
     """Judge samples in order, each against the row of the state that it belongs to, and learn it after that.
 
-    A tick gives one sample of each of many series, a batch many samples of one.  ``scores`` float64[n] is in [0, 1];
-    ``reasons`` float64[n, 4] is cause (0: no alarm), what was seen, and what was expected at least and at most.  A
+    A tick gives one sample of each of many series, a batch many samples of one.  Samples of rows below ``lowest`` or
+    from ``beyond`` on are passed over.  ``scores`` float64[n] is in [0, 1]; ``alarms`` float64[at least n, 5] has which
+    sample, cause, what was seen, and what was expected at least and at most, ``found`` int64[1] says of how many.  A
     value that is not finite is a missing one: it scores 0 and is not learned.  A time before the newest one
     counts as the newest.  The state arrays have the rows of native.kernels.univariate_state;
-    ``distances`` float64[FEATURES] is scratch.
+    ``distances`` float64[LANES] is scratch.
     """
+    told = 0
     for i in range(len(rows)):
-        reasons[i, 0] = 0.0
+        row = rows[i]
+        if i + AHEAD < len(rows):
+            coming = rows[i + AHEAD]
+            if coming != row and lowest <= coming < beyond:
+                for column in range(0, NUMBERS, LINE):
+                    fetch(all_numbers, coming, column)
+                fetch(all_numbers, coming, NUMBERS - 1)
+                fetch(all_exact, coming, 0)
+                fetch(all_times, coming, 0)
+                place = at[i + AHEAD] % DAY_NS // PLACE_NS
+                fetch(all_profiles, coming, place)
+                fetch(all_visits, coming, place)
+        if not lowest <= row < beyond:
+            continue
         scores[i] = 0.0
         value = values[i]
         if not math.isfinite(value):
             continue
-        row = rows[i]
         # Views of one row: with places known to be positive the compiler leaves out the test for negative ones.
         numbers, exact, times = all_numbers[row], all_exact[row], all_times[row]
         profile, visits = all_profiles[row], all_visits[row]
@@ -410,7 +434,10 @@ def advance(
         elif cause < 3:
             middle += exact[ORIGIN]
             seen += exact[ORIGIN]
-        reasons[i, 0] = cause + 1.0
-        reasons[i, 1] = seen
-        reasons[i, 2] = middle - usual
-        reasons[i, 3] = middle + usual
+        alarms[told, 0] = i
+        alarms[told, 1] = cause + 1.0
+        alarms[told, 2] = seen
+        alarms[told, 3] = middle - usual
+        alarms[told, 4] = middle + usual
+        told += 1
+    found[0] = told

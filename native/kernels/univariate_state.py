@@ -3,14 +3,14 @@
 A series' state is one row of each of five arrays:
 
 ======== ============= ============================================================================
-numbers  float32[73]   moving averages, scales, daily maxima: the fields named below
+numbers  float32[82]   moving averages, scales, daily maxima: the fields named below
 exact    float64[2]    what is subtracted from values before they are stored in float32; previous raw value
 times    int64[4]      time of the newest sample, its day, time of the last alarm, its place in the profile
 profile  float32[144]  mean value by ten minutes of the day
 visits   uint8[144]    days of which a place of the profile has been seen, up to 255
 ======== ============= ============================================================================
 
-The first three (340 bytes) are what a tick reads and writes; the profile is a store of its own (720 bytes), of which a
+The first three (376 bytes) are what a tick reads and writes; the profile is a store of its own (720 bytes), of which a
 tick touches two neighbouring places.  An all-zero row belongs to a series that nothing is known of.  Nothing here
 imports numba.
 """
@@ -21,17 +21,21 @@ PLACES = 144  # of the daily profile
 PREDICTORS = 6
 FEATURES = 7
 
+#: What a sample changes of all predictors, or of all features, lies in so many columns, those left over unused: one
+#: vector instruction handles them together.
+LANES = 8
+
 # Columns of ``numbers``.
 MEAN = 0  # PREDICTORS moving averages of the value, the shortest first
-SCALE = MEAN + PREDICTORS  # the mean absolute error of each
-AVERAGE = SCALE + PREDICTORS  # FEATURES moving averages
-CENTRE = AVERAGE + FEATURES  # the slow mean of each
-SPREAD = CENTRE + FEATURES  # the mean distance from it
-TOP = SPREAD + FEATURES  # the largest distance of this day
-USUAL = TOP + FEATURES  # mean logarithm of a day's largest distance
+SCALE = MEAN + LANES  # the mean absolute error of each
+AVERAGE = SCALE + LANES  # FEATURES moving averages
+CENTRE = AVERAGE + LANES  # the slow mean of each
+SPREAD = CENTRE + LANES  # the mean distance from it
+TOP = SPREAD + LANES  # the largest distance of this day
+LIMIT = TOP + LANES  # the distance from which an alarm is possible this day
+USUAL = LIMIT + LANES  # mean logarithm of a day's largest distance
 UNSURE = USUAL + FEATURES  # mean absolute deviation of that logarithm
-LIMIT = UNSURE + FEATURES  # the distance from which an alarm is possible this day
-STRANGE = LIMIT + FEATURES  # smoothed strangeness
+STRANGE = UNSURE + FEATURES  # smoothed strangeness
 COUNT = STRANGE + 1  # samples learned
 DAYS = COUNT + 1  # days that have ended
 LOUDNESS = DAYS + 1  # strength of the last alarm
@@ -45,6 +49,13 @@ WAITING = STEP + 1  # mean of the place before, which the profile has not learne
 WAITING_PLACE = WAITING + 1  # which place that is, from 1; 0 for none
 NUMBERS = WAITING_PLACE + 1
 
+#: The columns of ``numbers`` that are saved, in the order of docs/formats/detectors.md: without those left over.
+SAVED = (
+    *(first + each for first in (MEAN, SCALE) for each in range(PREDICTORS)),
+    *(first + each for first in (AVERAGE, CENTRE, SPREAD, TOP, USUAL, UNSURE, LIMIT) for each in range(FEATURES)),
+    *range(STRANGE, NUMBERS),
+)
+
 ORIGIN = 0  # columns of ``exact``
 PREVIOUS = 1
 EXACT = 2
@@ -54,6 +65,8 @@ DAY = 1
 ALARM = 2
 PLACE = 3
 TIMES = 4
+
+ALARM_COLUMNS = 5  # of what is told of an alarm: which sample, its cause, what was seen, expected least and most
 
 # What an alarm is about: the number of the feature that is the farthest out, from 1.
 CAUSE_VALUE = 1

@@ -16,6 +16,8 @@ import pytest
 from engine.catalog.catalog import Catalog
 from engine.catalog.packing import PACKED_VERSION
 from engine.catalog.tagsetfiles import open_file
+from engine.detection import snapshot
+from engine.detection.univariate import UnivariateDetector
 from engine.disk.real import RealFileSystem
 from engine.errors import Damage, NewerFormat
 from engine.model.rows import Rows
@@ -38,7 +40,7 @@ from native.tagsetfile import VERSION as TAGSETS_VERSION
 from native.tagsetfile import TagsetFile
 from tests.filesystems import MemoryFileSystem
 from tests.oracles import columns, formats
-from tests.vectors.make import HERE, VECTORS, described, described_catalogue, main
+from tests.vectors.make import HERE, VECTORS, described, described_catalogue, detector_samples, main
 
 FS = RealFileSystem()
 #: The versions that this program reads; each has a vector.
@@ -49,6 +51,7 @@ VERSIONS = {
     "manifest": MANIFEST_FORMAT,
     "segment": layout.FORMAT_VERSION,
     "rollups": schema.LAYOUT_VERSION,
+    "detectors": snapshot.VERSION,
 }
 
 
@@ -190,6 +193,23 @@ def test_a_newer_tag_set_file_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(body)
     with pytest.raises(NewerFormat, match=f"{path}"):
         open_file(FS, str(path), verify=True)
+
+
+# --- detector state
+
+
+@pytest.mark.parametrize("name", versions("detectors"))
+def test_detector_state_by_its_page(name: str) -> None:
+    kind, arrays = formats.read_detector_state(file_of(name).read_bytes())
+    assert kind == "univariate"
+    assert {array: sum(numbers) for array, (_, numbers) in arrays.items()} == pytest.approx(expected(name)["sums"])
+
+
+@pytest.mark.parametrize("name", versions("detectors"))
+def test_a_detector_goes_on_from_a_frozen_state(name: str) -> None:
+    detector = UnivariateDetector.from_bytes(file_of(name).read_bytes())
+    scores = detector.advance(*detector_samples(72 * 4, 72 * 2)).scores
+    assert scores == pytest.approx(expected(name)["scores"], abs=2e-6)
 
 
 # --- the manifest

@@ -7,6 +7,7 @@ that anyone has.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -230,3 +231,21 @@ def read_rollups(path: Path) -> dict[str, Any]:
                 "last": list(found[-1]),
             }
     return {"flushed_sequence": flushed, "tiers": tiers}
+
+
+def read_detector_state(data: bytes) -> tuple[str, dict[str, tuple[list[int], list[float]]]]:
+    """detectors.md: the kind, and shape and numbers of each array."""
+    version, length, checksum = struct.unpack_from("<BII", data, 7)
+    assert data[:7] == b"TGDET\x00\x00"
+    assert version == 1
+    assert crc32c(data[16:]) == checksum
+    description = json.loads(data[16 : 16 + length])
+    arrays = {}
+    at = 16 + length
+    for name, dtype, shape in description["arrays"]:
+        count = math.prod(shape)
+        form = f"<{count}{ {'<f4': 'f', '<f8': 'd', '<i8': 'q', '|u1': 'B'}[dtype] }"
+        arrays[name] = (shape, list(struct.unpack_from(form, data, at)))
+        at += struct.calcsize(form)
+    assert at == len(data)
+    return description["kind"], arrays

@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from engine.catalog.packing import PACKED_VERSION, pack_definitions
+from engine.detection.snapshot import decode
+from engine.detection.univariate import UnivariateDetector
 from engine.disk.real import RealFileSystem
 from engine.model.rows import Rows, absent_matrix
 from engine.rollups.packs import Packs
@@ -346,6 +348,26 @@ def make_rollups() -> tuple[Files, dict[str, Any]]:
 
 
 #: None: only an earlier release could make it.
+def detector_samples(first: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows of four series, one each 20 minutes: a daily shape with noise, a counter, rare spikes, a constant."""
+    at = np.arange(first, first + rows, dtype=np.int64)
+    noise = np.round((at * 2654435761 % 2**32) / 2**32 * 64) / 16
+    hour = at % 72
+    values = [50 + np.where((hour > 24) & (hour < 50), 20.0, 0.0) + noise, at * 8.0 + at * at % 7]
+    values += [np.where(at % 37 == 0, 90.0 + at % 5, 0.0), np.full(rows, 7.25)]
+    return np.tile(np.arange(4), rows), np.repeat(START_NS + 20 * MINUTE_NS * at, 4), np.stack(values, axis=1).ravel()
+
+
+def make_detectors() -> tuple[Files, dict[str, Any]]:
+    """What four series are after four days, and what is said of them in the next two."""
+    detector = UnivariateDetector(4)
+    detector.advance(*detector_samples(0, 72 * 4))
+    state = detector.to_bytes()
+    scores = detector.advance(*detector_samples(72 * 4, 72 * 2)).scores
+    sums = {name: float(np.sum(array, dtype=np.float64)) for name, array in decode("univariate", state, "").items()}
+    return {"four.state": state}, {"sums": sums, "scores": np.round(scores, 9).tolist()}
+
+
 VECTORS: dict[str, Callable[[], tuple[Files, dict[str, Any]]] | None] = {
     "wal/1": make_wal,
     "catalogue/1": make_catalogue,
@@ -357,6 +379,7 @@ VECTORS: dict[str, Callable[[], tuple[Files, dict[str, Any]]] | None] = {
     "segment/2": make_routed_segment,
     "rollups/1": None,
     "rollups/2": make_rollups,
+    "detectors/1": make_detectors,
 }
 
 
