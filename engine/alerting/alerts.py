@@ -29,7 +29,7 @@ STORED = (
     "id, fingerprint, tagset_id, rule, severity, category, labels, channels, state, value, threshold, "
     "summary, stale, started_ns, cause_time_ns, fired_ns, notified_ns, cleared_ns, resolved_ns, "
     "acknowledged_ns, acknowledged_by, acknowledged_note, acknowledged_until_ns, owed, "
-    "escalate_from_ns, withheld, source, annotations"
+    "escalate_from_ns, withheld, source, annotations, next_step_ns"
 )
 
 
@@ -42,6 +42,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     but the series has had no data for too long.  ``acknowledged_*``: the last acknowledgement, also when
     expired.  ``owed``: what a silence has held back of it, "firing" or "resolved".
     ``escalate_from_ns``: from when the steps of its escalation count; None before anybody was told.
+    ``next_step_ns``: when the next of them is due, None where there is none or somebody has the alert in hand.
     ``source``: what its rule looks at (engine/alerting/evidence.py), None for one of an earlier version.
     ``withheld``: how many of its notifications were not sent, or not by themselves, by cause.  ``annotations``: further
     texts of its rule, as filled in when ``summary`` was.
@@ -75,6 +76,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     withheld: dict[str, int] = {}
     source: str | None = None
     annotations: dict[str, str] = {}
+    next_step_ns: int | None = None
 
     @property
     def is_open(self) -> bool:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.alerting import steps
 from engine.alerting.alerts import (
     CANCELLED,
     FIRING,
@@ -39,6 +40,7 @@ from engine.alerting.holding import BUDGET, COOLDOWN, FLAPPING, GROUPED, Flappin
 from engine.alerting.outgoing import Outgoing
 from engine.alerting.routing import Router
 from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary, rule_annotations, rule_labels
+from engine.alerting.steps import Steps
 from engine.alerting.writes import Writes
 from engine.config import Escalation, Inhibition, Rule
 from engine.model.times import time_text
@@ -51,7 +53,7 @@ class Journal:
     """Writes through the ``connection`` of an open transaction, as of ``now_ns``.
 
     ``events`` collects the new entries of the history.  ``instance``: identity of the database, which makes
-    the delivery keys of two servers differ.
+    the delivery keys of two servers differ.  ``in_force``: the steps of escalations.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Journal:
         flapping: Flapping,
         budgets: Mapping[str, int],
         groupings: Mapping[str, Grouping],
+        in_force: Steps,
     ) -> None:
         self._connection = connection
         self._now_ns = now_ns
@@ -72,6 +75,8 @@ class Journal:
         self.outgoing = Outgoing(self.read, self._writes, instance, budgets, now_ns)
         self._holds = Holds(self.read, inhibitions, flapping, now_ns)
         self._groups = Groups(self.read, self._writes, groupings, now_ns)
+        self._steps = in_force
+        self._rescheduled: set[int] = set()
         # The open alerts of the series that are being recorded, by fingerprint.
         self._open: dict[str, Alert] = {}
         self.events: list[AlertEvent] = []
@@ -86,6 +91,22 @@ class Journal:
     def flush(self) -> None:
         """Write what has been kept back; to be called before the transaction ends."""
         self._writes.flush()
+        if self._rescheduled:
+            self._connection.execute(steps.SOME, (self._steps.text, steps.some(self._rescheduled)))
+            self._rescheduled.clear()
+
+    def reschedule(self, alert: Alert) -> None:
+        """Find out anew, at the end, when the next step of the alert's escalation is due."""
+        self._rescheduled.add(alert.id)
+
+    def reschedule_all(self) -> None:
+        """Find that out for every firing alert, and keep for which steps."""
+        self.flush()
+        self._connection.execute(steps.ALL, (self._steps.text,))
+        self._connection.execute(
+            "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (steps.KEPT_AS, self._steps.text),
+        )
 
     def select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
         return [alert_of_row(row) for row in self.read(f"SELECT {STORED} FROM alerts {where}", parameters)]
@@ -261,7 +282,11 @@ class Journal:
         owed = None if flaps is None else tells
         news: dict[str, Any] = {"owed": owed} if alert.owed != owed else {}
         if tells == FIRING and alert.notified_ns is None:
-            news |= {"notified_ns": self._now_ns, "escalate_from_ns": self._now_ns}
+            news |= {
+                "notified_ns": self._now_ns,
+                "escalate_from_ns": self._now_ns,
+                "next_step_ns": self._steps.first_ns(alert, self._now_ns),
+            }
         if news:
             alert = self.update(alert, **news)
         if flaps is not None:
@@ -279,6 +304,7 @@ class Journal:
         if self._holds.reason(alert) is not None:
             return None
         self._writes.add("escalations", alert.id, step.name, self._now_ns)
+        self.reschedule(alert)
         new = tuple(channel for channel in step.channels if channel not in alert.channels)
         channels = step.channels if step.after else new
         if not channels:

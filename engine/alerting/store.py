@@ -32,11 +32,15 @@ from engine.alerting.reading import AlertReader
 from engine.alerting.routing import Router
 from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint, may_be_of, own_labels
 from engine.alerting.states import RuleState, row_of_state, state_of_rows
+from engine.alerting.steps import KEPT_AS, Steps
 from engine.catalog.control import ControlDatabase
 from engine.config import Config, Escalation, Inhibition, Route, Rule
 from engine.errors import BadRequest, NotFound
 from engine.model.rows import NEVER_NS
 from engine.model.times import time_text
+
+# SQLite would take the index of states, through all that fires.
+_STEP_DUE = "INDEXED BY alerts_next_step WHERE state = 'firing' AND next_step_ns <= ?"
 
 
 class AlertStore(AlertReader):
@@ -54,6 +58,7 @@ class AlertStore(AlertReader):
         routes: Sequence[Route] = (),
         digests_ns: Mapping[str, int] | None = None,
         service_labels: Sequence[str] = (),
+        escalation: Sequence[Escalation] = (),
     ) -> None:
         super().__init__(control, service_labels)
         self.in_force = RulesInForce(control)
@@ -63,6 +68,7 @@ class AlertStore(AlertReader):
         self._budgets = dict(budgets or {})
         self._groupings = dict(groupings or {})
         self._digests_ns = dict(digests_ns or {})
+        self._steps, self._steps_known = Steps(escalation), False
         self._counting = threading.Lock()
         self._withheld: Counter[str] = Counter()
 
@@ -75,6 +81,7 @@ class AlertStore(AlertReader):
             channels=tuple(channels),
             routes=config.effective_routes,
             service_labels=config.bottlenecks.service_labels,
+            escalation=config.effective_escalation,
             inhibitions=config.inhibit,
             flapping=Flapping(config.watch.flap_changes, config.watch.flap_window),
             budgets={name: each.budget for name, each in channels.items() if each.budget is not None},
@@ -98,6 +105,7 @@ class AlertStore(AlertReader):
                 flapping=self._flapping,
                 budgets=self._budgets,
                 groupings=self._groupings,
+                in_force=self._steps,
             )
             yield journal
             journal.flush()
@@ -253,6 +261,7 @@ class AlertStore(AlertReader):
                 acknowledged_by=by,
                 acknowledged_note=note,
                 acknowledged_until_ns=expires_ns,
+                next_step_ns=None,
             )
             until = "" if expires_ns is None else f" until {time_text(expires_ns)}"
             return journal.tell(alert, "acknowledged", f"by {by}{until}" + (f": {note}" if note else ""))
@@ -266,8 +275,7 @@ class AlertStore(AlertReader):
             alert = self._open_in(journal, alert_id, "release")
             if not alert.acknowledged(now_ns):
                 raise BadRequest(f"cannot release alert {alert_id}: nobody has acknowledged it")
-            alert = self._stop_clock(journal, alert)
-            alert = journal.update(alert, acknowledged_ns=None, acknowledged_until_ns=None)
+            alert = self._given_back(journal, alert)
             return journal.tell(alert, "unacknowledged", f"by {by}" + (f": {note}" if note else ""))
 
     def expire_acks(self, now_ns: int) -> list[AlertEvent]:
@@ -279,8 +287,7 @@ class AlertStore(AlertReader):
         with self._journal(now_ns) as journal:
             for alert in journal.select(f"{due} ORDER BY id", (now_ns,)):
                 detail = f"the acknowledgement by {alert.acknowledged_by} has expired"
-                alert = self._stop_clock(journal, alert)
-                alert = journal.update(alert, acknowledged_ns=None, acknowledged_until_ns=None)
+                alert = self._given_back(journal, alert)
                 if alert.notified_ns is not None:
                     journal.notify(alert, "unacknowledged", FIRING, detail)
                 else:
@@ -348,16 +355,30 @@ class AlertStore(AlertReader):
             return alert
         return journal.update(alert, escalate_from_ns=alert.escalate_from_ns + stopped_ns)
 
-    def escalate(self, steps: Sequence[Escalation], now_ns: int) -> list[AlertEvent]:
+    def _given_back(self, journal: Journal, alert: Alert) -> Alert:
+        """End the acknowledgement of an alert, whose escalation goes on with the time that was left."""
+        journal.reschedule(alert)
+        return journal.update(self._stop_clock(journal, alert), acknowledged_ns=None, acknowledged_until_ns=None)
+
+    def escalate(self, now_ns: int) -> list[AlertEvent]:
         """Take every step that is due of alerts that are neither acknowledged nor resolved, each once."""
-        due = [step for step in steps if self._select(*_due(step, now_ns, "LIMIT 1"))]
-        if not due:
+        self._know_steps(now_ns)
+        if not self._control.rows(f"SELECT 1 FROM alerts {_STEP_DUE} LIMIT 1", (now_ns,)):
             return []
         with self._journal(now_ns) as journal:
-            for step in due:
-                for alert in journal.select(*_due(step, now_ns, "ORDER BY id")):
+            for step in self._steps:
+                for alert in journal.select(*_due(step, now_ns)):
                     journal.escalate(alert, step)
         return journal.events
+
+    def _know_steps(self, now_ns: int) -> None:
+        """Once: find out anew when the steps of every alert are due, where others were in force before."""
+        if self._steps_known:
+            return
+        if self._control.rows("SELECT value FROM meta WHERE key = ?", (KEPT_AS,)) != [(self._steps.text,)]:
+            with self._journal(now_ns) as journal:
+                journal.reschedule_all()
+        self._steps_known = True
 
     def end_silences(self, tells: str, now_ns: int) -> list[AlertEvent]:
         """Send what is no longer held back: once, and only of what still fires or was told of.
@@ -409,11 +430,11 @@ class AlertStore(AlertReader):
             ).rowcount
 
 
-def _due(step: Escalation, now_ns: int, rest: str) -> tuple[str, tuple[Any, ...]]:
+def _due(step: Escalation, now_ns: int) -> tuple[str, tuple[Any, ...]]:
     """Return the condition, and its parameters, of the alerts whose ``step`` is due."""
     where = (
-        "WHERE state = 'firing' AND escalate_from_ns <= ? AND acknowledged_ns IS NULL "
+        f"{_STEP_DUE} AND escalate_from_ns <= ? AND acknowledged_ns IS NULL "
         "AND category = coalesce(?, category) AND severity = coalesce(?, severity) "
-        f"AND NOT EXISTS (SELECT 1 FROM escalations WHERE alert_id = alerts.id AND step = ?) {rest}"
+        "AND NOT EXISTS (SELECT 1 FROM escalations WHERE alert_id = alerts.id AND step = ?) ORDER BY id"
     )
-    return where, (now_ns - step.after, step.category, step.severity, step.name)
+    return where, (now_ns, now_ns - step.after, step.category, step.severity, step.name)

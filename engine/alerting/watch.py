@@ -16,7 +16,7 @@ from engine.alerting.inforce import looks_at
 from engine.alerting.rules import GroupNumber, LabelsOf, RuleInput
 from engine.alerting.states import CLEARING, EMPTY_STATE, FIRING, PENDING, RuleState
 from engine.alerting.store import AlertStore
-from engine.config import Escalation, Rule
+from engine.config import Rule
 
 _LOOKS_ELSEWHERE = "the rule looks at other series now"
 _NO_INPUT = RuleInput(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float64), np.empty(0, dtype=np.int64))
@@ -58,7 +58,7 @@ class RuleChanges:
 
 
 class RuleWatch:
-    """Judges the enabled ones of ``rules``, stores what comes of it, and takes the steps of ``escalation``.
+    """Judges the enabled ones of ``rules``, and stores what comes of it.
 
     A tick's changes are stored first and remembered after: when storing fails, the same changes are found
     again at the next tick.  Methods may be called from any thread.
@@ -70,13 +70,11 @@ class RuleWatch:
         store: AlertStore,
         *,
         stale_after_ns: int,
-        escalation: Sequence[Escalation] = (),
         heartbeats_ns: Mapping[str, int] | None = None,
     ) -> None:
         self.rules = tuple(rule for rule in rules if rule.enabled)
         self._store = store
         self._heartbeats_ns = dict(heartbeats_ns or {})
-        self._escalation = tuple(sorted(escalation, key=lambda step: step.after))
         self._stale_after_ns = stale_after_ns
         self._lock = threading.Lock()
         self._states: dict[str, RuleState] = {rule.name: EMPTY_STATE for rule in self.rules}
@@ -163,7 +161,7 @@ class RuleWatch:
             self._judged_ns = now_ns
         events += self._store.expire_acks(now_ns)
         events += self._store.end_silences(alerts.FIRING, now_ns)
-        events += self._store.escalate(self._escalation, now_ns)
+        events += self._store.escalate(now_ns)
         self._store.sum_up(now_ns)
         self._store.send_digests(now_ns)
         self._store.tell_groups(now_ns)

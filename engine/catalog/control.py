@@ -295,6 +295,12 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE INDEX deploys_time ON deploys (time_ns)",
         "CREATE INDEX deploys_of ON deploys (service, time_ns)",
     ),
+    (
+        # When the next step of an alert's escalation is due; filled in by the first tick (engine/alerting/steps.py).
+        "ALTER TABLE alerts ADD COLUMN next_step_ns INTEGER",
+        """CREATE INDEX alerts_next_step ON alerts (next_step_ns)
+            WHERE state = 'firing' AND next_step_ns IS NOT NULL""",
+    ),
 )
 
 

@@ -405,7 +405,6 @@ class Engine:
             config.effective_rules,
             self.alerts,
             stale_after_ns=int(config.watch.stale_after),
-            escalation=config.effective_escalation,
             heartbeats_ns={name: int(each.heartbeat) for name, each in channels.items() if each.heartbeat is not None},
         )
         self.watcher = Watcher(

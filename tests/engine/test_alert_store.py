@@ -87,12 +87,12 @@ class Server:
             groupings=self.groupings,
             routes=self.routes,
             digests_ns=self.digests_ns,
+            escalation=self.escalation,
         )
         self.watch = RuleWatch(
             self.rules,
             self.store,
             stale_after_ns=STALE_AFTER_S * S,
-            escalation=self.escalation,
             heartbeats_ns=self.heartbeats_ns,
         )
         self.watch.restore(self.labels_of, T0 + self.now_s * S)

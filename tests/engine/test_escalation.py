@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from engine.config_units import Duration
 from engine.model.matchers import parse_matchers
 from tests.engine.test_alert_store import T0, S, Server, rule_of
 
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 HOT, COOL = {7: 95.0}, {7: 10.0}
 
 
@@ -153,6 +155,87 @@ def test_an_alert_that_nobody_was_told_of_does_not_escalate(tmp_path: Path) -> N
     assert server.tick(500, HOT) == []
     assert server.tick(1_001, HOT) == ["notified"]
     assert server.tick(1_011, HOT) == ["escalated"]
+    server.control.close()
+
+
+def next_steps(server: Server) -> dict[int, int | None]:
+    """Return in which second after T0 each alert's next step is due, by what the alert says."""
+    return {
+        alert_id: None if due_ns is None else (due_ns - T0) // S
+        for alert_id, due_ns in server.control.rows("SELECT id, next_step_ns FROM alerts WHERE state = 'firing'")
+    }
+
+
+def test_each_alert_says_when_its_next_step_is_due(server: Server) -> None:
+    server.tick(0, HOT)
+    assert next_steps(server) == {1: 300}
+    server.store.ack(1, by="ann", expires_ns=T0 + 150 * S, now_ns=T0 + 100 * S)
+    assert next_steps(server) == {1: None}
+    server.tick(150, HOT)
+    assert next_steps(server) == {1: 350}
+    server.store.ack(1, by="ann", now_ns=T0 + 160 * S)
+    server.store.release(1, by="ann", now_ns=T0 + 170 * S)
+    assert next_steps(server) == {1: 360}
+    server.tick(360, HOT)
+    assert next_steps(server) == {1: 660}
+    server.tick(660, HOT)
+    assert next_steps(server) == {1: None}
+
+
+def test_other_steps_after_a_restart_are_taken_of_the_alerts_that_fire(server: Server) -> None:
+    server.tick(0, HOT)
+    server.tick(300, HOT)
+    # The team's step has been taken; now the boss hears sooner, and a new one and one for others come.
+    server.escalation = (
+        step_of("team", 60, "phone"),
+        step_of("boss", 400, "mail"),
+        step_of("lawyers", 100, "fax"),
+        step_of("security", 0, "fax", category="security"),
+    )
+    server.restart()
+    assert server.tick(310, HOT) == ["escalated"]
+    assert sent(server)[-1] == ("fax", "escalated")
+    assert next_steps(server) == {1: 400}
+    assert server.tick(399, HOT) == []
+    assert server.tick(400, HOT) == ["escalated"]
+    # Without steps nothing is due, whatever stood there before; and again with them.
+    server.escalation = ()
+    server.restart()
+    assert server.tick(500, HOT) == []
+    assert next_steps(server) == {1: None}
+    server.escalation = STEPS
+    server.restart()
+    assert server.tick(510, HOT) == []
+    assert next_steps(server) == {1: None}
+    assert server.tick(520, COOL) == ["resolved"]
+    # Whoever was told is told of the end.
+    assert {channel for channel, event in sent(server) if event == "resolved"} == {"ops", "phone", "fax", "mail"}
+
+
+def frozen(path: Path, version: int) -> None:
+    """Write the control database that a server of an earlier version has left."""
+    connection = sqlite3.connect(path)
+    connection.executescript((VECTORS / "control" / str(version) / "control.sql").read_text())
+    connection.close()
+
+
+def test_alerts_of_an_earlier_version_escalate_as_they_would_have(tmp_path: Path) -> None:
+    frozen(tmp_path / "control.db", 18)
+    steps = (step_of("team", 300, "phone", "ops"), step_of("boss", 600, "mail"))
+    server = server_of(tmp_path / "control.db", *steps, for_=5)
+    # Fired at 10 s: 2 is acknowledged from 100 to 500 s, 3 for good, 4 silenced, 5 had the first step; 6 is pending.
+    hot = {1: 95.0, 2: 95.0, 3: 95.0, 4: 95.0, 6: 95.0}
+    assert server.tick(321, hot) == []
+    assert next_steps(server) == {2: None, 3: None, 4: 310, 5: 610}
+    assert server.tick(330, hot) == ["firing"]
+    assert next_steps(server)[6] == 630
+    assert server.tick(609, hot) == ["unacknowledged"]
+    assert server.tick(610, hot) == ["escalated"]
+    assert server.history(5)[-1][1].startswith("step boss: ")
+    assert server.tick(630, hot) == ["escalated"]
+    assert server.tick(709, hot) == []
+    assert next_steps(server)[2] == 710
+    assert server.tick(710, hot) == ["escalated"]
     server.control.close()
 
 

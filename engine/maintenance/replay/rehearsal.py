@@ -95,7 +95,6 @@ class Rehearsal:
             config.effective_rules,
             self._alerts,
             stale_after_ns=int(config.watch.stale_after),
-            escalation=config.effective_escalation,
         )
         inputs = RuleInputs(
             catalog,
