@@ -64,6 +64,7 @@ SUITES = (
     Suite("storage", "bytes on disk after a graceful stop", "macro_storage", "storage"),
     Suite("storage-pooled", "bytes on disk of node-exporter scrapes", "macro_pooled", "storage_pooled"),
     Suite("rollup", "how fast tiers catch up after a bulk load", "macro_storage", "rollup"),
+    Suite("upkeep", "what tiers cost beside live ingest, time passed in", "macro_upkeep"),
     Suite("queries", "the fifteen devops queries over HTTP", "macro_query"),
     Suite("series", "a million series: becoming known, memory, finding them by label", "macro_series", "many"),
     Suite("churn", "a simulated week in which every series is renamed hourly", "macro_series", "churn"),

@@ -35,7 +35,14 @@ def aggregate_rows(
     times: npt.NDArray[np.int64],
     values: npt.NDArray[np.float64],
     width_ns: int,
-    order: npt.NDArray[np.int64] | None = None,
     counters: Sequence[int] = (),
 ) -> WideColumns: ...
+def aggregate_parts(
+    parts: Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.float64]]],
+    lines: Sequence[Sequence[int]],
+    tagset_ids: npt.NDArray[np.int32],
+    buckets: npt.NDArray[np.int64],
+    width_ns: int,
+    counters: Sequence[int] = (),
+) -> tuple[WideColumns, npt.NDArray[np.int32]]: ...
 def merge_rows(columns: _Wide, width_ns: int, counters: Sequence[int] = ()) -> WideColumns: ...

@@ -5,13 +5,24 @@ and last sample, these columns have one line instead of one for each field.  Buc
 those of :mod:`native.rollup` (docs/formats/rollups.md).
 """
 
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
+from libcpp.vector cimport vector
 
 from native.arguments cimport checked_array, same_length
 from native.rollup cimport bucket_floor, checked_width, larger, smaller, within_bucket
 
 import numpy as np
+
+from native.slabs import slab_array
+
+cdef enum:
+    # Tag sets are looked up in a table where they lie within so many, or a share of it is used.
+    DENSE_TAGSETS = 1 << 20
+    DENSE_SHARE = 16
+    SLAB_BYTES = 1 << 20
+    MAX_PAIRS = 0x7FFFFFFE
 
 #: The lines of values, in order.
 VALUE_NAMES = ("sums", "mins", "maxs", "firsts", "lasts")
@@ -57,6 +68,21 @@ cdef struct Group:
     Py_ssize_t start
 
 
+cdef struct Place:
+    # Where a row is: which part, and which of its rows.
+    uint32_t part
+    uint32_t row
+
+
+cdef struct Cursor:
+    # One wanted tag set: its newest row so far, the first of its pairs that does not end before it, the end of its pairs.
+    int64_t last_time
+    uint32_t pair
+    uint32_t end_pair
+    bint seen
+    bint disordered
+
+
 cdef struct Lines:
     # The matrices that a pass fills, line after line; ``stride`` 0 where one line stands for all fields.
     Py_ssize_t groups
@@ -71,14 +97,13 @@ cdef struct Lines:
     double* increase
 
 
-def aggregate_rows(tagset_ids, times, values, width_ns, order=None, counters=()):
+def aggregate_rows(tagset_ids, times, values, width_ns, counters=()):
     """Return :class:`WideColumns`: one row for each (tag set, bucket) in which any field has a sample.
 
-    ``tagset_ids``: int32[n] >= 0; ``times``: int64[n], nanoseconds; ``values``: float64[k, n], NaN of any kind is no
-    sample.  ``order``: int64[n], the places of the rows so that they strictly ascend by (tag set, time); None where
-    they do so already.  ``counters``: the places (0..k-1, ascending) of the fields whose increase is wanted: the rises
-    between consecutive samples of a bucket, a fall being a reset that adds the new value.
-    Raises TypeError or ValueError for other input, MemoryError when there is no room.
+    ``tagset_ids``: int32[n] >= 0; ``times``: int64[n], nanoseconds; rows strictly ascend by (tag set, time).
+    ``values``: float64[k, n], NaN of any kind is no sample.  ``counters``: the places (0..k-1, ascending) of the fields
+    whose increase is wanted: the rises between consecutive samples of a bucket, a fall being a reset that adds the new
+    value.  Raises TypeError or ValueError for other input, MemoryError when there is no room.
     """
     cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
     cdef Py_ssize_t rows = ids.shape[0]
@@ -88,40 +113,118 @@ def aggregate_rows(tagset_ids, times, values, width_ns, order=None, counters=())
     cdef const double[:, ::1] cells = values
     cdef Py_ssize_t fields = cells.shape[0]
     cdef int64_t width = checked_width(width_ns)
-    cdef const int64_t[::1] places
-    cdef const int64_t* place = NULL
-    if order is not None:
-        same_length(checked_array(order, "order", np.int64, 1), "order", rows, "tagset_ids")
-        places = order
-        place = &places[0]
-    marks = _marked_counters(counters, fields)
-    cdef const int32_t[::1] line_of_counter = marks
     cdef Group* groups = NULL
     cdef Py_ssize_t found = 0
-    cdef Lines out
-    cdef bint alike = False
+    cdef Py_ssize_t at
+    cdef vector[const int64_t*] times_of
+    cdef vector[const double*] columns_of
+    if rows > MAX_PAIRS:
+        raise ValueError(f"cannot aggregate rows: got {rows}, want at most {MAX_PAIRS}")
     try:
         with nogil:
-            found = _group_rows(&ids[0], &stamps[0], place, rows, width, &groups)
+            found = _group_rows(&ids[0], &stamps[0], rows, width, &groups)
         if found == -1:
             raise MemoryError(f"cannot aggregate {rows} rows: got no memory for their buckets")
         if found == -2:
             raise ValueError(
                 "cannot aggregate rows: got unsorted rows, want strictly ascending (tag set, time), ids >= 0"
             )
-        columns = _new_columns(fields, len(counters), found, True, &out)
-        _copy_keys(columns, &ids[0], place, groups, found)
-        if rows and fields:
-            with nogil:
-                alike = _aggregate(&stamps[0], place, rows, &cells[0, 0], fields, groups, &line_of_counter[0], True, out)
-            if not alike:
-                columns = _new_columns(fields, len(counters), found, False, &out)
-                _copy_keys(columns, &ids[0], place, groups, found)
-                with nogil:
-                    _aggregate(&stamps[0], place, rows, &cells[0, 0], fields, groups, &line_of_counter[0], False, out)
+        times_of.push_back(&stamps[0])
+        for at in range(fields):
+            columns_of.push_back(&cells[0, 0] + at * rows)
+        keys = np.empty(found, np.int32)
+        _copy_keys(keys, &ids[0], groups, found)
+        return _aggregated(keys, groups, found, NULL, times_of, columns_of, fields, counters)
     finally:
         free(groups)
-    return _without_empty(columns)
+
+
+def aggregate_parts(parts, lines, tagset_ids, buckets, width_ns, counters=()):
+    """Return (:class:`WideColumns`, int32[u]): one row for each wanted (tag set, bucket) in which any field has a sample.
+
+    The rows stay where they are.  ``parts``: (int32[n], int64[n], float64[k', n]) each, tag sets, times and values, the
+    lines of values contiguous in themselves; those of other tag sets and buckets may be among the rows.  ``lines``: for
+    each part k places of the fields' lines in its values, -1 for a field that it does not have.  ``tagset_ids``,
+    ``buckets``: int32[m], int64[m], the wanted pairs, ascending and distinct.  ``width_ns``, ``counters``: as for
+    :func:`aggregate_rows`.  Tag sets whose rows, part by part, do not strictly ascend by time are left out; they are the
+    second result, ascending.
+    Raises TypeError or ValueError for other input, MemoryError when there is no room.
+    """
+    cdef const int32_t[::1] wanted_ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
+    cdef Py_ssize_t pairs = wanted_ids.shape[0]
+    same_length(checked_array(buckets, "buckets", np.int64, 1), "buckets", pairs, "tagset_ids")
+    cdef const int64_t[::1] wanted = buckets
+    cdef int64_t width = checked_width(width_ns)
+    cdef Py_ssize_t fields = len(lines[0]) if len(lines) else 0
+    cdef vector[const int32_t*] ids_of
+    cdef vector[const int64_t*] times_of
+    cdef vector[Py_ssize_t] rows_of
+    cdef vector[const double*] columns_of
+    cdef Py_ssize_t total = 0
+    cdef Py_ssize_t at, field, line, rows
+    cdef const int32_t[::1] ids
+    cdef const int64_t[::1] stamps
+    cdef const double[:, :] cells
+    if len(parts) != len(lines):
+        raise ValueError(f"cannot aggregate parts: got {len(lines)} lists of lines, want {len(parts)}")
+    if pairs > MAX_PAIRS:
+        raise ValueError(f"cannot aggregate parts: got {pairs} pairs, want at most {MAX_PAIRS}")
+    columns_of.resize(fields * len(parts), NULL)
+    for at, ((part_ids, part_times, part_values), places) in enumerate(zip(parts, lines)):
+        ids = checked_array(part_ids, "tagset_ids of a part", np.int32, 1)
+        rows = ids.shape[0]
+        same_length(checked_array(part_times, "times of a part", np.int64, 1), "times of a part", rows, "its tagset_ids")
+        stamps = part_times
+        _check_values(part_values, rows)
+        cells = part_values
+        if rows > MAX_PAIRS:
+            raise ValueError(f"cannot aggregate parts: got {rows} rows in one, want at most {MAX_PAIRS}")
+        if len(places) != fields:
+            raise ValueError(f"cannot aggregate parts: got {len(places)} lines for a part, want {fields}")
+        for field in range(fields):
+            line = places[field]
+            if not -1 <= line < cells.shape[0]:
+                raise ValueError(f"cannot aggregate parts: got line {line}, want -1 to {cells.shape[0] - 1}")
+            if line >= 0 and rows:
+                columns_of[field * len(parts) + at] = &cells[line, 0]
+        ids_of.push_back(&ids[0])
+        times_of.push_back(&stamps[0])
+        rows_of.push_back(rows)
+        total += rows
+
+    cdef vector[Cursor] cursors
+    cdef vector[int32_t] cursor_of
+    cdef vector[int32_t] pair_of
+    cdef vector[uint32_t] ends
+    cdef vector[Place] chosen
+    cdef vector[Group] groups
+    cdef vector[int32_t] keys
+    cdef vector[int32_t] left_out
+    cdef bint right
+    with nogil:
+        right = _open_cursors(&wanted_ids[0], &wanted[0], pairs, width, cursors)
+        if right and pairs:
+            _table_of(&wanted_ids[0], cursors, cursor_of)
+            pair_of.resize(total)
+            ends.resize(pairs + 1, 0)
+            _find_pairs(ids_of, times_of, rows_of, &wanted_ids[0], &wanted[0], width, cursors, cursor_of, pair_of, ends)
+            _leave_out(&wanted_ids[0], cursors, ends, left_out)
+            _place_rows(rows_of, pair_of, ends, chosen)
+            _group_pairs(&wanted_ids[0], &wanted[0], pairs, ends, groups, keys)
+    if not right:
+        raise ValueError(
+            f"cannot aggregate parts: want ascending distinct pairs, ids >= 0, whose buckets are multiples of {width}"
+        )
+    tagsets = np.empty(keys.size(), np.int32)
+    unordered = np.empty(left_out.size(), np.int32)
+    _copy_vector(keys, tagsets)
+    _copy_vector(left_out, unordered)
+    if not keys.size():
+        groups.resize(1)
+    columns = _aggregated(
+        tagsets, groups.data(), keys.size(), chosen.data(), times_of, columns_of, fields, counters
+    )
+    return columns, unordered
 
 
 def merge_rows(columns, width_ns, counters=()):
@@ -150,13 +253,14 @@ def merge_rows(columns, width_ns, counters=()):
     cdef Py_ssize_t found
     try:
         with nogil:
-            found = _group_rows(&ids[0], &stamps[0], NULL, rows, width, &groups)
+            found = _group_rows(&ids[0], &stamps[0], rows, width, &groups)
         if found == -1:
             raise MemoryError(f"cannot merge {rows} rows: got no memory for their buckets")
         if found == -2:
             raise ValueError("cannot merge rows: got unsorted rows, want strictly ascending (tag set, time), ids >= 0")
         merged = _new_columns(fields, len(counters), found, shared == 1, &out)
-        _copy_keys(merged, &ids[0], NULL, groups, found)
+        _copy_keys(merged.tagset_ids, &ids[0], groups, found)
+        _copy_buckets(merged.times, groups, found)
         if rows and fields:
             with nogil:
                 _merge(rows, fields, shared != 1, groups, &line_of_counter[0], given, out)
@@ -177,6 +281,40 @@ def _marked_counters(counters, Py_ssize_t fields):
     return marks
 
 
+cdef object _aggregated(
+    object tagset_ids, const Group* groups, Py_ssize_t found, const Place* places, const vector[const int64_t*]& times_of,
+    const vector[const double*]& columns_of, Py_ssize_t fields, object counters,
+):
+    """Return :class:`WideColumns` of these groups; ``places``: where their rows are, NULL for one part in order."""
+    marks = _marked_counters(counters, fields)
+    cdef const int32_t[::1] line_of_counter = marks
+    cdef Lines out
+    cdef bint alike = True
+    for shared in (True, False):
+        columns = _new_columns(fields, len(counters), found, shared, &out)
+        if found and fields:
+            with nogil:
+                alike = _aggregate(
+                    times_of.data(), columns_of.data(), times_of.size(), places, fields, groups, &line_of_counter[0],
+                    shared, out,
+                )
+        if alike:
+            break
+    columns.tagset_ids = tagset_ids
+    _copy_buckets(columns.times, groups, found)
+    return _without_empty(columns)
+
+
+cdef int _check_values(object values, Py_ssize_t rows) except -1:
+    if not isinstance(values, np.ndarray) or values.dtype != np.float64:
+        raise TypeError("cannot use values of a part: want a numpy array of float64")
+    if values.ndim != 2 or values.shape[1] != rows:
+        raise ValueError(f"cannot use values of a part: got the shape {values.shape}, want {rows} rows")
+    if rows > 1 and len(values) and values.strides[1] != sizeof(double):
+        raise ValueError("cannot use values of a part: want lines that are contiguous")
+    return 0
+
+
 cdef object _new_columns(Py_ssize_t fields, Py_ssize_t counters, Py_ssize_t groups, bint shared, Lines* out):
     columns = WideColumns()
     columns.tagset_ids = np.empty(groups, np.int32)
@@ -185,8 +323,12 @@ cdef object _new_columns(Py_ssize_t fields, Py_ssize_t counters, Py_ssize_t grou
     for name in ("counts", "first_times", "last_times"):
         # Zeros: a table without fields has rows without samples.
         setattr(columns, name, np.zeros((lines, groups), np.int64))
-    for name in VALUE_NAMES:
-        setattr(columns, name, np.empty((fields, groups), np.float64))
+    # One piece, on memory that is used again where it is large: fresh pages cost more than filling them.
+    shape = (len(VALUE_NAMES), fields, groups)
+    large = fields * groups * len(VALUE_NAMES) * 8 >= SLAB_BYTES
+    matrices = slab_array(shape, np.float64) if large else np.empty(shape, np.float64)
+    for name, matrix in zip(VALUE_NAMES, matrices):
+        setattr(columns, name, matrix)
     columns.increases = np.zeros((counters, groups), np.float64)
     _point_at(columns, fields, counters, lines, groups, out)
     return columns
@@ -227,16 +369,24 @@ cdef int _point_at(
     return 0
 
 
-cdef int _copy_keys(
-    object columns, const int32_t* ids, const int64_t* place, const Group* groups, Py_ssize_t found
-) except -1:
-    cdef int32_t[::1] tagset_ids = columns.tagset_ids
-    cdef int64_t[::1] times = columns.times
-    cdef Py_ssize_t group, row
+cdef int _copy_keys(int32_t[::1] tagset_ids, const int32_t* ids, const Group* groups, Py_ssize_t found) except -1:
+    cdef Py_ssize_t group
     for group in range(found):
-        row = groups[group].start
-        tagset_ids[group] = ids[row if place == NULL else place[row]]
+        tagset_ids[group] = ids[groups[group].start]
+    return 0
+
+
+cdef int _copy_buckets(int64_t[::1] times, const Group* groups, Py_ssize_t found) except -1:
+    cdef Py_ssize_t group
+    for group in range(found):
         times[group] = groups[group].bucket
+    return 0
+
+
+cdef int _copy_vector(const vector[int32_t]& source, int32_t[::1] target) except -1:
+    cdef Py_ssize_t at
+    for at in range(<Py_ssize_t>source.size()):
+        target[at] = source[at]
     return 0
 
 
@@ -253,7 +403,7 @@ def _without_empty(columns):
 
 
 cdef Py_ssize_t _group_rows(
-    const int32_t* ids, const int64_t* times, const int64_t* place, Py_ssize_t rows, int64_t width, Group** groups_out
+    const int32_t* ids, const int64_t* times, Py_ssize_t rows, int64_t width, Group** groups_out
 ) noexcept nogil:
     """Fill ``groups_out`` with each (tag set, bucket) and an end mark; return how many there are.
 
@@ -261,7 +411,7 @@ cdef Py_ssize_t _group_rows(
     """
     cdef Py_ssize_t room = 1024
     cdef Py_ssize_t found = 0
-    cdef Py_ssize_t at, row
+    cdef Py_ssize_t at
     cdef int32_t tagset = -1
     cdef int64_t time = 0
     cdef int64_t last_of_bucket = 0
@@ -272,12 +422,11 @@ cdef Py_ssize_t _group_rows(
         return -1
     groups_out[0] = groups
     for at in range(rows):
-        row = at if place == NULL else place[at]
-        if row < 0 or row >= rows or ids[row] < tagset or ids[row] < 0 or (ids[row] == tagset and times[row] <= time):
+        if ids[at] < tagset or ids[at] < 0 or (ids[at] == tagset and times[at] <= time):
             return -2
-        time = times[row]
-        if ids[row] != tagset or time > last_of_bucket:
-            tagset = ids[row]
+        time = times[at]
+        if ids[at] != tagset or time > last_of_bucket:
+            tagset = ids[at]
             if found == room:
                 room *= 2
                 more = <Group*>realloc(groups, (room + 1) * sizeof(Group))
@@ -295,18 +444,181 @@ cdef Py_ssize_t _group_rows(
     return found
 
 
+cdef bint _open_cursors(
+    const int32_t* wanted_ids, const int64_t* wanted, Py_ssize_t pairs, int64_t width, vector[Cursor]& cursors
+) except * nogil:
+    """Make a cursor of each wanted tag set; return whether the pairs ascend."""
+    cdef Py_ssize_t pair
+    cdef Cursor cursor
+    for pair in range(pairs):
+        if wanted_ids[pair] < 0 or bucket_floor(wanted[pair], width, 0) != wanted[pair]:
+            return False
+        if pair and wanted_ids[pair] == wanted_ids[pair - 1]:
+            if wanted[pair] <= wanted[pair - 1]:
+                return False
+            cursors[cursors.size() - 1].end_pair += 1
+            continue
+        if pair and wanted_ids[pair] < wanted_ids[pair - 1]:
+            return False
+        cursor.last_time = 0
+        cursor.pair = <uint32_t>pair
+        cursor.end_pair = <uint32_t>pair + 1
+        cursor.seen = False
+        cursor.disordered = False
+        cursors.push_back(cursor)
+    return True
+
+
+cdef int _table_of(const int32_t* wanted_ids, vector[Cursor]& cursors, vector[int32_t]& cursor_of) except -1 nogil:
+    """Fill ``cursor_of``, which is by tag set minus the first one; it stays empty where they lie too far apart."""
+    cdef int64_t first = wanted_ids[0]
+    cdef int64_t span = wanted_ids[cursors.back().pair] - first + 1
+    cdef Py_ssize_t at
+    if span > DENSE_TAGSETS and span > <int64_t>cursors.size() * DENSE_SHARE:
+        return 0
+    cursor_of.resize(span, -1)
+    for at in range(<Py_ssize_t>cursors.size()):
+        cursor_of[wanted_ids[cursors[at].pair] - first] = <int32_t>at
+    return 0
+
+
+cdef inline Py_ssize_t _cursor_of(
+    int32_t tagset, const int32_t* wanted_ids, const vector[Cursor]& cursors, const vector[int32_t]& cursor_of
+) noexcept nogil:
+    """Return which cursor is the tag set's, -1 for none."""
+    cdef int64_t place
+    cdef Py_ssize_t low = 0
+    cdef Py_ssize_t high, middle
+    if cursor_of.size():
+        place = <int64_t>tagset - wanted_ids[0]
+        return -1 if place < 0 or place >= <int64_t>cursor_of.size() else cursor_of[place]
+    high = cursors.size()
+    while low < high:
+        middle = low + (high - low) // 2
+        # The pair behind the last one of a tag set is the first one of the next.
+        if wanted_ids[cursors[middle].end_pair - 1] < tagset:
+            low = middle + 1
+        else:
+            high = middle
+    if low < <Py_ssize_t>cursors.size() and wanted_ids[cursors[low].end_pair - 1] == tagset:
+        return low
+    return -1
+
+
+cdef void _find_pairs(
+    const vector[const int32_t*]& ids_of, const vector[const int64_t*]& times_of, const vector[Py_ssize_t]& rows_of,
+    const int32_t* wanted_ids, const int64_t* wanted, int64_t width, vector[Cursor]& cursors,
+    const vector[int32_t]& cursor_of, vector[int32_t]& pair_of, vector[uint32_t]& ends,
+) noexcept nogil:
+    """Note each row's pair, -1 for none, and count the rows of each one behind its place in ``ends``."""
+    cdef Py_ssize_t part, row, at, number
+    cdef int64_t time
+    cdef const int32_t* ids
+    cdef const int64_t* times
+    cdef Cursor* cursor
+    at = 0
+    for part in range(<Py_ssize_t>rows_of.size()):
+        ids = ids_of[part]
+        times = times_of[part]
+        for row in range(rows_of[part]):
+            pair_of[at] = -1
+            number = _cursor_of(ids[row], wanted_ids, cursors, cursor_of)
+            if number >= 0:
+                cursor = &cursors[number]
+                time = times[row]
+                if cursor.seen and time <= cursor.last_time:
+                    cursor.disordered = True
+                cursor.seen = True
+                cursor.last_time = time
+                while (
+                    cursor.pair < cursor.end_pair and time >= wanted[cursor.pair]
+                    and not within_bucket(time, wanted[cursor.pair], width)
+                ):
+                    cursor.pair += 1
+                if cursor.pair < cursor.end_pair and time >= wanted[cursor.pair]:
+                    pair_of[at] = <int32_t>cursor.pair
+                    ends[cursor.pair + 1] += 1
+            at += 1
+
+
+cdef int _leave_out(
+    const int32_t* wanted_ids, const vector[Cursor]& cursors, vector[uint32_t]& ends, vector[int32_t]& left_out
+) except -1 nogil:
+    """Take the pairs of tag sets in disorder out of the counts, and turn these into where each pair's rows end."""
+    cdef Py_ssize_t at, pair, first
+    first = 0
+    for at in range(<Py_ssize_t>cursors.size()):
+        if cursors[at].disordered:
+            left_out.push_back(wanted_ids[first])
+            for pair in range(first, <Py_ssize_t>cursors[at].end_pair):
+                ends[pair + 1] = 0
+        first = cursors[at].end_pair
+    for pair in range(1, <Py_ssize_t>ends.size()):
+        ends[pair] += ends[pair - 1]
+    return 0
+
+
+cdef int _place_rows(
+    const vector[Py_ssize_t]& rows_of, const vector[int32_t]& pair_of, const vector[uint32_t]& ends, vector[Place]& chosen
+) except -1 nogil:
+    """Put the places of the rows into the order of their pairs."""
+    cdef vector[uint32_t] following
+    cdef Py_ssize_t part, row, at
+    cdef int32_t pair
+    cdef uint32_t place
+    following.resize(ends.size())
+    memcpy(following.data(), ends.data(), ends.size() * sizeof(uint32_t))
+    chosen.resize(ends.back())
+    at = 0
+    for part in range(<Py_ssize_t>rows_of.size()):
+        for row in range(rows_of[part]):
+            pair = pair_of[at]
+            at += 1
+            # A pair that was left out has no room.
+            if pair >= 0 and ends[pair + 1] > ends[pair]:
+                place = following[pair]
+                following[pair] += 1
+                chosen[place].part = <uint32_t>part
+                chosen[place].row = <uint32_t>row
+    return 0
+
+
+cdef int _group_pairs(
+    const int32_t* wanted_ids, const int64_t* wanted, Py_ssize_t pairs, const vector[uint32_t]& ends,
+    vector[Group]& groups, vector[int32_t]& keys,
+) except -1 nogil:
+    """Make a group of each pair that has rows, and an end mark."""
+    cdef Group group
+    cdef Py_ssize_t pair
+    for pair in range(pairs):
+        if ends[pair + 1] > ends[pair]:
+            group.bucket = wanted[pair]
+            group.start = ends[pair]
+            groups.push_back(group)
+            keys.push_back(wanted_ids[pair])
+    group.bucket = 0
+    group.start = ends.back()
+    groups.push_back(group)
+    return 0
+
+
 cdef bint _aggregate(
-    const int64_t* times, const int64_t* place, Py_ssize_t rows, const double* cells, Py_ssize_t fields,
-    const Group* groups, const int32_t* line_of_counter, bint shared, Lines out,
+    const int64_t* const* times_of, const double* const* columns_of, Py_ssize_t parts, const Place* places,
+    Py_ssize_t fields, const Group* groups, const int32_t* line_of_counter, bint shared, Lines out,
 ) noexcept nogil:
     """Fill the lines; return False as soon as fields turn out to differ although ``shared``."""
-    cdef Py_ssize_t field, group, at, end, row, first_row, last_row, cell, key
+    cdef Py_ssize_t field, group, at, end, cell, key
+    cdef const double* const* columns
     cdef const double* column
     cdef double value, previous, total, smallest, largest, increase, first
-    cdef int64_t count
+    cdef int64_t count, first_time, last_time
+    cdef Place first_place, last_place, place
     cdef bint counting
+    place.part = 0
+    place.row = 0
+    first_place = last_place = place
     for field in range(fields):
-        column = cells + field * rows
+        columns = columns_of + field * parts
         counting = line_of_counter[field] >= 0
         for group in range(out.groups):
             cell = field * out.groups + group
@@ -314,13 +626,17 @@ cdef bint _aggregate(
             at = groups[group].start
             end = groups[group + 1].start
             count = 0
-            first_row = 0
-            last_row = 0
             first = total = smallest = largest = previous = increase = 0.0
             while at < end:
-                row = at if place == NULL else place[at]
-                value = column[row]
+                if places == NULL:
+                    place.row = <uint32_t>at
+                else:
+                    place = places[at]
                 at += 1
+                column = columns[place.part]
+                if column == NULL:
+                    continue
+                value = column[place.row]
                 if value == value:
                     if count:
                         total += value
@@ -330,19 +646,19 @@ cdef bint _aggregate(
                             increase += rise(value, previous)
                     else:
                         first = total = smallest = largest = value
-                        first_row = row
+                        first_place = place
                     count += 1
                     previous = value
-                    last_row = row
+                    last_place = place
+            first_time = times_of[first_place.part][first_place.row] if count else 0
+            last_time = times_of[last_place.part][last_place.row] if count else 0
             if shared and field:
-                if out.count[key] != count:
-                    return False
-                if count and (out.first_time[key] != times[first_row] or out.last_time[key] != times[last_row]):
+                if out.count[key] != count or out.first_time[key] != first_time or out.last_time[key] != last_time:
                     return False
             else:
                 out.count[key] = count
-                out.first_time[key] = times[first_row] if count else 0
-                out.last_time[key] = times[last_row] if count else 0
+                out.first_time[key] = first_time
+                out.last_time[key] = last_time
             out.sum[cell] = total
             out.min[cell] = smallest
             out.max[cell] = largest

@@ -187,16 +187,16 @@ class SampleStore:
 
     def expected_rows(self, table_id: int, start_ns: int, end_ns: int) -> int:
         """Return about how many rows the range holds, assuming that each source is evenly spread over its time."""
+        return sum(self.expected_sources(table_id, start_ns, end_ns))
+
+    def expected_sources(self, table_id: int, start_ns: int, end_ns: int) -> tuple[int, int]:
+        """Return the same apart: about how many rows are in files, and how many in memory."""
         with self.hot.lock:
             sources = [(m.min_time_ns, m.max_time_ns, m.rows) for m in self._segments.get(table_id, ())]
             views = self.hot.snapshot(table_id, start_ns, end_ns)
-        sources += [(view.min_time_ns, view.max_time_ns, len(view.rows)) for view in views]
-        expected = 0.0
-        for low, high, rows in sources:
-            overlap = min(high + 1, end_ns) - max(low, start_ns)
-            if overlap > 0:
-                expected += rows * overlap / (high + 1 - low)
-        return round(expected)
+        in_files = _expected(sources, start_ns, end_ns)
+        in_memory = _expected([(v.min_time_ns, v.max_time_ns, len(v.rows)) for v in views], start_ns, end_ns)
+        return in_files, in_memory
 
     def at_least(self, table_id: int, start_ns: int, end_ns: int, tagset_ids: Int32Array, enough: int) -> int:
         """Return a number of rows that there certainly are of these tag sets (ascending) in the range.
@@ -273,27 +273,69 @@ class SampleStore:
         field_ids: tuple[int, ...] | None = None,
     ) -> Rows:
         """Return the same rows in no order; of rows with the same key the later one wins, field by field."""
-        with self.reading():
-            snapshot = self.snapshot(table_id, start_ns, end_ns)
-            start_ns = snapshot.start_ns
-            parts = [
-                self.read(meta, start_ns, end_ns, tagset_ids, field_ids)
-                for meta in (*snapshot.settled, *snapshot.disturbed)
-            ]
+        snapshot, parts = self._read_segments(table_id, start_ns, end_ns, tagset_ids, field_ids)
         for view in (*snapshot.fresh, *snapshot.late):
             view.block.searched |= tagset_ids is not None
-            inside = start_ns <= view.min_time_ns and view.max_time_ns < end_ns
-            parts.append(
-                select(
-                    view.rows,
-                    start_ns=NEVER_NS if inside else start_ns,
-                    end_ns=FOREVER_NS if inside else end_ns,
-                    tagset_ids=tagset_ids,
-                    field_ids=field_ids,
-                    in_order=view.in_order,
-                )
-            )
+            parts.append(_selected(view, snapshot.start_ns, end_ns, tagset_ids, field_ids))
         return concat(parts)
+
+    def parts(self, table_id: int, start_ns: int, end_ns: int, tagset_ids: Int32Array) -> list[Rows]:
+        """Return the same rows part by part and without moving those in memory, so that others are among them.
+
+        Of rows with the same key the one in the later part wins, or the later one of a part.
+        """
+        snapshot, parts = self._read_segments(table_id, start_ns, end_ns, tagset_ids, None)
+        for view in (*snapshot.fresh, *snapshot.late):
+            looked_up = view.in_order and len(tagset_ids) <= FEW_TAGSETS
+            if looked_up or snapshot.start_ns > start_ns:
+                parts.append(_selected(view, snapshot.start_ns, end_ns, tagset_ids, None))
+            else:
+                parts.append(view.rows)
+        return parts
+
+    def _read_segments(
+        self,
+        table_id: int,
+        start_ns: int,
+        end_ns: int,
+        tagset_ids: Int32Array | None,
+        field_ids: tuple[int, ...] | None,
+    ) -> tuple[Snapshot, list[Rows]]:
+        with self.reading():
+            snapshot = self.snapshot(table_id, start_ns, end_ns)
+            parts = [
+                self.read(meta, snapshot.start_ns, end_ns, tagset_ids, field_ids)
+                for meta in (*snapshot.settled, *snapshot.disturbed)
+            ]
+        return snapshot, parts
+
+
+def _selected(
+    view: BlockView,
+    start_ns: int,
+    end_ns: int,
+    tagset_ids: Int32Array | None,
+    field_ids: tuple[int, ...] | None,
+) -> Rows:
+    inside = start_ns <= view.min_time_ns and view.max_time_ns < end_ns
+    return select(
+        view.rows,
+        start_ns=NEVER_NS if inside else start_ns,
+        end_ns=FOREVER_NS if inside else end_ns,
+        tagset_ids=tagset_ids,
+        field_ids=field_ids,
+        in_order=view.in_order,
+    )
+
+
+def _expected(sources: Sequence[tuple[int, int, int]], start_ns: int, end_ns: int) -> int:
+    """Return about how many rows of ``sources``, (first, last, rows) each, lie in the range."""
+    expected = 0.0
+    for low, high, rows in sources:
+        overlap = min(high + 1, end_ns) - max(low, start_ns)
+        if overlap > 0:
+            expected += rows * overlap / (high + 1 - low)
+    return round(expected)
 
 
 def any_between(views: Sequence[BlockView], low_ns: int, high_ns: int) -> bool:

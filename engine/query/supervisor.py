@@ -220,7 +220,7 @@ class Supervisor:
     def _attend(self, process: QueryProcess) -> None:
         """Take in replies until the worker's end."""
         while True:
-            frame = wire.receive(process.connection)
+            frame = wire.receive(process.connection, bytearray)
             if frame is None:
                 return
             reply = wire.REPLIES.decode(frame[0])

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -16,6 +18,7 @@ from engine import errors
 from engine.query.sources import JsonScalar, Needed, SqlRequest, Visible
 
 _HEADER = struct.Struct("<II")
+_Room = TypeVar("_Room", bytearray, bytearray | memoryview)
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
@@ -211,19 +214,22 @@ def send(connection: socket.socket, message: bytes, *attachment: bytes | memoryv
         connection.sendall(part)
 
 
-def receive(connection: socket.socket) -> tuple[bytearray, bytearray] | None:
-    """Return the next frame as (message, attachment), None when the other side has closed."""
-    header = _exactly(connection, _HEADER.size)
+def receive(connection: socket.socket, room: Callable[[int], _Room]) -> tuple[bytearray, _Room] | None:
+    """Return the next frame as (message, attachment), None when the other side has closed.
+
+    ``room(size)``: writable memory for the attachment, such as ``bytearray``.
+    """
+    header = _exactly(connection, bytearray(_HEADER.size))
     if header is None:
         return None
     message_bytes, attachment_bytes = _HEADER.unpack(header)
-    message = _exactly(connection, message_bytes)
-    attachment = _exactly(connection, attachment_bytes)
+    message = _exactly(connection, bytearray(message_bytes))
+    attachment = _exactly(connection, room(attachment_bytes))
     return None if message is None or attachment is None else (message, attachment)
 
 
-def _exactly(connection: socket.socket, size: int) -> bytearray | None:
-    data = bytearray(size)
+def _exactly(connection: socket.socket, data: _Room) -> _Room | None:
+    """Fill ``data``; return it, or None when the other side has closed before."""
     view = memoryview(data)
     while view:
         try:

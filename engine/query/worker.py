@@ -34,12 +34,15 @@ from engine.query.memory import LARGE_BYTES, release_unused
 from engine.query.parts import Parts, Statement
 from engine.query.scans import mapped_bytes
 from engine.rollups.transfer import pieces_from_bytes
+from native.slabs import Slab, keep_at_most
 from native.tagsetfile import TagsetFile
 
 #: Address space beside the memory for statements: buffers of Arrow, thread stacks, the rest of the process.
 MARGIN_BYTES = 1 << 30
 #: How often, at most, memory that a flush no longer needs is given back.
 RELEASE_SECONDS = 15.0
+#: Attachments from this size on are put into memory that is used again, of which so much is kept.
+SLAB_BYTES, KEPT_BYTES = 1 << 20, 32 << 20
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -108,8 +111,8 @@ class Worker:
         while self._dispatch(*self._receive()):
             pass
 
-    def _receive(self) -> tuple[wire.Request, bytearray]:
-        frame = wire.receive(self._connection)
+    def _receive(self) -> tuple[wire.Request, bytearray | memoryview]:
+        frame = wire.receive(self._connection, _room)
         if frame is None:
             # The parent is gone.  Whatever was not committed will be flushed again by the next one.
             os._exit(0)
@@ -125,7 +128,7 @@ class Worker:
 
     # --- messages
 
-    def _dispatch(self, message: wire.Request, attachment: bytearray) -> bool:
+    def _dispatch(self, message: wire.Request, attachment: bytearray | memoryview) -> bool:
         """Start what a message asks for; return False after the last one."""
         if isinstance(message, wire.Define):
             self._define(message, bytes(attachment))
@@ -178,7 +181,7 @@ class Worker:
         if message.tagset_files is not None:
             self._space.mapped(-sum(file.nbytes for file in known.values()))
 
-    def _forget_rollups(self, message: wire.Forget, attachment: bytearray) -> None:
+    def _forget_rollups(self, message: wire.Forget, attachment: bytearray | memoryview) -> None:
         tagset_ids = np.frombuffer(attachment, np.int32)
         removed = self._database.forget_rollups(message.tier, message.table_id, tagset_ids, message.before_ns)
         self._reply(wire.Done(message.id, removed))
@@ -232,7 +235,7 @@ class Worker:
         needed = self._database.needed_relations(message.sql, message.parameters, message.visible)
         self._reply(wire.FoundNeeded(message.id, needed))
 
-    def _flush(self, message: wire.Flush, attachment: bytearray) -> None:
+    def _flush(self, message: wire.Flush, attachment: bytearray | memoryview) -> None:
         self._database.flush_rollups(pieces_from_bytes(attachment), message.sequence)
         self._reply(wire.Done(message.id))
         self._release()
@@ -244,7 +247,7 @@ class Worker:
             self._released_at = now
             release_unused()
 
-    def _read_rows(self, message: wire.ReadRows, attachment: bytearray) -> None:
+    def _read_rows(self, message: wire.ReadRows, attachment: bytearray | memoryview) -> None:
         series_ids = np.frombuffer(attachment, np.int64) if message.selected else None
         table = self._database.rollup_rows(message.tier, message.start_ns, message.end_ns, series_ids, message.names)
         sink = pa.BufferOutputStream()
@@ -255,7 +258,7 @@ class Worker:
             del table, sink
             self._release()
 
-    def _delete(self, message: wire.Delete, attachment: bytearray) -> None:
+    def _delete(self, message: wire.Delete, attachment: bytearray | memoryview) -> None:
         tagset_ids = np.frombuffer(attachment, np.int32)
         removed = self._database.delete_rollups(message.table_id, tagset_ids, message.start_ns, message.end_ns)
         self._reply(wire.Done(message.id, removed))
@@ -288,7 +291,13 @@ def _die_with_parent(parent_pid: int) -> None:
     prctl(_PR_SET_NAME, b"tidegauge-query", 0, 0, 0)
 
 
+def _room(size: int) -> bytearray | memoryview:
+    """Return memory for an attachment: for a large one, which is a flush, such that is used again."""
+    return memoryview(Slab(size)) if size >= SLAB_BYTES else bytearray(size)
+
+
 def main(arguments: Sequence[str]) -> None:
+    keep_at_most(KEPT_BYTES)
     # Both are sent to the whole group at Ctrl-C and by service managers; the parent still has rollups to flush then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

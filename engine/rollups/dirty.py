@@ -5,7 +5,7 @@ samples, wherever these are, so that late, repeated and corrected samples need n
 the buckets and carries the change up the tiers.  A flush that fails keeps its marks for the next one.
 
 Flushing costs the less the more minutes it takes at once, as each touches the open bucket of every wider tier.  So
-in the background only half-hours that are over are flushed, and everything at once when many rows wait; whoever
+in the background only hours that are over are flushed, and everything at once when many rows wait; whoever
 reads tiers has the rest flushed first.
 """
 
@@ -15,32 +15,35 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from engine.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND
 from engine.errors import Damage
 from engine.model.rows import FOREVER_NS, Int32Array, Int64Array, Rows, distinct, sort_merge
+from engine.model.rows import concat as concat_rows
+from engine.model.selection import is_member, select
 from engine.rollups.bins import Bins, bins_of
 from engine.rollups.pairs import Pairs
 from engine.rollups.rows import TierRows, concat
 from engine.rollups.store import Piece
 from engine.rollups.tiers import QUIET_NS
 from native.rollup import select_buckets, touched_buckets
-from native.sorting import is_strictly_sorted, sort_order
-from native.tiers import aggregate_rows
+from native.tiers import aggregate_parts, aggregate_rows
 
 LOG = logging.getLogger("tidegauge.rollups")
 
-#: ``collect(table_id, start_ns, end_ns, tagset_ids)`` gives raw rows in any order, a key possibly more than once.
-Collect = Callable[[int, int, int, Int32Array], Rows]
+#: ``collect(table_id, start_ns, end_ns, tagset_ids)`` gives raw rows in any order, a key possibly more than once, and
+#: rows that were not asked for among them.
+Collect = Callable[[int, int, int, Int32Array], Sequence[Rows]]
 #: Stores pieces durably, and the sequence number that the tiers then include.
 FlushPieces = Callable[[Sequence[Piece], int], None]
 #: ``chosen(table_id, field_ids)``: which of a table's fields are counters, and which have histograms.
 Chosen = Callable[[int, tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
-#: ``expected(table_id, start_ns, end_ns)``: about how many raw rows there are.
-Expected = Callable[[int, int, int], int]
+#: ``expected(table_id, start_ns, end_ns)``: about how many raw rows there are in files, and how many in memory.
+Expected = Callable[[int, int, int], tuple[int, int]]
 
 #: Buckets are recomputed a window at a time, so that one flush never reads more raw rows than a window holds ...
 WINDOW_NS = 2 * NS_PER_HOUR
@@ -49,21 +52,21 @@ ROWS_AT_A_TIME = 500_000
 #: ... and as many (tag set, minute) pairs, by ranges of tag sets: each wider bucket is then touched once, and a single
 #: minute of very many series is bounded too.
 PAIRS_AT_A_TIME = 65_536
-#: As many raw rows are read at a time, unless a single minute has more, by multiples of these: memory used again
-#: is far cheaper than fresh pages.
+#: As many raw rows are read from files at a time, unless a single minute has more, by multiples of these: memory used
+#: again is far cheaper than fresh pages.  Those in memory are aggregated where they are.
 ROWS_READ_AT_A_TIME = 131_072
 READ_NS = (2 * NS_PER_HOUR, NS_PER_HOUR, NS_PER_HOUR // 2, NS_PER_HOUR // 4, NS_PER_HOUR // 12, NS_PER_MINUTE)
 #: Marks are condensed to unique buckets when more rows than this are waiting, and again when they have doubled: when
 #: flushes fail for long.  Condensing holds up the thread that acknowledges, and a mark takes only 12 bytes.
 CONDENSE_ROWS = 8_000_000
-#: In the background what is older than the last half-hour is flushed, some time after it is over ...
+#: In the background what is older than the last full hour is flushed, some time after it is over ...
 GRACE_NS = 30 * NS_PER_SECOND
 #: ... or everything, once as many rows wait.
 MANY_ROWS = 250_000
 
 
-def _not_known(table_id: int, start_ns: int, end_ns: int) -> int:
-    return ROWS_AT_A_TIME
+def _not_known(table_id: int, start_ns: int, end_ns: int) -> tuple[int, int]:
+    return ROWS_AT_A_TIME, 0
 
 
 def _no_choice(table_id: int, field_ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -140,7 +143,7 @@ class DirtyBuckets:
         before_ns = (now_ns - GRACE_NS) // QUIET_NS * QUIET_NS
         with self._lock:
             oldest_ns = min((marks.oldest_ns for marks in self._marks.values()), default=FOREVER_NS)
-        # Late samples alone can wait for the half-hour as well.
+        # Late samples alone can wait for the hour as well.
         if oldest_ns >= before_ns:
             return 0
         return self.flush(before_ns)
@@ -203,13 +206,13 @@ class DirtyBuckets:
         cells = 0
         for table_id, pairs in dirty:
             for part in self._windows(table_id, pairs):
+                if cells >= PAIRS_AT_A_TIME * 4:
+                    self._flush(waiting, 0)
+                    waiting, cells = [], 0
                 for piece in self._pieces(table_id, part):
                     written += piece.rows.series_rows()
                     waiting.append(piece)
                     cells += len(piece.pairs) * max(1, len(piece.rows.field_ids))
-                if cells >= PAIRS_AT_A_TIME * 4:
-                    self._flush(waiting, 0)
-                    waiting, cells = [], 0
         self._flush(waiting, sequence)
         return written
 
@@ -218,7 +221,8 @@ class DirtyBuckets:
         pieces = []
         whole = True
         start_ns, end_ns = int(pairs.buckets.min()), int(pairs.buckets.max()) + NS_PER_MINUTE
-        for part in windows_of(pairs, self._expected(table_id, start_ns, end_ns)):
+        in_files, _ = self._expected(table_id, start_ns, end_ns)
+        for part in windows_of(pairs, in_files):
             try:
                 pieces.append(Piece(table_id, self.recompute(table_id, part.tagset_ids, part.buckets), part))
             except Damage as error:
@@ -243,7 +247,7 @@ class DirtyBuckets:
                 near = numbers[following] == numbers[last] + 1
                 few = ends[following] - int(starts[first]) <= PAIRS_AT_A_TIME
                 span = int(numbers[first]) * WINDOW_NS, (int(numbers[following]) + 1) * WINDOW_NS
-                if near and few and self._expected(table_id, *span) < ROWS_AT_A_TIME:
+                if near and few and sum(self._expected(table_id, *span)) < ROWS_AT_A_TIME:
                     continue
             # In their old order, by tag set and bucket.
             chosen = np.sort(order[int(starts[first]) : end])
@@ -252,35 +256,58 @@ class DirtyBuckets:
 
     def recompute(self, table_id: int, tagset_ids: Int32Array, buckets: Int64Array) -> TierRows:
         """Return the 1m rows of these (tag set, bucket) pairs, which are sorted and of one table."""
-        rows = self._collect(table_id, int(buckets.min()), int(buckets.max()) + NS_PER_MINUTE, distinct(tagset_ids))
-        return aggregate_buckets(rows, Pairs(tagset_ids, buckets), self._chosen(table_id, rows.field_ids))
+        parts = self._collect(table_id, int(buckets.min()), int(buckets.max()) + NS_PER_MINUTE, distinct(tagset_ids))
+        return aggregate_buckets(parts, Pairs(tagset_ids, buckets), partial(self._chosen, table_id))
 
 
-def aggregate_buckets(rows: Rows, pairs: Pairs, chosen: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())) -> TierRows:
-    """Return the 1m rows of ``pairs``; ``rows``: raw rows in any order, of equal keys the later one counts."""
+def aggregate_buckets(
+    parts: Sequence[Rows],
+    pairs: Pairs,
+    chosen: Callable[[tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]] = lambda field_ids: ((), ()),
+) -> TierRows:
+    """Return the 1m rows of ``pairs``; ``parts``: raw rows that have all of theirs, of equal keys the later one counts.
+
+    ``chosen(field_ids)``: which of these fields are counters, and which have histograms.
+    """
+    parts = [part for part in parts if len(part)]
+    field_ids = tuple(sorted({number for part in parts for number in part.field_ids}))
+    counters, binned = chosen(field_ids)
+    if not parts or binned:
+        return _aggregate_sorted(parts, pairs, counters, binned)
+    # Rows mostly come in order of each tag set's time: they need not be moved, only looked at in the right order.
+    lines = [[part.field_ids.index(n) if n in part.field_ids else -1 for n in field_ids] for part in parts]
+    columns, unordered = aggregate_parts(
+        [(part.tagset_ids, part.times, part.values) for part in parts],
+        lines,
+        pairs.tagset_ids,
+        pairs.buckets,
+        NS_PER_MINUTE,
+        tuple(field_ids.index(number) for number in counters),
+    )
+    rows = TierRows.of(columns, field_ids, counters)
+    if not len(unordered):
+        return rows
+    other = pairs.where(is_member(pairs.tagset_ids, unordered))
+    return concat([rows, _aggregate_sorted(parts, other, counters, ())]).sorted()
+
+
+def _aggregate_sorted(
+    parts: Sequence[Rows], pairs: Pairs, counters: tuple[int, ...], binned: tuple[int, ...]
+) -> TierRows:
+    """Do the same with rows in any order, by sorting those that matter."""
+    start_ns, end_ns = int(pairs.buckets.min()), int(pairs.buckets.max()) + NS_PER_MINUTE
+    wanted = distinct(pairs.tagset_ids)
+    rows = sort_merge(
+        concat_rows([select(part, start_ns=start_ns, end_ns=end_ns, tagset_ids=wanted) for part in parts])
+    )
+    rows = rows.take(select_buckets(rows.tagset_ids, rows.times, NS_PER_MINUTE, pairs.tagset_ids, pairs.buckets))
     if not len(rows):
         return TierRows.empty()
-    order: Int64Array | None = None
-    tagset_ids, times = rows.tagset_ids, rows.times
-    if not is_strictly_sorted(tagset_ids, times):
-        # Where no key comes twice the rows need not be moved, only looked at in the right order.
-        order = sort_order(tagset_ids, times)
-        tagset_ids, times = tagset_ids[order], times[order]
-        if not is_strictly_sorted(tagset_ids, times):
-            rows, order = sort_merge(rows), None
-            tagset_ids, times = rows.tagset_ids, rows.times
-    mask = select_buckets(tagset_ids, times, NS_PER_MINUTE, pairs.tagset_ids, pairs.buckets)
-    if not mask.all():
-        if order is not None:
-            rows, order = sort_merge(rows), None
-        rows = rows.take(mask)
-    counters, binned = chosen
     places = tuple(rows.field_ids.index(number) for number in counters)
-    values = np.ascontiguousarray(rows.values)
-    columns = aggregate_rows(rows.tagset_ids, rows.times, values, NS_PER_MINUTE, order, places)
+    columns = aggregate_rows(rows.tagset_ids, rows.times, rows.values, NS_PER_MINUTE, places)
     histograms = {}
     for number in binned:
-        line = values[rows.field_ids.index(number)]
+        line = rows.values[rows.field_ids.index(number)]
         histograms[number] = _histogram(rows, line, columns.tagset_ids, columns.times)
     return TierRows.of(columns, rows.field_ids, counters, histograms)
 
@@ -298,7 +325,7 @@ def _histogram(rows: Rows, values: np.ndarray, tagset_ids: Int32Array, times: In
 
 
 def windows_of(pairs: Pairs, expected_rows: int) -> Iterator[Pairs]:
-    """Yield the pairs in order of time, window by window, so that each holds few of the ``expected_rows``."""
+    """Yield the pairs in order of time, window by window, so that each has few of the ``expected_rows`` to read."""
     first_ns = int(pairs.buckets.min())
     span_ns = int(pairs.buckets.max()) + NS_PER_MINUTE - first_ns
     step_ns = span_ns // max(1, -(-expected_rows // ROWS_READ_AT_A_TIME))

@@ -344,7 +344,7 @@ class RollupStore:
         live = _live(BASE, piece.pairs, kept_from, report)
         if len(live) < len(piece.pairs):
             rows = rows.take(rows.times >= kept_from[BASE.name]).contiguous()
-        # Background flushes end with a half-hour.  What a bucket may still get is late, and that is rare.
+        # Background flushes end with an hour.  What a bucket may still get is late, and that is rare.
         end_ns = int(rows.times.max()) + BASE.width_ns if len(rows) else 0
         self._replace(BASE, piece.table_id, live, rows, report, closed=end_ns % QUIET_NS == 0)
         fields = max(1, len(rows.field_ids))

@@ -33,8 +33,8 @@ TIERS: tuple[Tier, ...] = (
     Tier("rollup_1h", NS_PER_HOUR, "rollup_15m"),
     Tier("rollup_1d", NS_PER_DAY, "rollup_1h"),
 )
-#: Background flushes end with a multiple of this, so that the 1m parts of live samples need not be merged later.
-QUIET_NS = 30 * NS_PER_MINUTE
+#: Background flushes end with a multiple of this: of all tiers only the open day is then written more than once.
+QUIET_NS = NS_PER_HOUR
 TIER_OF_NAME = {tier.name: tier for tier in TIERS}
 
 

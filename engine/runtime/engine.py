@@ -23,7 +23,7 @@ from engine.catalog.catalog import Catalog
 from engine.catalog.control import ControlDatabase
 from engine.catalog.pooled import POOLED_TABLES
 from engine.catalog.tokens import TokenStore
-from engine.clock import NS_PER_DAY, NS_PER_HOUR, Clock, SystemClock
+from engine.clock import NS_PER_DAY, Clock, SystemClock
 from engine.config import Config
 from engine.config_units import Duration
 from engine.delivery.dashboard import kept_notifications
@@ -87,6 +87,7 @@ from engine.query.samples import SampleStore
 from engine.query.turns import Turns
 from engine.rollups.dirty import DirtyBuckets
 from engine.rollups.store import Piece, TierStats
+from engine.rollups.tiers import QUIET_NS
 from engine.runtime.analyst import Analyst
 from engine.runtime.evidence import evidence
 from engine.runtime.figures import show
@@ -254,10 +255,10 @@ class Engine:
             cache_bytes=int(self.config.query.cache),
         )
         self.dirty = DirtyBuckets(
-            self.samples.gather,
+            self.samples.parts,
             self._flush_pieces,
             KeptFields(self.catalog, self.config.rollups),
-            self.samples.expected_rows,
+            self.samples.expected_sources,
         )
         sealed = max((meta.sealed_through for meta in manifest.segments), default=0)
         floor = self.hot.applied_sequence = manifest.wal_floor
@@ -661,7 +662,7 @@ class Engine:
     def _flush_before_expiry(self) -> int:
         # What the background flushes is older than raw retention, unless that is very short.
         kept = [self.config.retention.raw, *(entry.raw for entry in self.config.retention.tables if entry.raw)]
-        return self.flush_rollups(due_only=min(int(each) for each in kept) >= NS_PER_HOUR)
+        return self.flush_rollups(due_only=min(int(each) for each in kept) >= 2 * QUIET_NS)
 
     def _retain_rollups(self, cutoffs: Mapping[str, int]) -> int:
         with self.lost_rollups.noted():

@@ -26,15 +26,15 @@ class Source:
         self.read: list[tuple[int, int]] = []
         self.written: list[Piece] = []
 
-    def expected(self, table_id: int, start_ns: int, end_ns: int) -> int:
-        return (end_ns - start_ns) // self.interval_ns * TAGSETS
+    def expected(self, table_id: int, start_ns: int, end_ns: int) -> tuple[int, int]:
+        return (end_ns - start_ns) // self.interval_ns * TAGSETS, 0
 
-    def collect(self, table_id: int, start_ns: int, end_ns: int, tagset_ids: Int32Array) -> Rows:
+    def collect(self, table_id: int, start_ns: int, end_ns: int, tagset_ids: Int32Array) -> list[Rows]:
         self.read.append((start_ns, end_ns))
         first = -(-start_ns // self.interval_ns)
         times = np.arange(first * self.interval_ns, end_ns, self.interval_ns, dtype=np.int64)
         ids = np.repeat(tagset_ids, len(times))
-        return Rows(ids, np.tile(times, len(tagset_ids)), (0,), np.ones((1, len(ids))))
+        return [Rows(ids, np.tile(times, len(tagset_ids)), (0,), np.ones((1, len(ids))))]
 
     def flush(self, pieces: Sequence[Piece], sequence: int) -> None:
         self.written += pieces

@@ -507,8 +507,10 @@ def test_frames_come_out_as_they_went_in(frames: list[tuple[bytes, bytes]], data
             at = data.draw(st.integers(0, len(attachment)))
             wire.send(ours, message, attachment[:at], attachment[at:])
         ours.close()
-        assert [wire.receive(theirs) for _ in frames] == [(bytearray(one), bytearray(two)) for one, two in frames]
-        assert wire.receive(theirs) is None
+        assert [wire.receive(theirs, bytearray) for _ in frames] == [
+            (bytearray(one), bytearray(two)) for one, two in frames
+        ]
+        assert wire.receive(theirs, bytearray) is None
 
 
 @pytest.mark.parametrize("kept", range(1, 20))
@@ -519,7 +521,7 @@ def test_a_frame_that_ends_early_is_no_frame(kept: int) -> None:
             whole = b"\x05\0\0\0\x07\0\0\0" + b"hello" + b"goodbye"
             assert len(whole) == 20
             ours.sendall(whole[:kept])
-        assert wire.receive(theirs) is None
+        assert wire.receive(theirs, bytearray) is None
 
 
 # --- deadlines
