@@ -152,6 +152,13 @@ def _typed(
             arrays[name] = cells
             continue
         typed, wrong = _numbers_of(cells) if kind == _NUMBERS else _booleans_of(cells)
+        if pa.types.is_floating(typed.type):
+            typed, beyond = _within_range(cells, typed)
+            want = "a number within the range of float64"
+            bad += [
+                BadRow(lines[at], "not_finite", f"cannot read {name}: got {cells[at].as_py()!r}, want {want}")
+                for at in beyond
+            ]
         arrays[name] = typed
         for at in wrong:
             cell = cells[at].as_py()
@@ -170,11 +177,27 @@ def _numbers_of(cells: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
     wrong: list[int] = []
     for at, cell in enumerate(cells.to_pylist()):
         try:
-            values.append(None if cell is None else float(cell))
+            values.append(None if cell is None else _number(cell))
         except ValueError:
             values.append(None)
             wrong.append(at)
     return pa.chunked_array([pa.array(values, pa.float64())]), wrong
+
+
+def _number(cell: str) -> float:
+    if "_" in cell:
+        raise ValueError("digits with underscores between them are Python's")
+    return float(cell)
+
+
+def _within_range(cells: pa.ChunkedArray, numbers: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
+    """Return the numbers without those that are infinite only because they are too large, and which these are."""
+    infinite = pc.is_inf(numbers)
+    if not pc.any(infinite, min_count=0).as_py():
+        return numbers, []
+    named = pc.match_substring_regex(cells, r"(?i)^\s*[+-]?inf(inity)?\s*$")
+    beyond = pc.fill_null(pc.and_(infinite, pc.invert(named)), False)
+    return pc.if_else(beyond, None, numbers), pc.indices_nonzero(beyond).to_pylist()
 
 
 def _booleans_of(cells: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -25,6 +26,10 @@ _METRIC_NAME = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$"
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 METRIC_LABEL = "__name__"
 TIME = "time"
+#: How polars writes infinities -> how Prometheus, and answers to SQL, do.
+_INFINITIES = {"inf": "+Inf", "-inf": "-Inf"}
+#: The NaN that the text ``NaN`` is read as, and the parts of a float64.
+_PLAIN_NAN, _EXPONENT, _PAYLOAD = np.uint64(0x7FF8 << 48), np.uint64(0x7FF0 << 48), np.uint64((1 << 52) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,14 @@ class Encoder(Protocol):
     def encode(self, table: pa.Table) -> bytes: ...
 
     def end(self) -> bytes: ...
+
+
+def _count_payloads(left_out: dict[str, int], values: pl.Series) -> None:
+    """Count NaNs whose bits are lost as text."""
+    if values.dtype == pl.Float64:
+        bits = values.drop_nulls().to_numpy().view(np.uint64)
+        lost = (bits & _PAYLOAD != 0) & (bits & _EXPONENT == _EXPONENT) & (bits != _PLAIN_NAN)
+        _count(left_out, "a NaN of special bits (a stale marker, say), written as NaN", int(lost.sum()))
 
 
 def _count(left_out: dict[str, int], reason: str, count: int) -> None:
@@ -82,7 +95,10 @@ def _zstd(data: bytes) -> bytes:
 
 
 class CsvEncoder:
-    """RFC 4180 with a header; times RFC 3339, floats as short as they can be read back, absent cells empty."""
+    """RFC 4180 with a header; times RFC 3339, floats as short as they can be read back, absent cells empty.
+
+    NaN and infinities are ``NaN``, ``+Inf`` and ``-Inf``, as in answers to SQL.
+    """
 
     def __init__(self, delimiter: str = ",", *, keep_line_breaks: bool = False) -> None:
         """``keep_line_breaks``: rows with line breaks in a cell are written too, which the import cannot read."""
@@ -117,8 +133,15 @@ class CsvEncoder:
             for name, kind in frame.schema.items()
             if isinstance(kind, pl.Datetime)
         ]
+        special = [
+            _number(pl.col(name)).replace(_INFINITIES)
+            for name, kind in frame.schema.items()
+            if kind.is_float() and not frame.select(pl.col(name).is_finite().all()).item()
+        ]
+        for expression in special:
+            _count_payloads(self.left_out, frame[expression.meta.output_name()])
         sink = io.BytesIO()
-        frame.with_columns(times).write_csv(sink, include_header=False, separator=self._delimiter)
+        frame.with_columns(*times, *special).write_csv(sink, include_header=False, separator=self._delimiter)
         return sink.getvalue()
 
     def end(self) -> bytes:
@@ -225,6 +248,8 @@ class PrometheusEncoder:
         inside = pl.concat_str(labels, separator=",", ignore_nulls=True) if labels else pl.lit("")
         parts = []
         for column, field in self._wide.fields:
+            if frame.schema[column].is_float():
+                _count_payloads(self.left_out, frame[column])
             metric = pl.lit(f"{self._wide.measurement}_{field}") if named is None else pl.col(named)
             parts.append(
                 frame.filter(pl.col(column).is_not_null()).select(
@@ -249,7 +274,7 @@ class PrometheusEncoder:
                     pl.lit("{"),
                     within,
                     pl.lit("} "),
-                    pl.col("value").replace({"inf": "+Inf", "-inf": "-Inf"}),
+                    pl.col("value").replace(_INFINITIES),
                     pl.lit(" "),
                     self._time(),
                 ]

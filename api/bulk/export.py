@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from api.bulk.encode import Encoder
 from api.bulk.patience import PATIENCE_SECONDS, patiently
 from api.bulk.selection import Selection, Source
+from api.bulk.tables import file_metadata
 from engine.clock import Clock
 from engine.errors import BadRequest, QueryLimit
 from engine.model.rows import FOREVER_NS, NEVER_NS
@@ -364,7 +365,7 @@ def schema_of(selection: Selection) -> pa.Schema:
     tags = [pa.field(column, pa.string()) for column, _ in selection.tags]
     fields = [pa.field(column, pa.float64()) for column, _ in selection.fields]
     schema = pa.schema([pa.field("time", pa.timestamp("ns", "UTC")), *tags, *fields])
-    return schema.with_metadata({"tidegauge.table": selection.measurement})
+    return schema.with_metadata(file_metadata(selection.measurement))
 
 
 def shaped(table: pa.Table, selection: Selection) -> pa.Table:

@@ -35,6 +35,11 @@ class Columns:
     drop: tuple[str, ...] = ()
 
 
+def file_metadata(measurement: str) -> dict[str, str]:
+    """Return the metadata by which a file's rows are stored: in files a NaN is a value, and null "no sample"."""
+    return {"tidegauge.table": measurement, "tidegauge.not_finite": "keep"}
+
+
 def parquet_pieces(path: str, columns: Columns, start: Place, *, piece_rows: int = PIECE_ROWS) -> Iterator[Piece]:
     """Yield a Parquet file's rows from ``start`` on."""
     import pyarrow.parquet as pq
@@ -137,7 +142,7 @@ def shape(
         readable = times.is_valid()
         shaped = shaped.filter(readable)
         lines = [lines[at] for at in pc.indices_nonzero(readable).to_pylist()]
-    return shaped.replace_schema_metadata({"tidegauge.table": columns.table}), lines, bad
+    return shaped.replace_schema_metadata(file_metadata(columns.table)), lines, bad
 
 
 def time_column(path: str, table: pa.Table, columns: Columns) -> str:

@@ -3,6 +3,9 @@
 The table's name is in the schema's metadata under ``tidegauge.table`` (or handed in).  Everything is columnar: a
 distinct combination of tags is looked up once for as long as the sender repeats its dictionaries, and float64 columns
 that lie in the body as a matrix would are used where they are.
+
+NaN and infinities are refused, since senders often mean "no sample" by NaN, unless the schema's metadata says
+``tidegauge.not_finite`` = ``keep``: then they are values and keep their bits.
 """
 
 from __future__ import annotations
@@ -24,10 +27,13 @@ from engine.errors import BadRequest
 from engine.ingest.admission import Admission
 from engine.ingest.batch import Batch, Refusal
 from engine.model.rows import Float64Array, Int32Array, Int64Array, Rows, absent_matrix
+from native.columns import ABSENT_BITS, is_absent
 from native.combinations import KeyNumbers, all_finite, combine
 from native.slabs import slab_array
 
 TABLE_KEY = b"tidegauge.table"
+#: ``keep`` or ``refuse``: what becomes of NaN and infinities.
+NOT_FINITE_KEY = b"tidegauge.not_finite"
 TIME_COLUMN = "time"
 _UNIT_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _MAX_CODES = 1 << 62
@@ -59,6 +65,12 @@ class ArrowDecoder:
                 "cannot store Arrow stream: it names no table; set the schema metadata key 'tidegauge.table'"
                 " or the query parameter 'table'"
             )
+        kept = (schema.metadata or {}).get(NOT_FINITE_KEY, b"refuse")
+        if kept not in (b"keep", b"refuse"):
+            told = kept.decode("utf-8", "replace")
+            raise BadRequest(
+                f"cannot store Arrow stream: metadata key 'tidegauge.not_finite': got {told!r}, want 'keep' or 'refuse'"
+            )
         tags, fields = _columns_of(schema)
         admission = self._admission
         batch = Batch([])
@@ -66,7 +78,7 @@ class ArrowDecoder:
         position = 1
         for record_batch in batches:
             if record_batch.num_rows:
-                self._add(batch, name, record_batch, tags, fields, position, now_ns)
+                self._add(batch, name, record_batch, tags, fields, position, now_ns, kept == b"keep")
             position += record_batch.num_rows
         return batch
 
@@ -79,6 +91,7 @@ class ArrowDecoder:
         fields: list[str],
         first_position: int,
         now_ns: int,
+        keep_special: bool,
     ) -> None:
         admission = self._admission
         times = self._times(record_batch, now_ns)
@@ -122,7 +135,7 @@ class ArrowDecoder:
         else:
             values = slab_array((len(field_ids), len(times)), np.float64)
             for index, field in enumerate(names):
-                values[index] = _numbers(batch, record_batch.column(field), field, first_position, keep)
+                values[index] = _numbers(batch, record_batch.column(field), field, positions, keep, keep_special)
         rows = Rows(tagset_ids, times, field_ids, values)
         if len(tagset_ids) and int(tagset_ids.min()) < 0:
             stored = tagset_ids >= 0
@@ -341,8 +354,14 @@ def _matrix_in_place(columns: list[pa.Array]) -> Float64Array | None:
     return np.lib.stride_tricks.as_strided(first, (len(columns), len(first)), (distance, 8), writeable=False)
 
 
-def _numbers(batch: Batch, column: pa.Array, name: str, first_position: int, keep: int) -> Float64Array:
-    """Return a column as float64: nulls absent, NaN and infinities refused and absent, wide integers counted."""
+def _numbers(
+    batch: Batch, column: pa.Array, name: str, positions: Sequence[int] | Int64Array, keep: int, keep_special: bool
+) -> Float64Array:
+    """Return a column as float64: nulls absent, what cannot be stored refused and absent, wide integers counted.
+
+    ``positions``: where each row stands; ``keep``: refusals that are told one by one; ``keep_special``: NaN and
+    infinities are values, but for the one NaN that stands for "no sample".
+    """
     kind: Any = column.type
     missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
     if pa.types.is_integer(kind):
@@ -358,11 +377,18 @@ def _numbers(batch: Batch, column: pa.Array, name: str, first_position: int, kee
     else:
         values = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
         bad = ~np.isfinite(values)
+        cause, why = "not_finite", "it is not a finite number"
+        if keep_special:
+            bad = is_absent(values) if missing is None else is_absent(values) & ~missing
+            cause, why = "reserved_nan", f"it is the NaN {ABSENT_BITS:016x}, which stands for 'no sample' here"
         if bad.any():
-            count = int(bad.sum())
-            position = first_position + int(np.flatnonzero(bad)[0])
-            message = f"cannot store field {name!r} of row {position}: it is not a finite number"
-            batch.refuse(Refusal(position, "not_finite", message), keep=keep, times=count)
+            found = np.flatnonzero(bad).tolist()
+            # Those that are not told one by one are counted with the last that may be.
+            for number, at in enumerate(found[: keep + 1]):
+                position = int(positions[at])
+                message = f"cannot store field {name!r} of row {position}: {why}"
+                times = 1 if number < keep else len(found) - keep
+                batch.refuse(Refusal(position, cause, message), keep=keep, times=times)
             missing = bad if missing is None else missing | bad
     if missing is not None:
         absent = absent_matrix(1, len(values))[0]

@@ -146,6 +146,22 @@ def test_csv_keeps_what_it_can_and_names_the_lines_of_the_rest(
     assert ends == sorted(ends)
 
 
+def test_csv_has_names_for_numbers_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "some.csv"
+    cells = ["NaN", "+Inf", "-Inf", "nan", "Infinity", "1e999", "-1e400", "1_000", "1.5", ""]
+    path.write_text("time,value\n" + "".join(f"17000000{at:02},{cell}\n" for at, cell in enumerate(cells)))
+    [piece] = csv_pieces(str(path), Columns("t", unit="s"), Place())
+    assert isinstance(piece.data, pa.Table)
+    assert piece.data.schema.metadata[b"tidegauge.not_finite"] == b"keep"
+    values = piece.data.column("value").to_pylist()
+    assert list(map(str, values)) == ["nan", "inf", "-inf", "nan", "inf", "None", "None", "None", "1.5", "None"]
+    assert [(each.line, each.cause, each.message) for each in piece.bad] == [
+        (7, "not_finite", "cannot read value: got '1e999', want a number within the range of float64"),
+        (8, "not_finite", "cannot read value: got '-1e400', want a number within the range of float64"),
+        (9, "malformed", "cannot read value: got '1_000', want numbers"),
+    ]
+
+
 def test_csv_goes_on_behind_the_rows_it_had(tmp_path: Path) -> None:
     path = tmp_path / "power.csv"
     rows = [f"{1_700_000_000 + at},m{at % 3},{at}" for at in range(50)]

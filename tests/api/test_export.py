@@ -30,8 +30,12 @@ from api.exposition import PrometheusText
 from engine.clock import ManualClock
 from engine.errors import NotFound, QueryLimit, QueueFull
 from engine.model.matchers import parse_matchers
+from native.columns import ABSENT_BITS
 
 NOW_NS = time.time_ns()
+#: Prometheus' mark of a series that has ended.
+STALE_BITS = 0x7FF0000000000002
+PLAIN_NAN_BITS = 0x7FF8000000000000
 NUMBERS = itertools.count()
 Samples = dict[tuple[tuple[tuple[str, str], ...], int, str], int]
 
@@ -48,6 +52,16 @@ def bits(value: float) -> int:
     return int.from_bytes(struct.pack(">d", value))
 
 
+def of_bits(pattern: int) -> float:
+    return float(struct.unpack(">d", pattern.to_bytes(8))[0])
+
+
+def float64s(values: list[float | None]) -> pa.Array:
+    """Return float64 values with their bits: Arrow's own conversion, and Python's arithmetic, may change a NaN's."""
+    patterns = pa.array([None if value is None else bits(value) for value in values], pa.uint64())
+    return patterns.view(pa.float64())
+
+
 def quoted(text: str) -> str:
     escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
     return '"' + "".join(escapes.get(each, each) for each in text) + '"'
@@ -62,11 +76,12 @@ def samples_of(db: Any, table: str, run: str = "") -> Samples:
     tags = [field.name for field in arrow.schema if field.type == pa.string()]
     fields = [field.name for field in arrow.schema if field.type == pa.float64()]
     times = arrow["time"].cast(pa.int64()).to_pylist()
-    for time_ns, row in zip(times, arrow.drop_columns("time").to_pylist(), strict=True):
+    patterns = {name: arrow[name].combine_chunks().view(pa.uint64()).to_pylist() for name in fields}
+    for at, (time_ns, row) in enumerate(zip(times, arrow.select(tags).to_pylist(), strict=True)):
         labels = tuple((name, row[name]) for name in sorted(tags) if row[name] is not None)
         for name in fields:
-            if row[name] is not None:
-                found[labels, time_ns, name] = bits(row[name])
+            if patterns[name][at] is not None:
+                found[labels, time_ns, name] = patterns[name][at]
     return found
 
 
@@ -124,7 +139,13 @@ FINITE = st.one_of(
 )
 TIMES = st.integers(NOW_NS - 3_000 * 10**9, NOW_NS)
 TAGS = st.dictionaries(st.sampled_from(["host", "a b", "key=", "zone", "01"]), TEXTS, max_size=3)
-FIELDS = st.dictionaries(st.sampled_from(["v", "w x", "other", "2"]), FINITE, min_size=1, max_size=3)
+#: Every bit pattern of a float64 but the one that stands for "no sample", those of NaNs more often than chance has it.
+NAN_BITS = st.one_of(
+    st.sampled_from([0x7FF8000000000000, 0xFFF8000000000000, STALE_BITS, 0x7FF0000000000001, 0xFFFFFFFFFFFFFFFF]),
+    st.integers(0x7FF0000000000001, 0x7FFFFFFFFFFFFFFF).filter(lambda each: each != ABSENT_BITS),
+)
+VALUES = st.one_of(FINITE, st.sampled_from([math.inf, -math.inf]), NAN_BITS.map(lambda each: of_bits(each)))
+FIELDS = st.dictionaries(st.sampled_from(["v", "w x", "other", "2"]), VALUES, min_size=1, max_size=3)
 ROWS = st.lists(st.tuples(TAGS, TIMES, FIELDS), min_size=1, max_size=12)
 
 
@@ -140,7 +161,9 @@ def held_by(form: str, samples: Samples) -> Samples:
             continue
         if form == "prom" and time_ns % 1_000_000:
             continue
-        kept[labels, time_ns, field] = value
+        # Of a NaN a text has no more than the name.
+        plain = form in ("csv", "prom", "openmetrics") and math.isnan(number)
+        kept[labels, time_ns, field] = PLAIN_NAN_BITS if plain else value
     return kept
 
 
@@ -156,8 +179,9 @@ def test_what_is_imported_again_is_the_same(
     for tag in {name for tags, _, _ in rows for name in tags}:
         batch[tag] = pa.array([tags.get(tag) for tags, _, _ in rows], pa.string())
     for name in {name for _, _, fields in rows for name in fields}:
-        batch[name] = pa.array([fields.get(name) for _, _, fields in rows], pa.float64())
-    source.write(pa.table(batch), table=table)
+        batch[name] = float64s([fields.get(name) for _, _, fields in rows])
+    kept = pa.table(batch).replace_schema_metadata({"tidegauge.not_finite": "keep"})
+    assert not source.write(kept, table=table).refused
     path = tmp_path / f"{table}.{form}"
     state = export(source, path, form, table)
     load(destination, path, form, state.selections[0])
@@ -189,6 +213,42 @@ def test_prometheus_text_comes_back(
     expected = held_by(form, before)
     assert after == expected
     assert bool(state.left_out) == (expected != before)
+
+
+SPECIAL = [math.inf, -math.inf, of_bits(PLAIN_NAN_BITS), of_bits(STALE_BITS), of_bits(0xFFF8000000000001), -0.0, 1.5]
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "arrow", "lp", "prom"])
+@pytest.mark.parametrize("table", ["special", "prometheus"])
+def test_numbers_that_are_none(databases: tuple[Any, Any], tmp_path: Path, table: str, form: str) -> None:
+    source, destination = databases
+    run, count = f"special{next(NUMBERS)}", len(SPECIAL)
+    columns = {
+        "time": pa.array([NOW_NS // 10**9 * 10**9 - at * 10**9 for at in range(count)], pa.int64()),
+        "run": [run] * count,
+        "value": float64s([*SPECIAL]),
+    }
+    if table == "prometheus":
+        columns["__name__"] = ["up"] * count
+    kept = pa.table(columns).replace_schema_metadata({"tidegauge.not_finite": "keep"})
+    assert not source.write(kept, table=table).refused
+    name = f"{run}.{form}"
+    state = export(source, tmp_path / name, form, table, f'run="{run}"')
+    before = samples_of(source, table, run)
+    assert sorted(before.values()) == sorted(bits(value) for value in SPECIAL)
+    lost = (
+        {"NaN or an infinity": 5}
+        if form == "lp"
+        else {"a NaN of special bits (a stale marker, say), written as NaN": 2}
+    )
+    assert state.left_out == ({} if form in ("parquet", "arrow") else lost)
+    if form == "csv":
+        cells = [line.rpartition(",")[2] for line in (tmp_path / name).read_text().splitlines()[1:]]
+        assert sorted(cells) == sorted(["+Inf", "-Inf", "NaN", "NaN", "NaN", "-0.0", "1.5"])
+    if form == "prom" and table != "prometheus":
+        return
+    load(destination, tmp_path / name, form, state.selections[0])
+    assert samples_of(destination, table, run) == held_by(form, before)
 
 
 class Interrupted(Exception):

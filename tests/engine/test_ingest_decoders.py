@@ -21,7 +21,7 @@ from engine.ingest.admission import Admission
 from engine.ingest.arrow import ArrowDecoder
 from engine.ingest.batch import Batch
 from engine.ingest.objects import ObjectsDecoder, parse_time_ns
-from native.columns import is_absent
+from native.columns import ABSENT_BITS, is_absent
 
 NOW_NS = 1_700_000_000 * NS_PER_SECOND
 Samples = dict[tuple[str, tuple[tuple[str, str], ...], int, str], float]
@@ -154,7 +154,7 @@ def test_rfc3339_keeps_nine_decimals(moment: datetime.datetime, fraction: int, z
 
 def stream(table: pa.Table, name: str | None = "cpu") -> bytes:
     if name is not None:
-        table = table.replace_schema_metadata({"tidegauge.table": name})
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), "tidegauge.table": name})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=3)
@@ -303,6 +303,38 @@ class TestArrow:
         assert got == want
         assert batch.samples == len(want)
         assert batch.refused == ({"not_finite": 1} if "N" in kinds else {})
+
+    def test_what_is_no_number_is_refused_row_by_row(self) -> None:
+        """Positions are those of the request, also where rows before were refused for their time."""
+        nan, inf = float("nan"), float("inf")
+        table = pa.table({"time": times(0, -(10**8), 1, 2), "x": [1.0, 2.0, nan, inf], "y": [1.0, 1.0, 1.0, nan]})
+        batch = ArrowDecoder(admission()).decode(stream(table))
+        assert batch.refused == {"too_old": 1, "not_finite": 3}
+        told = [(each.position, each.message) for each in batch.refusals if each.cause == "not_finite"]
+        assert told == [
+            (3, "cannot store field 'x' of row 3: it is not a finite number"),
+            (4, "cannot store field 'x' of row 4: it is not a finite number"),
+            (4, "cannot store field 'y' of row 4: it is not a finite number"),
+        ]
+        assert batch.samples == 3
+
+    def test_what_is_no_number_is_kept_where_the_sender_says_so(self) -> None:
+        patterns = [0x7FF0000000000002, 0x7FF8000000000000, 0xFFF0000000000000, ABSENT_BITS, None]
+        values = pa.array(patterns, pa.uint64()).view(pa.float64())
+        table = pa.table({"time": times(0, 1, 2, 3, 4), "x": values, "one": [1.0] * 5})
+        batch = ArrowDecoder(admission()).decode(
+            stream(table.replace_schema_metadata({"tidegauge.not_finite": "keep"}))
+        )
+        stored = np.concatenate([rows.values.view(np.uint64) for _, rows in batch.tables], axis=1).tolist()
+        assert [*patterns[:3], ABSENT_BITS, ABSENT_BITS] in stored
+        assert batch.refused == {"reserved_nan": 1}
+        assert batch.samples == 8
+        assert "field 'x' of row 4: it is the NaN 7ff8544944454741, which stands for" in batch.refusals[0].message
+
+    def test_what_becomes_of_it_is_one_of_two(self) -> None:
+        table = pa.table({"time": times(0), "x": [1.0]}).replace_schema_metadata({"tidegauge.not_finite": "maybe"})
+        with pytest.raises(BadRequest, match="got 'maybe', want 'keep' or 'refuse'"):
+            ArrowDecoder(admission()).decode(stream(table))
 
     @pytest.mark.parametrize("index", [1, 2, -1, 2**31 - 1])
     def test_an_index_beyond_its_dictionary_is_refused(self, index: int) -> None:
