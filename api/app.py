@@ -14,11 +14,13 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 
-from api.asgi import Receive, Scope, Send, respond_error
+from api.asgi import Receive, Scope, Send, respond, respond_error, told_headers
 from api.auth import CALLER_KEY, Gate
 from api.errors import body_of, headers_of, status_of
 from api.exposition import TEXT_PATH
 from api.prometheus import REMOTE_WRITE_PATH, TEXT_PARAMETERS, PrometheusHandlers
+from api.promptly import QUERY_PATH, PromptQueries
+from api.ranges import range_metadata
 from api.routes.anomalies import anomaly_routes
 from api.routes.bottlenecks import bottleneck_routes
 from api.routes.deploys import deploy_routes
@@ -97,6 +99,9 @@ class Application:
         self.body_paths = frozenset(path for method, path in self._raw if method == "POST")
         #: The parameters of raw handlers on our own paths.
         self._parameters: dict[str, tuple[str, ...]] = {BATCH_PATH: BATCH_PARAMETERS, TEXT_PATH: TEXT_PARAMETERS}
+        self._prompt = PromptQueries(engine, self.gate)
+        #: What answers some requests where they are read, in place of a call of the application (``api.intake``).
+        self.at_once = {QUERY_PATH.encode(): self._prompt.response}
         self._prefixed: tuple[tuple[str, Handler], ...] = (("/v1/scale/", watch.scale),)
         self._routes = Litestar(
             route_handlers=[
@@ -138,6 +143,12 @@ class Application:
         except TidegaugeError as error:
             await respond_error(send, error)
             return
+        if path == QUERY_PATH and method == "GET":
+            found = self._prompt.found(scope, scope[CALLER_KEY])
+            if found is not None:
+                answer, body = found
+                await respond(send, 200, body, "application/json", told_headers(range_metadata(answer)).items())
+                return
         handler = self._raw.get((method, path))
         if handler is None and method == "GET":
             handler = next((found for prefix, found in self._prefixed if path.startswith(prefix)), None)

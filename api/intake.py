@@ -5,12 +5,15 @@ looked at piece by piece; a write of some megabytes spends more time there than 
 stands between the transport and uvicorn's protocol.  It leaves everything to the latter until a request declares a
 large body; then it gives the transport that body's own memory to read into, and takes the parser out of the way until
 the last byte has arrived.  The application finds the body in its scope (:func:`whole_body`).
+
+Requests that take less time to answer than to make a task of are answered where their headers end (``at_once``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import httptools
@@ -25,6 +28,9 @@ READ_BYTES = 256 << 10
 SCOPE_KEY = "tidegauge.body"
 #: Where a request's scope has what ends its connection at once, dropping what has not been sent.
 ABORT_KEY = "tidegauge.abort"
+#: By path what returns the whole response to a request with this scope, or None.
+AtOnce = Mapping[bytes, Callable[[MutableMapping[str, Any]], bytes | None]]
+_NOTHING_AT_ONCE: AtOnce = MappingProxyType({})
 
 
 class WholeBody:
@@ -76,9 +82,18 @@ class _Http(HttpToolsProtocol):
 
     max_body = 0
     paths: frozenset[str] = frozenset()
+    at_once: AtOnce = _NOTHING_AT_ONCE
     coming: WholeBody | None = None
+    #: Whether the request that is being read has been answered already, and whether one of this read has.
+    _answered = _answered_one = False
+
+    def data_received(self, data: bytes) -> None:
+        self._answered_one = False
+        super().data_received(data)
 
     def on_headers_complete(self) -> None:
+        if not self._answered_one and b"?" in self.url and self._answer_at_once():
+            return
         super().on_headers_complete()
         scope = cast("dict[str, Any]", self.scope)
         scope[ABORT_KEY] = self.transport.abort
@@ -89,6 +104,35 @@ class _Http(HttpToolsProtocol):
             # A body behind other requests waits its turn; what follows an upgrade is no body to the parser.
             return
         self.coming = scope[SCOPE_KEY] = WholeBody(size, self.loop, self._continue)
+
+    def _answer_at_once(self) -> bool:
+        """Answer the request without a task if there is something that does; return whether it has been."""
+        path, _, query = self.url.partition(b"?")
+        answer = self.at_once.get(path)
+        if answer is None or b"#" in query or self.parser.get_method() != b"GET":
+            return False
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if busy or self.flow.write_paused or self.transport.is_closing() or self.expect_100_continue:
+            return False
+        parser = self.parser
+        if parser.get_http_version() != "1.1" or not parser.should_keep_alive() or parser.should_upgrade():
+            return False
+        for name, _ in self.headers:
+            if name in (b"content-length", b"transfer-encoding"):
+                return False
+        scope = cast("dict[str, Any]", self.scope)
+        scope["method"], scope["path"], scope["raw_path"] = "GET", path.decode("ascii"), path
+        scope["query_string"] = query
+        response = answer(scope)
+        if response is None:
+            return False
+        # One of those that come together: others wait their turn as tasks, or they could hold up everyone.
+        self._answered = self._answered_one = True
+        self.transport.write(response)
+        self.server_state.total_requests += 1
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        return True
 
     def _continue(self) -> None:
         cycle = self.cycle
@@ -103,6 +147,9 @@ class _Http(HttpToolsProtocol):
             self.coming.take(body)
 
     def on_message_complete(self) -> None:
+        if self._answered:
+            self._answered = False
+            return
         self.coming = None
         super().on_message_complete()
 
@@ -163,15 +210,17 @@ class IntakeProtocol(asyncio.BufferedProtocol):
             self._http.data_received(bytes(self._scratch[:nbytes]))
 
 
-def intake(max_body: int, paths: frozenset[str]) -> Callable[..., IntakeProtocol]:
+def intake(max_body: int, paths: frozenset[str], at_once: AtOnce = _NOTHING_AT_ONCE) -> Callable[..., IntakeProtocol]:
     """Return what makes protocols for uvicorn.
 
     Only handlers of ``paths`` look for a :func:`whole_body`; bodies over ``max_body`` bytes are theirs to refuse.
+    ``at_once``: by path what returns the whole response to a GET with parameters, or None where the application is to
+    be called; it is given the request's scope and takes well under a millisecond.
     """
 
     def make(**options: Any) -> IntakeProtocol:
         http = _Http(**options)
-        http.max_body, http.paths = max_body, paths
+        http.max_body, http.paths, http.at_once = max_body, paths, at_once
         return IntakeProtocol(http)
 
     return make

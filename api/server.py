@@ -134,7 +134,7 @@ def _run(engine: Engine, config: Config, listener: socket.socket) -> None:
     server = Server(
         uvicorn.Config(
             application,
-            http=intake(int(config.server.max_body), application.body_paths),  # type: ignore[arg-type]
+            http=intake(int(config.server.max_body), application.body_paths, application.at_once),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_level="warning",

@@ -6,7 +6,6 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 from litestar import Request, Response, delete, get, post
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromQuery, JSONBody, QueryParameter
@@ -14,13 +13,14 @@ from litestar.params import FromQuery, JSONBody, QueryParameter
 from api.arguments import parse_range, parse_time
 from api.asgi import told_headers
 from api.auth import caller_of
+from api.ranges import MAX_SERIES, range_json, range_metadata, range_objects
 from api.sql import SqlAnswers
 from api.turns import QueryThreads, turn_of
 from engine.catalog.callers import Caller
-from engine.errors import BadRequest, QueryLimit
+from engine.errors import BadRequest
 from engine.model.matchers import Matcher, parse_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS
-from engine.query.range import RangeAnswer, RangeQuery
+from engine.query.range import RangeQuery
 from engine.runtime import Engine
 
 FORMATS = {
@@ -29,9 +29,6 @@ FORMATS = {
     "application/vnd.apache.arrow.stream": "arrow",
     "application/vnd.apache.parquet": "parquet",
 }
-MAX_SERIES = 10_000
-#: What a row of aligned series has beside labels.
-_POINT = frozenset({"time", "metric", "value"})
 #: ``columns``: an object with the answer's properties; ``rows``: an array of objects, as Grafana and others take it.
 Shape = Literal["columns", "rows"]
 
@@ -54,56 +51,6 @@ def negotiate(accept: str) -> tuple[str, str]:
         if kind in ("*/*", "application/*", "text/html"):
             return "application/json", "json"
     raise BadRequest(f"cannot answer as {accept!r}: want one of {', '.join(FORMATS)}")
-
-
-def range_metadata(answer: RangeAnswer) -> dict[str, Any]:
-    """Return what an answer to ``GET /v1/query`` says about itself."""
-    return {
-        "metric": answer.metric,
-        "aggregate": answer.aggregate,
-        "step_seconds": answer.step_ns / 1e9,
-        "tier": answer.tier,
-        "rows_read": answer.rows_read,
-        "relative_error": answer.relative_error,
-        "fresh_to": answer.fresh_to_ns,
-        "reason": answer.reason,
-        "series_total": len(answer.series),
-    }
-
-
-def range_json(answer: RangeAnswer, limit: int) -> bytes:
-    """Return the body of ``GET /v1/query``, with at most ``limit`` series."""
-    shown = answer.series[:limit]
-    body = range_metadata(answer) | {
-        "truncated": len(shown) < len(answer.series),
-        "series": [
-            {"metric": line.metric, "labels": line.labels, "times": line.times.tolist(), "values": line.values.tolist()}
-            | ({} if line.sample_times is None else {"sample_times": line.sample_times.tolist()})
-            for line in shown
-        ],
-    }
-    return msgspec.json.encode(body)
-
-
-def range_objects(answer: RangeAnswer, limit: int) -> bytes:
-    """Return the same points as an array of objects: ``time``, ``metric``, the labels, ``value``.
-
-    A label with one of these names gets ``label_`` before it.  Raises QueryLimit for more series than ``limit``, which
-    an array could not tell.
-    """
-    if len(answer.series) > limit:
-        raise QueryLimit(
-            f"cannot answer with rows: got {len(answer.series)} series, want at most {limit};"
-            " narrow match or raise limit"
-        )
-    rows: list[dict[str, Any]] = []
-    for line in answer.series:
-        labels = {f"label_{key}" if key in _POINT else key: value for key, value in line.labels.items()}
-        head = {"metric": line.metric, **labels}
-        times = np.datetime_as_string(line.times.view("datetime64[ns]").astype("datetime64[ms]"), timezone="UTC")
-        for time, value in zip(times.tolist(), line.values.tolist(), strict=True):
-            rows.append({"time": time, **head, "value": value})
-    return msgspec.json.encode(rows)
 
 
 def query_routes(engine: Engine) -> list[BaseRouteHandler]:

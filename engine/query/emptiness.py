@@ -19,7 +19,7 @@ def why_lacking(catalog: Catalog, query: RangeQuery, answer: RangeAnswer, within
 
     ``within``: what series must satisfy to exist for the caller.  Says nothing of others.
     """
-    if answer.series and not query.further_metrics:
+    if answer.tells_of(query.metrics):
         return None
     counts = {metric: _series(catalog, metric, within) for metric in query.metrics}
     unknown = [metric for metric, count in counts.items() if not count]

@@ -7,7 +7,7 @@ the later one and counts a falling value as a reset to zero (Prometheus, ``incre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,9 +30,11 @@ from engine.query.buckets import (
 )
 from engine.query.grouping import lines_of
 from engine.query.newest import NewestReader
+from engine.query.prompt import PromptReader
 from engine.query.quantiles import SHARES, GroupedQuantiles, bins_of_column, of_bins, of_samples
 from engine.query.ranking import SeriesPoints, highest
 from engine.query.samples import SampleStore
+from engine.query.selected import Selected, Selections
 from engine.rollups.bins import RELATIVE_ERROR
 from engine.rollups.long import HISTOGRAM, INCREASE, NAMES
 from engine.rollups.tiers import TIERS, Tier
@@ -70,32 +72,6 @@ class RangeQuery:
         return (self.metric, *self.further_metrics)
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """Fields of one table, each with the metric it is asked as, ascending, and the tag sets asked for (ascending).
-
-    ``tagset_ids`` int32[n]; ``every``: they are all that the table has.
-    """
-
-    table_id: int
-    metrics: dict[int, str]
-    tagset_ids: Int32Array
-    every: bool
-
-    @property
-    def field_ids(self) -> tuple[int, ...]:
-        return tuple(self.metrics)
-
-    @property
-    def narrowed(self) -> Int32Array | None:
-        return None if self.every else self.tagset_ids
-
-    @property
-    def series_ids(self) -> Int64Array:
-        fields = np.array(self.field_ids, np.int64)
-        return ((self.tagset_ids.astype(np.int64) << FIELD_ID_BITS)[:, None] | fields).ravel()
-
-
 @dataclass(slots=True)
 class RangeAnswer:
     """Aligned series, and where they come from.
@@ -114,6 +90,10 @@ class RangeAnswer:
     #: No quantile is further from the exact one than this share of it; 0.0 for exact ones, None for other aggregates.
     relative_error: float | None = None
     reason: str | None = None
+
+    def tells_of(self, metrics: Iterable[str]) -> bool:
+        """Return whether there is a series of each of these metrics."""
+        return {line.metric for line in self.series}.issuperset(metrics)
 
 
 #: Metric, labels of its lines, their quantiles, how many rows these are from, and the newest time among them.
@@ -136,16 +116,31 @@ class RangeReader:
         """
         self._newest = newest
         self._catalog, self._samples, self._tier_rows = catalog, samples, tier_rows
+        self._prompt = PromptReader(catalog, samples)
+        self._selections = Selections()
 
     def answer(self, query: RangeQuery, *, raw_since_ns: Callable[[int], int]) -> RangeAnswer:
         """Answer one query; ``raw_since_ns(table_id)`` is the oldest time for which raw samples are still kept.
 
         Raises BadRequest for a query that makes no sense and QueryLimit for one that is too large.
         """
+        answer = self._answer(query, raw_since_ns, prompt=False)
+        assert answer is not None
+        return answer
+
+    def prompt_answer(self, query: RangeQuery, *, raw_since_ns: Callable[[int], int]) -> RangeAnswer | None:
+        """Return the same answer if it takes well under a millisecond and waits for nothing, else None."""
+        return self._answer(query, raw_since_ns, prompt=True)
+
+    def _answer(self, query: RangeQuery, raw_since_ns: Callable[[int], int], *, prompt: bool) -> RangeAnswer | None:
         _validate(query)
         answer = RangeAnswer(query.metric, query.aggregate, query.step_ns, "raw")
         for one in self._selected(query):
             since_ns = raw_since_ns(one.table_id)
+            if query.start_ns >= since_ns and self._read_prompt(answer, query, one):
+                continue
+            if prompt:
+                return None
             newest = self._newest_buckets(query, one, since_ns)
             if newest is not None:
                 self._add(answer, query, one, newest, int(newest.counts.sum()))
@@ -172,25 +167,51 @@ class RangeReader:
 
     def _selected(self, query: RangeQuery) -> list[Selected]:
         """Return what is to be read, metrics of the same tag sets together.  Raises QueryLimit for too many points."""
-        tables: dict[tuple[int, tuple[Matcher, ...]], dict[int, str]] = {}
-        for metric in dict.fromkeys(query.metrics):
-            for one in self._catalog.fields_of_metric(metric):
-                tables.setdefault((one.table_id, one.matchers), {})[one.field_id] = metric
-        found = []
-        for (table_id, matchers), metrics in tables.items():
-            tagset_ids = self._catalog.tagset_ids(table_id, (*matchers, *query.matchers))
-            if not len(tagset_ids):
-                continue
-            lines = len(tagset_ids) * len(metrics)
+        found = self._selections.of(query.metrics, query.matchers, self._catalog.native.mark(), self._select)
+        for one in found:
+            lines = len(one.tagset_ids) * len(one.metrics)
             points = lines * ((query.end_ns - query.start_ns) // query.step_ns + 1)
             if query.by is None and points > MAX_POINTS:
                 raise QueryLimit(
                     f"cannot answer query: {lines} series make up to {points} points,"
                     f" the limit is {MAX_POINTS}; narrow the matchers, take a longer step or group with by="
                 )
-            every = len(tagset_ids) == len(self._catalog.tagset_ids(table_id))
-            found.append(Selected(table_id, dict(sorted(metrics.items())), tagset_ids, every))
         return found
+
+    def _select(self, metrics: Sequence[str], wanted: Sequence[Matcher]) -> list[Selected]:
+        tables: dict[tuple[int, tuple[Matcher, ...]], dict[int, str]] = {}
+        for metric in dict.fromkeys(metrics):
+            for one in self._catalog.fields_of_metric(metric):
+                tables.setdefault((one.table_id, one.matchers), {})[one.field_id] = metric
+        found = []
+        for (table_id, matchers), names in tables.items():
+            tagset_ids = self._catalog.tagset_ids(table_id, (*matchers, *wanted))
+            if len(tagset_ids):
+                every = len(tagset_ids) == len(self._catalog.tagset_ids(table_id))
+                found.append(Selected(table_id, dict(sorted(names.items())), tagset_ids, every))
+        return found
+
+    def _read_prompt(self, answer: RangeAnswer, query: RangeQuery, one: Selected) -> bool:
+        """Add the lines of one table to the answer if they come of few samples; return False, and add nothing, else."""
+        if query.aggregate in SHARES or self._wants_newest(query):
+            return False
+        part = self._prompt.read(
+            one,
+            query.aggregate,
+            query.by,
+            query.start_ns,
+            query.end_ns,
+            query.step_ns,
+            LOOKBACK_NS if query.aggregate in _COUNTED else 0,
+            RAW_SAMPLES_PREFERRED,
+        )
+        if part is None:
+            return False
+        answer.series += part.lines
+        answer.rows_read += part.samples
+        if part.newest_ns is not None:
+            answer.fresh_to_ns = max(answer.fresh_to_ns or 0, part.newest_ns)
+        return True
 
     def _read_buckets(self, answer: RangeAnswer, query: RangeQuery, one: Selected, tier: Tier | None) -> bool:
         """Add the lines of one table to the answer; return False, and add nothing, when the tier does not know it."""
@@ -297,9 +318,7 @@ class RangeReader:
 
     def _newest_buckets(self, query: RangeQuery, one: Selected, raw_since_ns: int) -> Buckets | None:
         """Return the newest sample of each series as its one bucket; None where the query may need others."""
-        if self._newest is None or query.aggregate != "last" or query.by is not None:
-            return None
-        if query.end_ns - query.start_ns > query.step_ns or query.start_ns < raw_since_ns:
+        if self._newest is None or not self._wants_newest(query) or query.start_ns < raw_since_ns:
             return None
         if self._samples.newest_time_ns(one.table_id) >= query.end_ns:
             return None
@@ -312,6 +331,11 @@ class RangeReader:
         series_ids = one.series_ids.reshape(known.shape)[known]
         ones, zeros = np.ones(len(times), np.int64), np.zeros(len(times), np.float64)
         return Buckets(series_ids, buckets, ones, values, values, values, values, values, times, zeros)
+
+    def _wants_newest(self, query: RangeQuery) -> bool:
+        """Return whether the newest samples may be all that is asked for."""
+        one_bucket = query.end_ns - query.start_ns <= query.step_ns
+        return self._newest is not None and query.aggregate == "last" and query.by is None and one_bucket
 
     def _choose(self, query: RangeQuery, one: Selected, raw_since_ns: int) -> Tier | None:
         """Return the coarsest tier that gives the same answer as raw samples, or None for raw samples."""

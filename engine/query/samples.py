@@ -16,7 +16,7 @@ from engine.hot.block import Block
 from engine.hot.store import BlockView, HotStore, remaining_of
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
 from engine.model.selection import FEW_TAGSETS, select
-from engine.segments.columns import DEFAULT_CACHE_BYTES, ColumnCache, search_segment
+from engine.segments.columns import DEFAULT_CACHE_BYTES, ColumnCache, KeptGroup, kept_groups, search_segment
 from engine.segments.deletions import Deletion, Hole, expired_hole, holes_of, without_holes
 from engine.segments.footer import FooterCache, map_segment
 from engine.segments.layout import SegmentMeta
@@ -178,6 +178,24 @@ class SampleStore:
         fresh = tuple(view for view in views if not view.late)
         return Snapshot(table_id, start_ns, end_ns, tuple(settled), tuple(disturbed), fresh, late)
 
+    def undisturbed(self, table_id: int, start_ns: int, end_ns: int) -> Snapshot | None:
+        """Return the same snapshot at once; None where late rows may be in its time or a write is under way."""
+        if not self.hot.lock.acquire(blocking=False):
+            return None
+        try:
+            start_ns = max(start_ns, self._visible_from_ns(table_id))
+            views = self.hot.snapshot(table_id, start_ns, end_ns)
+            if views and views[-1].late:
+                return None
+            segments = tuple(
+                meta
+                for meta in self._segments.get(table_id, ())
+                if meta.min_time_ns < end_ns and meta.max_time_ns >= start_ns
+            )
+        finally:
+            self.hot.lock.release()
+        return Snapshot(table_id, start_ns, end_ns, segments, (), views, ())
+
     def newest_time_ns(self, table_id: int) -> int:
         """Return the newest time of a row of the table, or the earliest possible time when it has none."""
         with self.hot.lock:
@@ -249,6 +267,26 @@ class SampleStore:
                 cache=self._footers,
             )
         return without_holes(rows, self.holes(meta))
+
+    def kept_columns(
+        self, meta: SegmentMeta, start_ns: int, end_ns: int, tagset_ids: Int32Array, field_ids: tuple[int, ...]
+    ) -> list[KeptGroup] | None:
+        """Return the rows of a segment that may be asked for, as :func:`engine.segments.columns.kept_groups` does.
+
+        None where something would have to be decoded, or where rows do not count.
+        """
+        if self.holes(meta):
+            return None
+        return kept_groups(
+            segment_path(self._root, meta),
+            meta,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            tagset_ids=tagset_ids,
+            field_ids=field_ids,
+            footers=self._footers,
+            columns=self._columns,
+        )
 
     def collect(
         self,

@@ -29,6 +29,8 @@ DEFAULT_CACHE_BYTES = 64 << 20
 _Key = tuple[str, int, int, int]
 _KEYS = -1
 _Column = tuple[Int32Array, Int64Array] | Float64Array
+#: The tag sets and times of a row group's rows, ascending, and a column for each field, None where it has none.
+KeptGroup = tuple[Int32Array, Int64Array, list[Float64Array | None]]
 
 
 class ColumnCache:
@@ -58,6 +60,14 @@ class ColumnCache:
                     _, dropped = self._columns.popitem(last=False)
                     self.nbytes -= _size_of(dropped)
         return found
+
+    def known(self, key: _Key) -> _Column | None:
+        """Return a column if it is kept."""
+        with self._lock:
+            known = self._columns.get(key)
+            if known is not None:
+                self._columns.move_to_end(key)
+            return known
 
 
 def _size_of(column: _Column) -> int:
@@ -133,3 +143,42 @@ def search_segment(
     if len(time_parts) == 1:
         return Rows(tagset_parts[0], time_parts[0], kept, value_parts[0])
     return Rows(np.concatenate(tagset_parts), np.concatenate(time_parts), kept, np.concatenate(value_parts, axis=1))
+
+
+def kept_groups(
+    path: str,
+    meta: SegmentMeta,
+    *,
+    start_ns: int,
+    end_ns: int,
+    tagset_ids: Int32Array,
+    field_ids: Sequence[int],
+    footers: FooterCache,
+    columns: ColumnCache,
+) -> list[KeptGroup] | None:
+    """Return the row groups in which rows of ``[start_ns, end_ns)`` and of the ascending tag sets may be.
+
+    None unless everything of them is kept: nothing is opened or decoded.  The arrays are shared: read only.
+    """
+    footer = footers.known(path, meta)
+    if footer is None:
+        return None
+    stored = {column.field_id for column in footer.header.fields}
+    found: list[KeptGroup] = []
+    for group in footer.groups_for(start_ns, end_ns, tagset_ids):
+        keys = columns.known((path, meta.footer_crc32c, group, _KEYS))
+        if keys is None:
+            return None
+        assert isinstance(keys, tuple)
+        values: list[Float64Array | None] = []
+        for field_id in field_ids:
+            if field_id not in stored:
+                values.append(None)
+                continue
+            column = columns.known((path, meta.footer_crc32c, group, field_id))
+            if column is None:
+                return None
+            assert isinstance(column, np.ndarray)
+            values.append(column)
+        found.append((*keys, values))
+    return found

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from api.asgi import ClientGone, read_body, respond, respond_error
 from api.errors import TooLarge
-from api.intake import DIRECT_BYTES, READ_BYTES, intake, whole_body
+from api.intake import DIRECT_BYTES, READ_BYTES, AtOnce, intake, whole_body
 
 LIMIT = 4 * DIRECT_BYTES
 PATHS = frozenset({"/write"})
@@ -88,14 +88,16 @@ def give(protocol: Any, data: bytes) -> None:
         data = data[size:]
 
 
-def talk(pieces: list[bytes], *, plain: bool = False, end: bool = False) -> tuple[bytes, App]:
+def talk(
+    pieces: list[bytes], *, plain: bool = False, end: bool = False, at_once: AtOnce | None = None
+) -> tuple[bytes, App]:
     """Return what one connection answers to these pieces; ``plain`` uses uvicorn's protocol."""
 
     async def run() -> tuple[bytes, App]:
         app = App()
         config = Config(app, lifespan="off", server_header=False, date_header=False, access_log=False)
         config.load()
-        make = HttpToolsProtocol if plain else intake(LIMIT, PATHS)
+        make = HttpToolsProtocol if plain else intake(LIMIT, PATHS, at_once or {})
         transport = Transport()
         protocol: Any = make(config=config, server_state=ServerState(), app_state={})
         protocol.connection_made(transport)
@@ -168,3 +170,83 @@ def test_what_the_parser_must_see_is_left_to_it(header: str) -> None:
     got, app = talk([stream[:9_000], stream[9_000:]])
     assert True not in app.direct
     assert got == talk([stream[:9_000], stream[9_000:]], plain=True)[0]
+
+
+class AtOnceAnswers:
+    """Answers requests with a number in their query at once, and notes them."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    def __call__(self, scope: Any) -> bytes | None:
+        assert (scope["method"], scope["path"]) == ("GET", "/quick")
+        self.asked.append(scope["query_string"])
+        if not scope["query_string"].isdigit():
+            return None
+        return b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n" + scope["query_string"][:2]
+
+
+def asking(target: str, *headers: str, method: str = "GET", version: str = "1.1") -> bytes:
+    return "\r\n".join([f"{method} {target} HTTP/{version}", "Host: x", *headers, "", ""]).encode()
+
+
+def bodies(got: bytes) -> list[bytes]:
+    return [part.partition(b"\r\n\r\n")[2] for part in got.split(b"HTTP/1.1 200 OK")[1:]]
+
+
+def test_what_can_be_answered_at_once_is_and_the_connection_goes_on() -> None:
+    quick = AtOnceAnswers()
+    pieces = [asking("/quick?10"), asking("/quick?no"), asking("/quick?11"), request(3), asking("/quick?12")]
+    got, app = talk(pieces, at_once={b"/quick": quick})
+    assert bodies(got) == [b"10", b"0 0\n", b"11", f"3 {zlib.crc32(request(3)[-3:])}\n".encode(), b"12"]
+    assert (quick.asked, len(app.direct)) == ([b"10", b"no", b"11", b"12"], 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    asked=st.lists(st.sampled_from(["/quick?10", "/quick?no", "/other?11", "/quick"]), min_size=1, max_size=6),
+    cuts=st.lists(st.floats(0, 1), max_size=6),
+)
+def test_answers_come_in_the_order_of_their_requests(asked: list[str], cuts: list[float]) -> None:
+    stream = b"".join(asking(target) for target in asked)
+    places = [0, *sorted(int(cut * len(stream)) for cut in cuts), len(stream)]
+    pieces = [stream[begin:end] for begin, end in itertools.pairwise(places) if begin < end]
+    quick = AtOnceAnswers()
+    got, app = talk(pieces, at_once={b"/quick": quick})
+    # The second and later ones of one read are left to the application, which answers the same but for the body.
+    assert len(bodies(got)) == len(asked)
+    assert [body for body, target in zip(bodies(got), asked, strict=True) if target != "/quick?10"] == [
+        b"0 0\n" for target in asked if target != "/quick?10"
+    ]
+    assert bodies(got).count(b"10") + len(app.direct) == len(asked)
+    if asked[0] == "/quick?10":
+        assert bodies(got)[0] == b"10"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        asking("/quick?10", method="HEAD"),
+        asking("/quick?10", method="DELETE"),
+        asking("/quick?10", "Connection: close"),
+        asking("/quick?10", version="1.0"),
+        asking("/quick?10", "Content-Length: 3") + b"abc",
+        asking("/quick?10", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        asking("/quick?10", "Connection: upgrade", "Upgrade: websocket"),
+        asking("/quick?10#11"),
+        asking("/quick?"),
+        asking("/qui%63k?10"),
+    ],
+)
+def test_whatever_is_not_plain_is_left_to_the_application(asked: bytes) -> None:
+    quick = AtOnceAnswers()
+    got, app = talk([asked], at_once={b"/quick": quick})
+    assert b"10" not in quick.asked
+    assert len(app.direct) == 1
+    assert got == talk([asked], plain=True)[0]
+
+
+def test_one_of_several_that_come_in_one_read_is_answered_at_once() -> None:
+    quick = AtOnceAnswers()
+    got, _ = talk([asking("/quick?10") * 5], at_once={b"/quick": quick})
+    assert bodies(got) == [b"10", *[b"0 0\n"] * 4]

@@ -1,0 +1,393 @@
+"""Buckets of few series, added up row by row from the sources where the rows lie, without gathering or sorting them.
+
+A grid has a cell for each (field, slot, bucket).  A slot is a series' place, or that of the group it belongs to.  It asks
+of its rows only that those of one tag set come in order of time, whichever others lie between them, and none twice.
+
+The interpreter is kept all the while: what is done here takes less time than getting it back from a busy thread.
+"""
+
+from libc.math cimport NAN
+from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libcpp.vector cimport vector
+
+from native.arguments cimport checked_array, same_length
+
+import numpy as np
+
+cdef enum:
+    FIELD_ID_BITS = 16
+    # Tag sets are looked for by their lowest bits first.
+    SIEVE = 4096
+    MAX_CELLS = 1 << 28
+
+cdef enum Kind:
+    SUM
+    MIN
+    MAX
+    COUNT
+    FIRST
+    LAST
+    AVG
+    INCREASE
+
+AGGREGATES = {
+    "sum": SUM, "min": MIN, "max": MAX, "count": COUNT, "first": FIRST, "last": LAST, "avg": AVG, "increase": INCREASE,
+}
+#: Those whose value for a group is found by adding its series' samples to one cell, in whatever order.
+MERGED = frozenset(("min", "max", "count"))
+#: What :meth:`BucketGrid.take` returns when it has taken nothing because the rows were too many.
+TOO_MANY = -1
+
+cdef struct Cell:
+    int64_t count
+    # The sum, the smallest, the largest, the first, the last, or what a counter rose by.
+    double value
+
+
+# What newest samples and increases need beside.
+cdef struct Ends:
+    int64_t last_time
+    double first
+    double last
+
+
+cdef struct Found:
+    uint32_t row
+    # Of the tag set among those of the grid, and of the first field's cell.
+    uint32_t place
+    uint32_t cell
+
+
+cdef class BucketGrid:
+    """See the module.  ``samples``: how many have been added; ``newest_ns``: the newest of them."""
+
+    cdef Cell* _cells
+    cdef Ends* _ends
+    cdef int _kind
+    cdef Py_ssize_t _fields, _slots, _buckets, _before
+    cdef int64_t _start, _end, _width
+    cdef vector[int32_t] _tagsets, _slot_of
+    cdef vector[uint8_t] _present
+    cdef uint8_t _sieve[SIEVE]
+    cdef vector[Found] _found
+    cdef readonly int64_t samples, newest_ns
+
+    def __cinit__(
+        self, str aggregate, tagset_ids, slots, Py_ssize_t slot_count, Py_ssize_t fields, start_ns, end_ns, width_ns
+    ):
+        """``tagset_ids`` int32[n] ascending; ``slots`` int32[n], each 0..``slot_count`` - 1, each another one unless the
+        aggregate is of MERGED.  Buckets begin at ``start_ns`` and are ``width_ns`` wide.  Raises KeyError for an unknown
+        aggregate, TypeError or ValueError for other input, MemoryError when there is no room.
+        """
+        cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
+        cdef Py_ssize_t count = ids.shape[0], at, cells
+        same_length(checked_array(slots, "slots", np.int32, 1), "slots", count, "tagset_ids")
+        cdef const int32_t[::1] given = slots
+        self._kind = AGGREGATES[aggregate]
+        self._start, self._end, self._width = start_ns, end_ns, width_ns
+        if self._width <= 0 or self._end <= self._start or fields < 0 or slot_count < 0:
+            raise ValueError(f"cannot make buckets of {width_ns} ns from {start_ns} to {end_ns}")
+        self._fields, self._slots = fields, slot_count
+        # A bucket in front, for the samples before the start from which the first step counts.
+        self._before = 1 if self._kind == INCREASE else 0
+        self._buckets = (self._end - self._start - 1) // self._width + 1 + self._before
+        if <double>fields * slot_count * self._buckets > MAX_CELLS:
+            raise ValueError(f"cannot make {fields} x {slot_count} x {self._buckets} buckets: want at most {MAX_CELLS}")
+        self._tagsets.reserve(count)
+        self._slot_of.reserve(count)
+        for at in range(count):
+            if ids[at] < 0 or given[at] < 0 or given[at] >= slot_count or (at and ids[at] <= ids[at - 1]):
+                raise ValueError("cannot make buckets: want ascending tag sets, each with a slot")
+            self._tagsets.push_back(ids[at])
+            self._slot_of.push_back(given[at])
+            self._sieve[ids[at] & (SIEVE - 1)] = 1
+        self._present.resize(count)
+        self.newest_ns = INT64_MIN
+        cells = fields * slot_count * self._buckets
+        self._cells = <Cell*>calloc(max(1, cells), sizeof(Cell))
+        if self._kind == LAST or self._kind == INCREASE:
+            self._ends = <Ends*>calloc(max(1, cells), sizeof(Ends))
+        if self._cells == NULL or (self._ends == NULL and (self._kind == LAST or self._kind == INCREASE)):
+            raise MemoryError("cannot make buckets: got no memory for them")
+
+    def __dealloc__(self):
+        free(self._cells)
+        free(self._ends)
+
+    @staticmethod
+    def size(fields, slot_count, start_ns, end_ns, width_ns):
+        """Return how many cells a grid has."""
+        return fields * slot_count * ((end_ns - start_ns - 1) // width_ns + 2)
+
+    def take(self, tagset_ids, times, columns, start_ns, end_ns, bint in_order, Py_ssize_t most):
+        """Add the samples of the grid's tag sets with ``start_ns <= time < end_ns``; return how many rows they were in.
+
+        ``tagset_ids`` int32[n]; ``times`` int64[n] ns; ``columns``: float64[n] for each field, None where there are no
+        samples of it; NaN is no sample.  ``in_order``: rows ascend by (tag set, time).  With more than ``most`` cells
+        to look at nothing is added, and the answer is TOO_MANY.  Raises TypeError or ValueError for other input.
+        """
+        cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
+        cdef Py_ssize_t rows = ids.shape[0], field = 0, limit
+        same_length(checked_array(times, "times", np.int64, 1), "times", rows, "tagset_ids")
+        cdef const int64_t[::1] at = times
+        cdef int64_t low = start_ns, high = end_ns
+        cdef bint fits
+        cdef const double[::1] column
+        if len(columns) != self._fields:
+            raise ValueError(f"cannot add rows: got {len(columns)} columns, want {self._fields}")
+        if low > high or high > self._end or (low < self._start and not self._before):
+            raise ValueError(f"cannot add rows: got times from {start_ns} to {end_ns}, want times of the buckets")
+        if rows > 0xFFFFFFFF:
+            raise ValueError(f"cannot add {rows} rows: want fewer")
+        if rows == 0 or low == high or self._tagsets.empty():
+            return 0
+        limit = most // max(1, self._fields)
+        self._found.clear()
+        if in_order:
+            fits = self._look_up(&ids[0], &at[0], rows, low, high, limit)
+        else:
+            fits = self._look_through(&ids[0], &at[0], rows, low, high, limit)
+        if not fits:
+            return TOO_MANY
+        for field in range(self._fields):
+            if columns[field] is not None:
+                column = checked_array(columns[field], "a column", np.float64, 1)
+                same_length(columns[field], "a column", rows, "tagset_ids")
+                self._add(&column[0], &at[0], field)
+        return self._found.size()
+
+    cdef bint _look_up(
+        self, const int32_t* ids, const int64_t* times, Py_ssize_t rows, int64_t low, int64_t high, Py_ssize_t limit
+    ) noexcept:
+        cdef Py_ssize_t place, row = 0
+        for place in range(<Py_ssize_t>self._tagsets.size()):
+            row = first_row(ids, times, row, rows, self._tagsets[place], low)
+            while row < rows and ids[row] == self._tagsets[place] and times[row] < high:
+                if not self._note(row, place, times[row], limit):
+                    return False
+                row += 1
+            if row == rows:
+                break
+        return True
+
+    cdef bint _look_through(
+        self, const int32_t* ids, const int64_t* times, Py_ssize_t rows, int64_t low, int64_t high, Py_ssize_t limit
+    ) noexcept:
+        cdef Py_ssize_t count = <Py_ssize_t>self._tagsets.size(), row, place, end
+        cdef const int32_t* wanted = self._tagsets.data()
+        cdef int32_t only, first = wanted[0], last = wanted[count - 1]
+        cdef bint dense = <int64_t>last - first + 1 == count
+        cdef int any
+        if count == 1:
+            only = first
+            row = 0
+            while row < rows:
+                # Sixteen at a time, most of which are other tag sets' rows.
+                end = row + 16
+                if end <= rows:
+                    any = 0
+                    for place in range(row, end):
+                        any |= ids[place] == only
+                    if not any:
+                        row = end
+                        continue
+                else:
+                    end = rows
+                for row in range(row, end):
+                    if ids[row] == only and low <= times[row] and times[row] < high:
+                        if not self._note(row, 0, times[row], limit):
+                            return False
+                row = end
+            return True
+        for row in range(rows):
+            if not self._sieve[ids[row] & (SIEVE - 1)] or times[row] < low or times[row] >= high:
+                continue
+            if ids[row] < first or ids[row] > last:
+                continue
+            place = ids[row] - first if dense else place_of(wanted, count, ids[row])
+            if place >= 0 and not self._note(row, place, times[row], limit):
+                return False
+        return True
+
+    cdef inline bint _note(self, Py_ssize_t row, Py_ssize_t place, int64_t time, Py_ssize_t limit) noexcept:
+        """Note a row of the tag set at ``place``; return False when there are too many."""
+        cdef Py_ssize_t bucket = 0
+        cdef Found found
+        if <Py_ssize_t>self._found.size() >= limit:
+            return False
+        if time >= self._start:
+            bucket = <Py_ssize_t>(<uint64_t>(time - self._start) // <uint64_t>self._width) + self._before
+        found.row = <uint32_t>row
+        found.place = <uint32_t>place
+        found.cell = <uint32_t>(self._slot_of[place] * self._buckets + bucket)
+        self._found.push_back(found)
+        return True
+
+    cdef void _add(self, const double* column, const int64_t* times, Py_ssize_t field) noexcept:
+        cdef Py_ssize_t first = field * self._slots * self._buckets
+        cdef Cell* cells = self._cells + first
+        cdef const Found* found = self._found.data()
+        cdef const Found* end = found + self._found.size()
+        # One loop for each, so that none asks for every sample what it is for.
+        if self._kind == MAX:
+            fold(column, found, end, cells, MAX)
+        elif self._kind == MIN:
+            fold(column, found, end, cells, MIN)
+        elif self._kind == SUM or self._kind == AVG:
+            fold(column, found, end, cells, SUM)
+        elif self._kind == COUNT:
+            fold(column, found, end, cells, COUNT)
+        elif self._kind == FIRST:
+            fold(column, found, end, cells, FIRST)
+        else:
+            fold_ends(column, times, found, end, cells, self._ends + first, self._kind)
+        self._note_samples(column, times)
+
+    cdef void _note_samples(self, const double* column, const int64_t* times) noexcept:
+        """Note of the rows found which have a sample in the column."""
+        cdef const Found* found = self._found.data()
+        cdef const Found* end = found + self._found.size()
+        cdef uint8_t* present = self._present.data()
+        cdef int64_t start = self._start, samples = 0, newest = self.newest_ns, time
+        while found < end:
+            time = times[found.row]
+            if time >= start and column[found.row] == column[found.row]:
+                samples += 1
+                present[found.place] = 1
+                if time > newest:
+                    newest = time
+            found += 1
+        self.samples += samples
+        self.newest_ns = newest
+
+    def present(self):
+        """Return a list of bools: which of the tag sets have had a sample at or after the start."""
+        return [bool(one) for one in self._present]
+
+    def line(self, Py_ssize_t field):
+        """Return (slots, ends, buckets, values, newest times) of one field, for each (slot, bucket) that has samples.
+
+        ``slots`` and ``ends``: lists, of each slot with samples and where its buckets end in the arrays; ``buckets``
+        int64[m]: their numbers; ``values`` float64[m]; the newest times int64[m] ns of the aggregate last, else None.
+        Raises ValueError for a field that there is not.
+        """
+        if not 0 <= field < self._fields:
+            raise ValueError(f"cannot read field {field} of {self._fields}")
+        cdef Py_ssize_t most = self._slots * (self._buckets - self._before), first = field * self._slots * self._buckets
+        cdef Py_ssize_t slot, bucket, at, found = 0, used
+        cdef bint timed = self._kind == LAST
+        buckets, values = np.empty(most, np.int64), np.empty(most, np.float64)
+        newest = np.empty(most if timed else 0, np.int64)
+        cdef int64_t[::1] numbers = buckets
+        cdef int64_t[::1] times = newest
+        cdef double[::1] out = values
+        cdef double previous
+        slots, ends = [], []
+        for slot in range(self._slots):
+            used = found
+            previous = NAN
+            for bucket in range(self._buckets):
+                at = first + slot * self._buckets + bucket
+                if self._cells[at].count == 0:
+                    continue
+                if bucket >= self._before:
+                    numbers[found] = bucket - self._before
+                    if timed:
+                        times[found] = self._ends[at].last_time
+                    out[found] = self._value(at, previous)
+                    found += 1
+                if self._kind == INCREASE:
+                    previous = self._ends[at].last
+            if found > used:
+                slots.append(slot)
+                ends.append(found)
+        return slots, ends, buckets[:found], values[:found], newest[:found] if timed else None
+
+    cdef inline double _value(self, Py_ssize_t at, double previous) noexcept:
+        """Return the value of a cell; ``previous``: the series' last sample before, NaN where none is known."""
+        cdef double first, step
+        if self._kind == AVG:
+            return self._cells[at].value / <double>self._cells[at].count
+        if self._kind == COUNT:
+            return <double>self._cells[at].count
+        if self._kind != INCREASE:
+            return self._cells[at].value
+        first = self._ends[at].first
+        # What a series counted before its very first sample is not known.
+        step = 0.0 if previous != previous else first - previous if first >= previous else first
+        return self._cells[at].value + step
+
+
+cdef inline void fold(const double* column, const Found* found, const Found* end, Cell* cells, int kind) noexcept:
+    cdef Cell cell
+    cdef uint32_t at
+    cdef double value
+    while found < end:
+        # Rows of one cell often come together.
+        at = found.cell
+        cell = cells[at]
+        while found < end and found.cell == at:
+            value = column[found.row]
+            found += 1
+            if value != value:
+                continue
+            if cell.count == 0:
+                cell.value = value
+            elif kind == MAX:
+                cell.value = value if value > cell.value else cell.value
+            elif kind == MIN:
+                cell.value = value if value < cell.value else cell.value
+            elif kind == SUM:
+                cell.value += value
+            cell.count += 1
+        cells[at] = cell
+
+
+cdef inline void fold_ends(
+    const double* column, const int64_t* times, const Found* found, const Found* end, Cell* cells, Ends* ends, int kind
+) noexcept:
+    cdef Cell* cell
+    cdef Ends* known
+    cdef double value
+    while found < end:
+        value = column[found.row]
+        if value == value:
+            cell = cells + found.cell
+            known = ends + found.cell
+            if kind == LAST:
+                cell.value = value
+            elif cell.count == 0:
+                known.first = value
+            else:
+                # A fall is a reset to zero.
+                cell.value += value if value < known.last else value - known.last
+            known.last = value
+            known.last_time = times[found.row]
+            cell.count += 1
+        found += 1
+
+
+cdef inline Py_ssize_t first_row(
+    const int32_t* ids, const int64_t* times, Py_ssize_t row, Py_ssize_t rows, int32_t wanted, int64_t low
+) noexcept:
+    """Return the first of the rows from ``row`` on that is not before (wanted, low)."""
+    cdef Py_ssize_t end = rows, middle
+    while row < end:
+        middle = row + (end - row) // 2
+        if ids[middle] < wanted or (ids[middle] == wanted and times[middle] < low):
+            row = middle + 1
+        else:
+            end = middle
+    return row
+
+
+cdef inline Py_ssize_t place_of(const int32_t* ids, Py_ssize_t count, int32_t wanted) noexcept:
+    cdef Py_ssize_t low = 0, end = count, middle
+    while low < end:
+        middle = (low + end) // 2
+        if ids[middle] < wanted:
+            low = middle + 1
+        else:
+            end = middle
+    return low if low < count and ids[low] == wanted else -1
