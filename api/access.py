@@ -24,6 +24,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/v1/sql"): "filtered",
     ("GET", "/v1/sql"): "filtered",
     ("GET", "/v1/query"): "filtered",
+    ("GET", "/v1/rows"): "filtered",
     ("GET", "/v1/series"): "filtered",
     ("DELETE", "/v1/series"): "filtered",
     ("GET", "/v1/metrics-names"): "filtered",

@@ -28,6 +28,7 @@ from api.routes.forecast import forecast_routes
 from api.routes.health import health_routes
 from api.routes.notifications import notification_routes
 from api.routes.query import query_routes
+from api.routes.rows import rows_routes
 from api.routes.silences import silence_routes
 from api.routes.tokens import token_routes
 from api.routes.watch import WatchHandlers, watch_routes
@@ -107,6 +108,7 @@ class Application:
             route_handlers=[
                 *health_routes(engine),
                 *query_routes(engine),
+                *rows_routes(engine),
                 *watch_routes(engine),
                 *silence_routes(engine),
                 *notification_routes(engine),

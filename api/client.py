@@ -214,14 +214,44 @@ class Client:
 
     def sql(self, statement: str, *parameters: Any) -> SqlTable:
         """Run one SELECT; ``parameters`` take the place of ``?`` or ``$1``.  Raises BadQuery, QueryLimit."""
+        body, headers = _sql_request(statement, parameters)
+        return self._table("POST", "/v1/sql", body, headers)
+
+    def _table(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> SqlTable:
         import pyarrow as pa
 
-        body, headers = _sql_request(statement, parameters)
-        response = self._checked("POST", "/v1/sql", body, headers)
+        response = self._checked(method, path, body, headers)
         try:
             return SqlTable(_table_of(response.body))
         except (pa.ArrowException, OSError, EOFError) as error:
             raise errors.Unavailable(f"cannot read the answer of {self.url}: {error}") from None
+
+    def rows(
+        self,
+        table: str,
+        *,
+        fields: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        match: str | Mapping[str, str] = "",
+        where: str = "",
+        start: str | int | datetime.datetime | None = None,
+        end: str | int | datetime.datetime | None = None,
+        last: str = "",
+        order: str = "",
+        limit: int | None = None,
+    ) -> SqlTable:
+        """Return rows of one table, as ``GET /v1/rows`` (docs/http.md) means these; times as in :meth:`query`.
+
+        ``where``: conditions on fields, ``"usage_user>90,usage_idle<5"``; ``last``: ``"row"`` or ``"values"``.
+        Raises NotFound or BadRequest for names there are not, QueryLimit.
+        """
+        wanted = {"table": table, "match": _matchers(match), "where": where, "last": last, "order": order}
+        wanted = {name: text for name, text in wanted.items() if text}
+        wanted |= {name: ",".join(names) for name, names in (("fields", fields), ("tags", tags)) if names is not None}
+        wanted |= {name: _time(time) for name, time in (("start", start), ("end", end)) if time is not None}
+        if limit is not None:
+            wanted["limit"] = str(limit)
+        return self._table("GET", f"/v1/rows?{urlencode(wanted)}", None, {"Accept": ARROW_STREAM})
 
     @contextlib.contextmanager
     def sql_stream(self, statement: str, *parameters: Any) -> Iterator[SqlBatches]:

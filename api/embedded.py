@@ -12,6 +12,7 @@ import pyarrow as pa
 from api.arguments import parse_duration_ns, parse_range
 from api.client import SqlBatches, SqlTable, arrow_stream, json_batch
 from api.exposition import PrometheusText
+from api.rows import rows_query
 from engine.catalog.callers import EVERYONE
 from engine.config import KEEP_ALL, load_config
 from engine.errors import BadRequest
@@ -21,6 +22,7 @@ from engine.ingest.batch import WriteResult
 from engine.ingest.lines import precision_ns
 from engine.maintenance.snapshot import Shadow, take
 from engine.model.matchers import equality_matchers, parse_matchers
+from engine.query.comparisons import parse_comparisons
 from engine.query.deadlines import Stop
 from engine.query.link import LocalLink
 from engine.query.range import RangeAnswer, RangeQuery
@@ -88,6 +90,40 @@ class Embedded:
     def sql(self, statement: str, *parameters: Any) -> SqlTable:
         """Run one SELECT; raises BadQuery or QueryLimit."""
         answer = self.engine.sql(statement, list(parameters))
+        return SqlTable(described(answer.table, answer.metadata))
+
+    def rows(
+        self,
+        table: str,
+        *,
+        fields: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        match: str | Mapping[str, str] = "",
+        where: str = "",
+        start: str | int | None = None,
+        end: str | int | None = None,
+        last: str = "",
+        order: str = "",
+        limit: int | None = None,
+    ) -> SqlTable:
+        """Return rows of one table, as ``GET /v1/rows`` (docs/http.md) means these.
+
+        Raises NotFound or BadRequest for names there are not, QueryLimit.
+        """
+        query = rows_query(
+            self.engine.clock.now_ns(),
+            table,
+            fields=fields,
+            tags=tags,
+            matchers=parse_matchers(match) if isinstance(match, str) else equality_matchers(match),
+            where=parse_comparisons(where),
+            start=None if start is None else str(start),
+            end=None if end is None else str(end),
+            last=last,
+            order=order,
+            limit=limit,
+        )
+        answer = self.engine.rows(query)
         return SqlTable(described(answer.table, answer.metadata))
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The answer to ``/v1/sql`` on its way to one client: whole when it is small, else a batch at a time.
+"""The answer to ``/v1/sql`` or ``/v1/rows`` on its way to one client: whole when it is small, else a batch at a time.
 
 Nothing of a large answer is read before there is room for it: the client's socket holds up this sender, which holds up
 the statement.  A client that goes away ends its statement; one that is too slow is cut off, so that its turn is free.
@@ -11,10 +11,10 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from litestar import Request, Response
@@ -25,11 +25,10 @@ from api.intake import ABORT_KEY
 from api.turns import QueryThreads, turn_of
 from engine.catalog.callers import Caller
 from engine.errors import Bug, TidegaugeError
-from engine.query.answers import SqlStream
 from engine.query.deadlines import Stop
 from engine.query.results import render
 from engine.query.streams import FORMS, Form
-from engine.runtime import Engine
+from engine.query.turns import Turns
 
 LOG = logging.getLogger("tidegauge.api")
 #: A client that takes so many bytes a second is never too slow.
@@ -40,39 +39,55 @@ WHOLE_BYTES = 4 << 20
 SEND_BYTES = 256 << 10
 
 
-class SqlAnswers:
-    """Answers the statements that one engine is asked over HTTP."""
+class AnswerStream(Protocol):
+    """An answer whose rows come in batches."""
 
-    def __init__(self, engine: Engine, threads: QueryThreads) -> None:
-        self._engine, self._threads = engine, threads
-        self._patience_seconds = engine.config.query.reader_patience.seconds
+    known: dict[str, Any]
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    @property
+    def metadata(self) -> dict[str, Any]: ...
+
+    def begin(self, most_bytes: int) -> tuple[list[pa.RecordBatch], Iterator[pa.RecordBatch] | None]: ...
+
+
+#: Begins an answer for a caller, which a stop ends.
+Opening = Callable[[Caller, Stop], AbstractContextManager[AnswerStream]]
+
+
+class StreamedAnswers:
+    """Sends answers whose rows come in batches."""
+
+    def __init__(self, turns: Turns, threads: QueryThreads, patience_seconds: float) -> None:
+        """``turns``: what answers take; ``patience_seconds``: how long a client may keep one waiting."""
+        self._turns, self._threads, self._patience_seconds = turns, threads, patience_seconds
 
     async def answer(
-        self, statement: str, parameters: list[Any], media_type: str, form: str, request: Request[Any, Any, Any]
+        self, opening: Opening, media_type: str, form: str, request: Request[Any, Any, Any]
     ) -> Response[Any]:
         """Return the response: whole, or one that goes on holding its turn until it has been sent."""
         caller, stop = caller_of(request), Stop()
         async with AsyncExitStack() as held:
             gone = await held.enter_async_context(_watched(request, stop))
-            await held.enter_async_context(turn_of(self._engine.sql_turns, caller, gone))
-            opened = await self._threads.run(lambda: self._open(statement, parameters, form, caller, stop))
+            await held.enter_async_context(turn_of(self._turns, caller, gone))
+            opened = await self._threads.run(lambda: _open(opening(caller, stop), form))
             if isinstance(opened, _Whole):
                 return Response(opened.body, media_type=media_type, headers=told_headers(opened.metadata))
             headers = {"content-type": media_type, "x-tidegauge-streamed": "true"} | told_headers(opened.stream.known)
             return _Streamed(opened, headers, self._threads, self._patience_seconds, stop, held.pop_all())
 
-    def _open(
-        self, statement: str, parameters: list[Any], form: str, caller: Caller, stop: Stop
-    ) -> _Whole | _Rendering:
-        with ExitStack() as held:
-            stream = held.enter_context(self._engine.stream_sql(statement, parameters, caller, stop))
-            first, rest = stream.begin(WHOLE_BYTES)
-            if rest is not None:
-                rendering = _Rendering(stream, FORMS[form](stream.schema), itertools.chain(first, rest))
-                held.pop_all()
-                return rendering
-            table = pa.Table.from_batches(first, stream.schema)
-        return _Whole(render(table, form, stream.metadata), stream.metadata)
+
+def _open(opening: AbstractContextManager[AnswerStream], form: str) -> _Whole | _Rendering:
+    with ExitStack() as held:
+        stream = held.enter_context(opening)
+        first, rest = stream.begin(WHOLE_BYTES)
+        if rest is not None:
+            form_ = FORMS[form](stream.schema)
+            return _Rendering(stream, form_, itertools.chain(first, rest), held.pop_all())
+        table = pa.Table.from_batches(first, stream.schema)
+    return _Whole(render(table, form, stream.metadata), stream.metadata)
 
 
 @asynccontextmanager
@@ -100,8 +115,9 @@ class _Whole:
 class _Rendering:
     """A large answer in its form, as an iterator whose steps block."""
 
-    def __init__(self, stream: SqlStream, form: Form, batches: Iterator[pa.RecordBatch]) -> None:
-        self.stream = stream
+    def __init__(self, stream: AnswerStream, form: Form, batches: Iterator[pa.RecordBatch], held: ExitStack) -> None:
+        """``held``: what ends the answer."""
+        self.stream, self._held = stream, held
         self._form, self._batches = form, batches
         self._chunks = self._rendered()
         # Should the sender be cancelled, the end comes while a step is still under way.
@@ -119,7 +135,7 @@ class _Rendering:
             if isinstance(error, TidegaugeError):
                 with contextlib.suppress(Exception):
                     said = self._form.fail(error)
-            self.stream.__exit__(None if error is None else type(error), error, None)
+            self._held.__exit__(None if error is None else type(error), error, None)
         return said
 
     def _rendered(self) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from benchmarks.queries import ExpectedAnswers, Query, difference, make_queries
 from benchmarks.report import SuiteReport
 from benchmarks.server import TidegaugeServer
 from benchmarks.settings import Settings
-from benchmarks.tidegauge_queries import Request, is_native, native_request, sql_request
+from benchmarks.tidegauge_queries import Request, native_request, sql_request
 from benchmarks.wire import Connection
 
 CHECKED_ANSWERS = 3
@@ -57,9 +57,11 @@ def _measure(
 ) -> None:
     with server.connect() as connection:
         for name, list_of_queries in queries.items():
-            ways: list[tuple[str, MakeRequest]] = [(f"{name}, sql", sql_request)]
-            if is_native(list_of_queries[0]):
-                ways.insert(0, (f"{name}, query", native_request))
+            native = "rows" if list_of_queries[0].kind in ("high-rows", "last-rows") else "query"
+            ways: list[tuple[str, MakeRequest]] = [
+                (f"{name}, {native}", native_request),
+                (f"{name}, sql", sql_request),
+            ]
             for way, make in ways:
                 _time_queries(report, connection, list_of_queries, make, expected, f"{prefix}{way}")
 

@@ -9,14 +9,14 @@ from benchmarks.measure import LOOPBACK, allocated_bytes
 from benchmarks.peer_engine import ServerEngine
 from benchmarks.queries import Answer, Query
 from benchmarks.server import ARROW_STREAM, python_path
-from benchmarks.tidegauge_queries import request_for
+from benchmarks.tidegauge_queries import native_request
 
 
 class Tidegauge(ServerEngine):
     name = "tidegauge"
     note = (
-        "line protocol on /write; acknowledged = fsynced; /v1/query for aggregates, else "
-        "/v1/sql; stored = the whole data folder with rollups after a graceful stop"
+        "line protocol on /write; acknowledged = fsynced; /v1/query for aggregates, "
+        "/v1/rows for rows; stored = the whole data folder with rollups after a graceful stop"
     )
     health = "/health/ready"
 
@@ -45,10 +45,10 @@ class Tidegauge(ServerEngine):
         return allocated_bytes(self.data / "segments")
 
     def ask(self, query: Query) -> bytes:
-        return request_for(self.connection, query).send(self.connection)
+        return native_request(self.connection, query).send(self.connection)
 
     def read(self, query: Query, raw: bytes) -> Answer:
-        return request_for(self.connection, query).read(raw)
+        return native_request(self.connection, query).read(raw)
 
 
 class TidegaugeArrow(Tidegauge):

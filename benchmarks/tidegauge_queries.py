@@ -1,6 +1,4 @@
-"""The fifteen queries over Tidegauge's own HTTP paths: ``/v1/query`` where it can express them, else
-``/v1/sql``.
-"""
+"""The fifteen queries over Tidegauge's own HTTP paths: aggregates by ``/v1/query``, rows by ``/v1/rows``."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from benchmarks.devops import CPU, Float64Array, Int64Array
 from benchmarks.queries import (
+    HIGH_CPU_PERCENT,
     LATEST_MINUTES,
     NO_HOST,
     NS_PER_MINUTE,
@@ -41,12 +40,12 @@ class _Lines(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A query made ready to be sent; ``native`` when it goes to ``/v1/query``."""
+    """A query made ready to be sent; ``lines`` when its answer is aligned series, else it is an Arrow stream."""
 
     query: Query
     head: bytes
     body: bytes
-    native: bool
+    lines: bool
 
     def send(self, connection: Connection) -> bytes:
         """Return the answer's body; RuntimeError unless the status is a success."""
@@ -55,16 +54,13 @@ class Request:
 
     def read(self, raw: bytes) -> Answer:
         """Turn the answer's body into rows."""
-        return _read_native(self.query, raw) if self.native else _read_arrow(self.query, raw)
-
-
-def is_native(query: Query) -> bool:
-    """Tell whether ``/v1/query`` can express the query well: aggregated buckets."""
-    return query.kind in ("max-per-minute", "max-per-hour", "mean-per-host-hour", "latest-minutes")
+        return _read_native(self.query, raw) if self.lines else _read_arrow(self.query, raw)
 
 
 def native_request(connection: Connection, query: Query) -> Request:
-    """Return the request to ``/v1/query``."""
+    """Return the request to ``/v1/query``, for rows to ``/v1/rows``."""
+    if query.kind in ("high-rows", "last-rows"):
+        return rows_request(connection, query)
     start_ns = query.start_ns
     if query.kind == "latest-minutes":
         start_ns = max(start_ns, query.end_ns - LATEST_MINUTES * NS_PER_MINUTE)
@@ -81,14 +77,27 @@ def native_request(connection: Connection, query: Query) -> Request:
     return Request(query, connection.head("GET", with_query("/v1/query", parameters), {}, None), b"", True)
 
 
+def rows_request(connection: Connection, query: Query) -> Request:
+    """Return the request to ``/v1/rows``, answered as an Arrow stream."""
+    parameters: dict[str, str | list[str]] = {
+        "table": CPU.name,
+        "fields": ",".join(query.fields),
+        "tags": "hostname",
+        "match": _matcher(query.host_names),
+    }
+    if query.kind == "last-rows":
+        parameters["last"] = "row"
+    else:
+        where = f"usage_user>{HIGH_CPU_PERCENT:g}"
+        parameters |= {"where": where, "start": str(query.start_ns), "end": str(query.end_ns)}
+    headers = {"Accept": ARROW_STREAM}
+    return Request(query, connection.head("GET", with_query("/v1/rows", parameters), headers, None), b"", False)
+
+
 def sql_request(connection: Connection, query: Query) -> Request:
     """Return the request to ``/v1/sql``, answered as an Arrow stream."""
     head, body = SqlClient(connection).head_and_body(sql_of(query, DUCKDB), ARROW_STREAM)
     return Request(query, head, body, False)
-
-
-def request_for(connection: Connection, query: Query) -> Request:
-    return native_request(connection, query) if is_native(query) else sql_request(connection, query)
 
 
 def _matcher(hosts: Sequence[str]) -> str:

@@ -14,12 +14,14 @@ from api.arguments import parse_range, parse_time
 from api.asgi import told_headers
 from api.auth import caller_of
 from api.ranges import MAX_SERIES, range_json, range_metadata, range_objects
-from api.sql import SqlAnswers
+from api.sql import StreamedAnswers
 from api.turns import QueryThreads, turn_of
 from engine.catalog.callers import Caller
 from engine.errors import BadRequest
 from engine.model.matchers import Matcher, parse_matchers
 from engine.model.rows import FOREVER_NS, NEVER_NS
+from engine.query.answers import SqlStream
+from engine.query.deadlines import Stop
 from engine.query.range import RangeQuery
 from engine.runtime import Engine
 
@@ -53,23 +55,33 @@ def negotiate(accept: str) -> tuple[str, str]:
     raise BadRequest(f"cannot answer as {accept!r}: want one of {', '.join(FORMATS)}")
 
 
+def form_of(request: Request[Any, Any, Any], shape: Shape) -> tuple[str, str]:
+    """Return the media type and the form of an answer with rows; raises BadRequest when there is none as asked for."""
+    media_type, form = negotiate(request.headers.get("accept", ""))
+    if shape == "columns":
+        return media_type, form
+    if form != "json":
+        raise BadRequest(f"cannot answer with shape=rows as {media_type}: want application/json")
+    return media_type, "objects"
+
+
 def query_routes(engine: Engine) -> list[BaseRouteHandler]:
     """Return the routes of one engine."""
     # Counting reads every tag set in use: one at a time.
     counting = asyncio.Lock()
     threads = QueryThreads(2 * engine.config.query.concurrency)
 
-    answers = SqlAnswers(engine, threads)
+    answers = StreamedAnswers(engine.sql_turns, threads, engine.config.query.reader_patience.seconds)
 
     async def answer(
         statement: str, parameters: list[Any], request: Request[Any, Any, Any], shape: Shape
     ) -> Response[bytes]:
-        media_type, form = negotiate(request.headers.get("accept", ""))
-        if shape == "rows":
-            if form != "json":
-                raise BadRequest(f"cannot answer with shape=rows as {media_type}: want application/json")
-            form = "objects"
-        return await answers.answer(statement, parameters, media_type, form, request)
+        media_type, form = form_of(request, shape)
+
+        def opening(caller: Caller, stop: Stop) -> SqlStream:
+            return engine.stream_sql(statement, parameters, caller, stop)
+
+        return await answers.answer(opening, media_type, form, request)
 
     @post("/v1/sql", status_code=200, summary="Run one SELECT; the form of the answer by Accept")
     async def post_sql(

@@ -161,15 +161,7 @@ class SqlStream:
 
     def begin(self, most_bytes: int) -> tuple[list[pa.RecordBatch], Iterator[pa.RecordBatch] | None]:
         """Read the rows until they are more than ``most_bytes`` of Arrow; the rest comes beside, None without one."""
-        rest = self.batches()
-        first: list[pa.RecordBatch] = []
-        size = 0
-        for batch in rest:
-            first.append(batch)
-            size += batch.nbytes
-            if size > most_bytes:
-                return first, rest
-        return first, None
+        return first_of(self.batches(), most_bytes)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -192,6 +184,20 @@ class SqlStream:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._held.__exit__(kind, error, traceback)
+
+
+def first_of(
+    batches: Iterator[pa.RecordBatch], most_bytes: int
+) -> tuple[list[pa.RecordBatch], Iterator[pa.RecordBatch] | None]:
+    """Take batches until they are more than ``most_bytes``; return them and the iterator, None when it has ended."""
+    first: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        first.append(batch)
+        size += batch.nbytes
+        if size > most_bytes:
+            return first, batches
+    return first, None
 
 
 class _Pieces:

@@ -16,7 +16,14 @@ from engine.hot.block import Block
 from engine.hot.store import BlockView, HotStore, remaining_of
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
 from engine.model.selection import FEW_TAGSETS, select
-from engine.segments.columns import DEFAULT_CACHE_BYTES, ColumnCache, KeptGroup, kept_groups, search_segment
+from engine.segments.columns import (
+    DEFAULT_CACHE_BYTES,
+    ColumnCache,
+    KeptGroup,
+    OpenSegment,
+    kept_groups,
+    search_segment,
+)
 from engine.segments.deletions import Deletion, Hole, expired_hole, holes_of, without_holes
 from engine.segments.footer import FooterCache, map_segment
 from engine.segments.layout import SegmentMeta
@@ -61,7 +68,8 @@ class SampleStore:
         self._hidden_before_ns: dict[int, int] = {}
         self._unhidden = threading.local()
         self._footers = FooterCache()
-        self._columns = ColumnCache(cache_bytes)
+        #: Decoded columns of segments that were searched lately.
+        self.columns = ColumnCache(cache_bytes)
         self._lock = threading.Lock()
         self._epoch = 0
         self._readers: dict[int, int] = {}
@@ -225,14 +233,18 @@ class SampleStore:
         with self.reading():
             snapshot = self.snapshot(table_id, start_ns, end_ns)
             for meta in (*snapshot.settled, *snapshot.disturbed):
-                path = segment_path(self._root, meta)
-                footer = self._footers.known(path, meta)
-                if footer is None:
-                    footer = self._footers.footer(path, map_segment(self._fs, path), meta)
-                found += footer.certain_rows(start_ns, end_ns, tagset_ids)
+                found += self.open_segment(meta).footer.certain_rows(start_ns, end_ns, tagset_ids)
                 if found > enough:
                     break
         return found
+
+    def open_segment(self, meta: SegmentMeta) -> OpenSegment:
+        """Return a segment of which single columns of row groups are to be decoded.  Raises Damage."""
+        path = segment_path(self._root, meta)
+        footer = self._footers.known(path, meta)
+        if footer is None:
+            footer = self._footers.footer(path, map_segment(self._fs, path), meta)
+        return OpenSegment(self._fs, path, meta, footer)
 
     def read(
         self,
@@ -253,7 +265,7 @@ class SampleStore:
                 tagset_ids=tagset_ids,
                 field_ids=field_ids,
                 footers=self._footers,
-                columns=self._columns,
+                columns=self.columns,
             )
         else:
             rows = read_segment(
@@ -285,7 +297,7 @@ class SampleStore:
             tagset_ids=tagset_ids,
             field_ids=field_ids,
             footers=self._footers,
-            columns=self._columns,
+            columns=self.columns,
         )
 
     def collect(

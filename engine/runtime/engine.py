@@ -83,8 +83,10 @@ from engine.query.observe import Observer
 from engine.query.panels import PanelReader
 from engine.query.pasts import Pasts
 from engine.query.range import RangeAnswer, RangeQuery, RangeReader
+from engine.query.rowstream import RowLimits, RowsStream
 from engine.query.samples import SampleStore
 from engine.query.turns import Turns
+from engine.query.wide import RowsQuery, RowsReader
 from engine.rollups.dirty import DirtyBuckets
 from engine.rollups.store import Piece, TierStats
 from engine.rollups.tiers import QUIET_NS
@@ -394,6 +396,7 @@ class Engine:
         self._prompt_answers = self.vitals.queries.labels("query", "answered")
         self._prompt_seconds = self.vitals.query_seconds.labels("query")
         self.ranges = RangeReader(self.catalog, self.samples, self._tier_rows, self.newest)
+        self.wide = RowsReader(self.catalog, self.samples, self.newest)
         self._analyst = Analyst(self)
         self.observer = Observer(self.catalog, self.samples)
 
@@ -708,6 +711,30 @@ class Engine:
         self._prompt_answers.inc()
         self._prompt_seconds.observe(seconds)
         return answer
+
+    @contextmanager
+    def stream_rows(self, query: RowsQuery, caller: Caller, stop: Stop) -> Iterator[RowsStream]:
+        """Give the rows of one table that a question is about as they come.  Whoever calls holds a turn.
+
+        ``stop`` ends it from another thread.  Raises NotFound or BadRequest for names there are not, QueryLimit,
+        Cancelled, Recovering until all rows are there.
+        """
+        settings = self.config.query
+        limits = RowLimits(
+            caller.timeout_seconds or settings.timeout.seconds,
+            settings.max_rows,
+            int(settings.max_result),
+            self.clock.monotonic,
+        )
+        with self.timed("rows"):
+            self.recovery.require_finished("read rows")
+            with self.wide.open(query, caller.matchers, limits, stop) as stream:
+                yield stream
+
+    def rows(self, query: RowsQuery, caller: Caller = EVERYONE) -> SqlResult:
+        """Return the rows of one table that a question is about, see :meth:`stream_rows`, when its turn has come."""
+        with self.query_turns.take(caller), self.stream_rows(query, caller, Stop()) as stream:
+            return SqlResult(pa.Table.from_batches(stream.batches(), stream.schema), stream.metadata)
 
     def forecast(self, query: ForecastQuery, caller: Caller = EVERYONE) -> ForecastAnswer:
         """Forecast the series of a metric from what is stored; raises BadRequest, QueryLimit, Recovering."""

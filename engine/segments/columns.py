@@ -26,8 +26,8 @@ from engine.segments.reader import decode_field, decode_keys, segment_path
 DEFAULT_CACHE_BYTES = 64 << 20
 
 #: File, its footer's checksum, row group, and the field; -1 for the keys.
-_Key = tuple[str, int, int, int]
-_KEYS = -1
+ColumnKey = tuple[str, int, int, int]
+KEYS = -1
 _Column = tuple[Int32Array, Int64Array] | Float64Array
 #: The tag sets and times of a row group's rows, ascending, and a column for each field, None where it has none.
 KeptGroup = tuple[Int32Array, Int64Array, list[Float64Array | None]]
@@ -39,10 +39,10 @@ class ColumnCache:
     def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._columns: OrderedDict[_Key, _Column] = OrderedDict()
+        self._columns: OrderedDict[ColumnKey, _Column] = OrderedDict()
         self.nbytes = 0
 
-    def column(self, key: _Key, decode: Callable[[], _Column]) -> _Column:
+    def column(self, key: ColumnKey, decode: Callable[[], _Column]) -> _Column:
         """Return a column, decoded unless it is known.  The arrays are shared: read only."""
         with self._lock:
             known = self._columns.get(key)
@@ -61,7 +61,7 @@ class ColumnCache:
                     self.nbytes -= _size_of(dropped)
         return found
 
-    def known(self, key: _Key) -> _Column | None:
+    def known(self, key: ColumnKey) -> _Column | None:
         """Return a column if it is kept."""
         with self._lock:
             known = self._columns.get(key)
@@ -75,7 +75,7 @@ def _size_of(column: _Column) -> int:
 
 
 @dataclass(slots=True)
-class _OpenSegment:
+class OpenSegment:
     """A segment that is mapped and parsed only when something has to be decoded."""
 
     fs: FileSystem
@@ -112,7 +112,7 @@ def search_segment(
     """
     path = segment_path(root, meta)
     footer = footers.known(path, meta) or footers.footer(path, map_segment(fs, path), meta)
-    opened = _OpenSegment(fs, path, meta, footer)
+    opened = OpenSegment(fs, path, meta, footer)
     stored: dict[int, list[FieldColumn]] = {}
     for column in sorted(footer.header.fields, key=lambda each: each.field_id):
         if field_ids is None or column.field_id in field_ids:
@@ -123,7 +123,7 @@ def search_segment(
     value_parts: list[Float64Array] = []
     with damage_at(path):
         for group in footer.groups_for(start_ns, end_ns, tagset_ids):
-            keys = columns.column((path, meta.footer_crc32c, group, _KEYS), partial(decode_keys, opened.table, group))
+            keys = columns.column((path, meta.footer_crc32c, group, KEYS), partial(decode_keys, opened.table, group))
             assert isinstance(keys, tuple)
             tagsets, times = keys
             found = find_rows(tagsets, times, start_ns=start_ns, end_ns=end_ns, wanted=tagset_ids, in_order=True)
@@ -166,7 +166,7 @@ def kept_groups(
     stored = {column.field_id for column in footer.header.fields}
     found: list[KeptGroup] = []
     for group in footer.groups_for(start_ns, end_ns, tagset_ids):
-        keys = columns.known((path, meta.footer_crc32c, group, _KEYS))
+        keys = columns.known((path, meta.footer_crc32c, group, KEYS))
         if keys is None:
             return None
         assert isinstance(keys, tuple)

@@ -145,9 +145,7 @@ def _read_rows(
             table = file.read_row_group(group, columns=names, use_threads=False)
             for index, field_id in enumerate(field_ids):
                 stored = [column for column in columns if column.field_id == field_id]
-                _fill(values[index, at:end], table.column(stored[0].column), stored[0], selection)
-                for column in stored[1:]:
-                    _fill_gaps(values[index, at:end], table.column(column.column), column, selection)
+                fill_field(values[index, at:end], table, stored, selection)
         at = end
     return Rows(np.concatenate(tagsets), np.concatenate(times), field_ids, values)
 
@@ -166,11 +164,15 @@ def decode_field(read: ReadGroup, group: int, stored: Sequence[FieldColumn]) -> 
     """Return the cells of a field, which has one or several columns, of a whole row group."""
     table = read(group, [column.column for column in stored])
     values = np.empty(table.num_rows, np.float64)
-    everything = slice(0, table.num_rows)
-    _fill(values, table.column(stored[0].column), stored[0], everything)
-    for column in stored[1:]:
-        _fill_gaps(values, table.column(column.column), column, everything)
+    fill_field(values, table, stored, slice(0, table.num_rows))
     return values
+
+
+def fill_field(out: Float64Array, table: pa.Table, stored: Sequence[FieldColumn], selection: Selection) -> None:
+    """Write the selected cells of a field, which has one or several columns of ``table``, into ``out``."""
+    _fill(out, table.column(stored[0].column), stored[0], selection)
+    for column in stored[1:]:
+        _fill_gaps(out, table.column(column.column), column, selection)
 
 
 def _select(

@@ -29,7 +29,7 @@ from benchmarks.queries import (
     make_queries,
 )
 from benchmarks.query_sql import DUCKDB, prometheus_times, sql_of, utc_text
-from benchmarks.tidegauge_queries import Request, is_native
+from benchmarks.tidegauge_queries import Request, native_request
 
 SHAPE = DataShape(hosts=12, steps=3 * 360, values="two-decimals")
 RUNS = 3
@@ -130,24 +130,6 @@ def test_native_answers_of_several_fields_need_the_same_rows() -> None:
         Request(query, b"", b"", True).read(raw)
 
 
-def test_native_path_takes_aggregates() -> None:
-    native = {name for name, (query,) in make_queries(SHAPE, 1).items() if is_native(query)}
-    assert native == {
-        "single-groupby-1-1-1",
-        "single-groupby-1-1-12",
-        "single-groupby-1-8-1",
-        "single-groupby-5-1-1",
-        "single-groupby-5-1-12",
-        "single-groupby-5-8-1",
-        "cpu-max-all-1",
-        "cpu-max-all-8",
-        "double-groupby-1",
-        "double-groupby-5",
-        "double-groupby-all",
-        "groupby-orderby-limit",
-    }
-
-
 def test_cells_of_different_rows_are_refused() -> None:
     query = Query("max-per-minute", ("a", "b"), (), 0, 1)
     cells = {"a": {(1, NO_HOST): 1.0}, "b": {(1, NO_HOST): 2.0}}
@@ -179,15 +161,19 @@ def test_expected_tier_rows_count_touched_buckets() -> None:
         assert rows[tier] == len(touched) * SHAPE.hosts * len(CPU.fields)
 
 
+class Head:
+    def head(self, method: str, target: str, headers: dict[str, str], body_bytes: int | None) -> bytes:
+        return target.encode()
+
+
+def asked_for(query: Query) -> tuple[str, dict[str, list[str]]]:
+    target = urlsplit(native_request(Head(), query).head.decode())  # type: ignore[arg-type]
+    return target.path, parse_qs(target.query, keep_blank_values=True)
+
+
 def test_native_request_asks_for_the_window() -> None:
-    from benchmarks.tidegauge_queries import native_request
-
-    class Head:
-        def head(self, method: str, target: str, headers: dict[str, str], body_bytes: int | None) -> bytes:
-            return target.encode()
-
-    query = Query("max-per-minute", ("usage_user",), (3, 5), 60 * 10**9, 180 * 10**9)
-    asked = parse_qs(urlsplit(native_request(Head(), query).head.decode()).query, keep_blank_values=True)  # type: ignore[arg-type]
+    path, asked = asked_for(Query("max-per-minute", ("usage_user",), (3, 5), 60 * 10**9, 180 * 10**9))
+    assert path == "/v1/query"
     assert asked == {
         "metric": ["cpu_usage_user"],
         "match": ['hostname=~"host_3|host_5"'],
@@ -197,3 +183,20 @@ def test_native_request_asks_for_the_window() -> None:
         "agg": ["max"],
         "by": [""],
     }
+
+
+def test_rows_are_asked_for_by_their_condition() -> None:
+    path, asked = asked_for(Query("high-rows", ("usage_user", "usage_idle"), (3,), 60 * 10**9, 180 * 10**9))
+    assert path == "/v1/rows"
+    assert asked == {
+        "table": ["cpu"],
+        "fields": ["usage_user,usage_idle"],
+        "tags": ["hostname"],
+        "match": ['hostname="host_3"'],
+        "where": ["usage_user>90"],
+        "start": [str(60 * 10**9)],
+        "end": [str(180 * 10**9)],
+    }
+    path, asked = asked_for(Query("last-rows", ("usage_user",), (), 0, 180 * 10**9))
+    assert (path, asked["last"]) == ("/v1/rows", ["row"])
+    assert not {"start", "end", "where"} & set(asked)
