@@ -94,7 +94,7 @@ def told_of_recovery(engine: Engine) -> str | None:
 
 
 def reload_rules(engine: Engine) -> None:
-    """Take up the rules of the configuration file; what is wrong with it goes to the log."""
+    """Take up rules and channels of the configuration file; what is wrong with it goes to the log."""
     try:
         engine.reloader.reload()
     except BadRequest as error:

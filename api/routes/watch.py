@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 from urllib.parse import unquote
 
@@ -206,14 +207,14 @@ def watch_routes(engine: Engine) -> list[BaseRouteHandler]:
             },
         }
 
-    @post("/v1/rules/reload", status_code=200, summary="Take up the rules of the configuration file; scope admin")
+    @post("/v1/rules/reload", status_code=200, summary="Take up rules and channels of the file; scope admin")
     async def reload_rules() -> dict[str, Any]:
-        changes = await asyncio.to_thread(engine.reloader.reload)
+        reloaded = await asyncio.to_thread(engine.reloader.reload)
         return {
-            "added": changes.added,
-            "changed": changes.changed,
-            "removed": changes.removed,
-            "kept": changes.kept,
+            **asdict(reloaded.rules),
+            "channels": asdict(reloaded.channels),
+            "parts": reloaded.parts,
+            "given_up": reloaded.given_up,
             "waiting": engine.reloader.source.waiting,
         }
 

@@ -35,14 +35,13 @@ from engine.alerting.evaluator import (
     RESOLVED as BECAME_RESOLVED,
 )
 from engine.alerting.evidence import SourceWriter
-from engine.alerting.groups import Grouping, Groups
-from engine.alerting.holding import BUDGET, COOLDOWN, FLAPPING, GROUPED, Flapping, Hold, Holds
+from engine.alerting.groups import Groups
+from engine.alerting.holding import BUDGET, COOLDOWN, FLAPPING, GROUPED, Hold, Holds
+from engine.alerting.notifying import Notifying
 from engine.alerting.outgoing import Outgoing
-from engine.alerting.routing import Router
 from engine.alerting.rules import LabelsOf, fingerprint, level_of, render_summary, rule_annotations, rule_labels
-from engine.alerting.steps import Steps
 from engine.alerting.writes import Writes
-from engine.config import Escalation, Inhibition, Rule
+from engine.config import Escalation, Rule
 from engine.model.times import time_text
 
 RECORDED_AT_ONCE = 10_000
@@ -53,7 +52,7 @@ class Journal:
     """Writes through the ``connection`` of an open transaction, as of ``now_ns``.
 
     ``events`` collects the new entries of the history.  ``instance``: identity of the database, which makes
-    the delivery keys of two servers differ.  ``in_force``: the steps of escalations.
+    the delivery keys of two servers differ.  ``notifying``: who is told.
     """
 
     def __init__(
@@ -61,21 +60,16 @@ class Journal:
         connection: sqlite3.Connection,
         instance: str,
         now_ns: int,
-        *,
-        inhibitions: Sequence[Inhibition],
-        flapping: Flapping,
-        budgets: Mapping[str, int],
-        groupings: Mapping[str, Grouping],
-        in_force: Steps,
+        notifying: Notifying,
     ) -> None:
         self._connection = connection
         self._now_ns = now_ns
         self._writes = Writes(connection)
         #: What goes to channels without being about one alert.
-        self.outgoing = Outgoing(self.read, self._writes, instance, budgets, now_ns)
-        self._holds = Holds(self.read, inhibitions, flapping, now_ns)
-        self._groups = Groups(self.read, self._writes, groupings, now_ns)
-        self._steps = in_force
+        self.outgoing = Outgoing(self.read, self._writes, instance, notifying.budgets, now_ns)
+        self._holds = Holds(self.read, notifying.inhibitions, notifying.flapping, now_ns)
+        self._groups = Groups(self.read, self._writes, notifying.groupings, now_ns)
+        self._steps, self._router = notifying.steps, notifying.router
         self._rescheduled: set[int] = set()
         # The open alerts of the series that are being recorded, by fingerprint.
         self._open: dict[str, Alert] = {}
@@ -111,11 +105,8 @@ class Journal:
     def select(self, where: str, parameters: Sequence[Any]) -> list[Alert]:
         return [alert_of_row(row) for row in self.read(f"SELECT {STORED} FROM alerts {where}", parameters)]
 
-    def record(self, rule: Rule, transitions: Transitions, labels_of: LabelsOf, router: Router) -> None:
-        """Write the changes of one rule; nothing where it has been written before.
-
-        ``router``: where an alert goes is decided when it fires.
-        """
+    def record(self, rule: Rule, transitions: Transitions, labels_of: LabelsOf) -> None:
+        """Write the changes of one rule; nothing where it has been written before."""
         sources = SourceWriter(rule)
         for first in range(0, len(transitions), RECORDED_AT_ONCE):
             tagset_ids = transitions.tagset_ids[first : first + RECORDED_AT_ONCE].tolist()
@@ -125,7 +116,7 @@ class Journal:
             self._open = {alert.fingerprint: alert for alert in self.select(_OPEN, (rule.name, wanted))}
             self._holds.expect(wanted)
             for row, key, each in zip(range(first, len(transitions)), keys, labels, strict=False):
-                self._record(rule, transitions, row, key, each, router, sources)
+                self._record(rule, transitions, row, key, each, sources)
 
     def _record(
         self,
@@ -134,7 +125,6 @@ class Journal:
         row: int,
         key: str,
         labels: Mapping[str, str],
-        router: Router,
         sources: SourceWriter,
     ) -> None:
         kind = int(transitions.kinds[row])
@@ -161,7 +151,8 @@ class Journal:
         if kind == FIRED:
             news["state"] = FIRING
             news["fired_ns"] = self._now_ns
-            news["channels"] = router.channels_of(rule, given, self._now_ns)
+            # Where an alert goes is decided when it fires.
+            news["channels"] = self._router.channels_of(rule, given, self._now_ns)
         if alert is None:
             news["started_ns"] = int(transitions.since_ns[row])
             news["source"] = sources.text(labels)

@@ -11,7 +11,7 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,17 +24,17 @@ from engine.alerting.alerts import (
     AlertEvent,
 )
 from engine.alerting.evaluator import Transitions
-from engine.alerting.groups import DUE, Grouping
-from engine.alerting.holding import NEVER, Flapping, may_inhibit
+from engine.alerting.groups import DUE
+from engine.alerting.holding import may_inhibit
 from engine.alerting.inforce import RulesInForce
 from engine.alerting.journal import Journal
+from engine.alerting.notifying import Notifying
 from engine.alerting.reading import AlertReader
-from engine.alerting.routing import Router
 from engine.alerting.rules import GroupNumber, LabelsOf, fingerprint, may_be_of, own_labels
 from engine.alerting.states import RuleState, row_of_state, state_of_rows
-from engine.alerting.steps import KEPT_AS, Steps
+from engine.alerting.steps import KEPT_AS
 from engine.catalog.control import ControlDatabase
-from engine.config import Config, Escalation, Inhibition, Route, Rule
+from engine.config import Config, Escalation, Rule
 from engine.errors import BadRequest, NotFound
 from engine.model.rows import NEVER_NS
 from engine.model.times import time_text
@@ -44,54 +44,23 @@ _STEP_DUE = "INDEXED BY alerts_next_step WHERE state = 'firing' AND next_step_ns
 
 
 class AlertStore(AlertReader):
-    """The alerts of one control database.  ``channels``: names of the configured channels, in their order."""
+    """The alerts of one control database; ``notifying``: who is told of them."""
 
-    def __init__(
-        self,
-        control: ControlDatabase,
-        *,
-        channels: Sequence[str],
-        inhibitions: Sequence[Inhibition] = (),
-        flapping: Flapping = NEVER,
-        budgets: Mapping[str, int] | None = None,
-        groupings: Mapping[str, Grouping] | None = None,
-        routes: Sequence[Route] = (),
-        digests_ns: Mapping[str, int] | None = None,
-        service_labels: Sequence[str] = (),
-        escalation: Sequence[Escalation] = (),
-    ) -> None:
+    def __init__(self, control: ControlDatabase, notifying: Notifying, *, service_labels: Sequence[str] = ()) -> None:
         super().__init__(control, service_labels)
         self.in_force = RulesInForce(control)
-        self._router = Router(routes, channels)
-        self._inhibitions = tuple(inhibitions)
-        self._flapping = flapping
-        self._budgets = dict(budgets or {})
-        self._groupings = dict(groupings or {})
-        self._digests_ns = dict(digests_ns or {})
-        self._steps, self._steps_known = Steps(escalation), False
+        self._notifying, self._steps_known = notifying, False
         self._counting = threading.Lock()
         self._withheld: Counter[str] = Counter()
 
     @classmethod
     def configured(cls, control: ControlDatabase, config: Config) -> AlertStore:
         """Return the store of ``control`` with what ``config`` says about channels and notifications."""
-        channels = {channel.name: channel for channel in config.channels}
-        return cls(
-            control,
-            channels=tuple(channels),
-            routes=config.effective_routes,
-            service_labels=config.bottlenecks.service_labels,
-            escalation=config.effective_escalation,
-            inhibitions=config.inhibit,
-            flapping=Flapping(config.watch.flap_changes, config.watch.flap_window),
-            budgets={name: each.budget for name, each in channels.items() if each.budget is not None},
-            groupings={
-                name: Grouping(each.group_by, each.group_wait, each.group_interval, each.group_repeat)
-                for name, each in channels.items()
-                if each.group_by is not None
-            },
-            digests_ns={name: int(each.digest) for name, each in channels.items() if each.digest is not None},
-        )
+        return cls(control, Notifying.configured(config), service_labels=config.bottlenecks.service_labels)
+
+    def take_up(self, notifying: Notifying) -> None:
+        """Tell others, or otherwise, from now on.  Alerts that fire keep the channels that they took."""
+        self._notifying, self._steps_known = notifying, False
 
     @contextmanager
     def _journal(self, now_ns: int) -> Iterator[Journal]:
@@ -101,11 +70,7 @@ class AlertStore(AlertReader):
                 connection,
                 self._control.instance,
                 now_ns,
-                inhibitions=self._inhibitions,
-                flapping=self._flapping,
-                budgets=self._budgets,
-                groupings=self._groupings,
-                in_force=self._steps,
+                self._notifying,
             )
             yield journal
             journal.flush()
@@ -132,11 +97,11 @@ class AlertStore(AlertReader):
         with self._journal(now_ns) as journal:
             # Causes before consequences, or those of the same tick would be told.
             for rule, transitions in sorted(changes, key=lambda change: not self._may_inhibit(change[0])):
-                journal.record(rule, transitions, labels_of, self._router)
+                journal.record(rule, transitions, labels_of)
         return journal.events
 
     def _may_inhibit(self, rule: Rule) -> bool:
-        return may_inhibit(self._inhibitions, rule.name, rule.severity, rule.category)
+        return may_inhibit(self._notifying.inhibitions, rule.name, rule.severity, rule.category)
 
     def restore(
         self, rule: Rule, labels_of: LabelsOf, now_ns: int, group_number: GroupNumber | None = None
@@ -304,12 +269,12 @@ class AlertStore(AlertReader):
 
     def send_digests(self, now_ns: int) -> None:
         """Send a digest to each channel whose last one is older than its interval; the first begins the count."""
-        if not self._digests_ns:
+        if not self._notifying.digests_ns:
             return
         last_ns = dict(self._control.rows("SELECT channel, sent_ns FROM digests"))
         due = [
             channel
-            for channel, interval_ns in self._digests_ns.items()
+            for channel, interval_ns in self._notifying.digests_ns.items()
             if not now_ns - interval_ns < last_ns.get(channel, now_ns - interval_ns) <= now_ns
         ]
         if due:
@@ -319,16 +284,16 @@ class AlertStore(AlertReader):
 
     def tell_groups(self, now_ns: int) -> None:
         """Send what has come to the groups of channels that group, where it is time."""
-        if not self._control.rows(f"{DUE} LIMIT 1", (now_ns, json.dumps(list(self._groupings)))):
+        if not self._control.rows(f"{DUE} LIMIT 1", (now_ns, json.dumps(list(self._notifying.groupings)))):
             return
         with self._journal(now_ns) as journal:
             journal.tell_groups()
 
-    def beat(self, intervals_ns: Mapping[str, int], now_ns: int) -> None:
+    def beat(self, now_ns: int) -> None:
         """Put a heartbeat into the outbox for each channel whose last one is older than its interval."""
         due = [
             channel
-            for channel, interval_ns in intervals_ns.items()
+            for channel, interval_ns in self._notifying.heartbeats_ns.items()
             if not now_ns - interval_ns < self._last_beat_ns(channel) <= now_ns
         ]
         if not due:
@@ -366,7 +331,7 @@ class AlertStore(AlertReader):
         if not self._control.rows(f"SELECT 1 FROM alerts {_STEP_DUE} LIMIT 1", (now_ns,)):
             return []
         with self._journal(now_ns) as journal:
-            for step in self._steps:
+            for step in self._notifying.steps:
                 for alert in journal.select(*_due(step, now_ns)):
                     journal.escalate(alert, step)
         return journal.events
@@ -375,7 +340,7 @@ class AlertStore(AlertReader):
         """Once: find out anew when the steps of every alert are due, where others were in force before."""
         if self._steps_known:
             return
-        if self._control.rows("SELECT value FROM meta WHERE key = ?", (KEPT_AS,)) != [(self._steps.text,)]:
+        if self._control.rows("SELECT value FROM meta WHERE key = ?", (KEPT_AS,)) != [(self._notifying.steps.text,)]:
             with self._journal(now_ns) as journal:
                 journal.reschedule_all()
         self._steps_known = True

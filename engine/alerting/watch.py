@@ -13,6 +13,7 @@ from engine.alerting import alerts
 from engine.alerting.alerts import AlertEvent
 from engine.alerting.evaluator import evaluate
 from engine.alerting.inforce import looks_at
+from engine.alerting.notifying import Notifying
 from engine.alerting.rules import GroupNumber, LabelsOf, RuleInput
 from engine.alerting.states import CLEARING, EMPTY_STATE, FIRING, PENDING, RuleState
 from engine.alerting.store import AlertStore
@@ -38,13 +39,24 @@ class RuleStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class RuleChanges:
-    """What other rules in force have changed: the names of those added, changed, removed and kept as they were."""
+class Changes:
+    """What a reload has changed of rules or channels: the names of those added, changed, removed and kept."""
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     kept: tuple[str, ...]
+
+    @staticmethod
+    def between(before: Mapping[str, object], after: Mapping[str, object]) -> Changes:
+        """Return what has changed from ``before`` to ``after``, both by name."""
+        changed = [name for name, each in after.items() if name in before and before[name] != each]
+        return Changes(
+            added=tuple(name for name in after if name not in before),
+            changed=tuple(changed),
+            removed=tuple(name for name in before if name not in after),
+            kept=tuple(name for name in after if name in before and name not in changed),
+        )
 
     @property
     def sentence(self) -> str:
@@ -70,11 +82,9 @@ class RuleWatch:
         store: AlertStore,
         *,
         stale_after_ns: int,
-        heartbeats_ns: Mapping[str, int] | None = None,
     ) -> None:
         self.rules = tuple(rule for rule in rules if rule.enabled)
         self._store = store
-        self._heartbeats_ns = dict(heartbeats_ns or {})
         self._stale_after_ns = stale_after_ns
         self._lock = threading.Lock()
         self._states: dict[str, RuleState] = {rule.name: EMPTY_STATE for rule in self.rules}
@@ -98,9 +108,16 @@ class RuleWatch:
         return ended
 
     def replace(
-        self, rules: Sequence[Rule], labels_of: LabelsOf, now_ns: int, group_number: GroupNumber | None = None
-    ) -> tuple[RuleChanges, list[AlertEvent]]:
+        self,
+        rules: Sequence[Rule],
+        labels_of: LabelsOf,
+        now_ns: int,
+        group_number: GroupNumber | None = None,
+        notifying: Notifying | None = None,
+    ) -> tuple[Changes, list[AlertEvent]]:
         """Put other rules in force; return what is new about them and what happened.
+
+        ``notifying``: who is told from then on; None for the same as before.
 
         A rule that is the same remembers everything.  One that has changed keeps its open alerts and cooldowns, which
         are judged by what it says now, unless it looks at other series or groups: then its open alerts end, as do those
@@ -122,14 +139,10 @@ class RuleWatch:
             }
             self._store.in_force.remember(enabled)
             self.rules, self._states = enabled, states
+            if notifying is not None:
+                self._store.take_up(notifying)
             self._series = {name: count for name, count in self._series.items() if name in after}
-        changes = RuleChanges(
-            added=tuple(name for name in after if name not in before),
-            changed=tuple(changed),
-            removed=tuple(name for name in before if name not in after),
-            kept=tuple(name for name in after if name in before and name not in changed),
-        )
-        return changes, events
+        return Changes.between(before, after), events
 
     def tick(self, inputs: Mapping[str, RuleInput], labels_of: LabelsOf, now_ns: int) -> list[AlertEvent]:
         """Judge every rule on its input, by rule name, and return what happened.
@@ -165,9 +178,8 @@ class RuleWatch:
         self._store.sum_up(now_ns)
         self._store.send_digests(now_ns)
         self._store.tell_groups(now_ns)
-        if self._heartbeats_ns:
-            # Here and nowhere else: who does not judge the rules has no pulse.
-            self._store.beat(self._heartbeats_ns, now_ns)
+        # Here and nowhere else: who does not judge the rules has no pulse.
+        self._store.beat(now_ns)
         return events
 
     def take_withheld(self) -> dict[str, int]:

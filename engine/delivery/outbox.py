@@ -8,6 +8,8 @@ group, come in order.
 
 from __future__ import annotations
 
+import json
+import logging
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +22,11 @@ from engine.config import Channel
 from engine.delivery.attempt import Attempt, Sender
 from engine.delivery.dashboard import DashboardSender
 from engine.delivery.senders import sender_of
-from engine.errors import BadRequest, NotFound
+from engine.errors import BadConfig, BadRequest, NotFound
 
+LOG = logging.getLogger("tidegauge")
+
+NOT_CONFIGURED = "the channel is not configured"
 WAITING = "waiting"
 DELIVERED = "delivered"
 DEAD = "dead"
@@ -57,6 +62,15 @@ class Retries:
         """Return how long to wait after ``failures`` failures; ``share`` in [0, 1) is the random part."""
         longest = min(self.longest_ns, self.first_ns << min(failures - 1, 62))
         return longest - int(longest * share / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A channel as it is configured, what sends to it, and the lock of whoever sends."""
+
+    channel: Channel
+    sender: Sender
+    lock: threading.Lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +118,50 @@ class Outbox:
         self._control = control
         self._share = share
         self._retries = retries
-        self._senders = {
-            name: DashboardSender(control, channel) if channel.type == "dashboard" else sender(channel)
-            for name, channel in channels.items()
-        }
-        self._locks = {name: threading.Lock() for name in channels}
+        self._sender = sender
+        self._channels: dict[str, Prepared] = {}
         self._unnoted: dict[int, Attempt] = {}
+        self._counting = threading.Lock()
+        self._given_up = 0
+        #: Held while channels are exchanged: what is told to new ones meanwhile is not given up.
+        self.exchange = threading.Lock()
+        self.take_up(self.prepare(channels))
+
+    def prepare(self, channels: Mapping[str, Channel]) -> dict[str, Prepared]:
+        """Return what :meth:`take_up` takes: what sends to each of ``channels``, as before where it is the same.
+
+        Raises BadConfig with every channel that cannot be sent to.
+        """
+        prepared: dict[str, Prepared] = {}
+        problems: list[str] = []
+        for name, channel in channels.items():
+            known = self._channels.get(name)
+            if known is not None and known.channel == channel:
+                prepared[name] = known
+                continue
+            try:
+                dashboard = channel.type == "dashboard"
+                made = DashboardSender(self._control, channel) if dashboard else self._sender(channel)
+            except BadConfig as error:
+                problems += error.problems or [error.message]
+            else:
+                # The lock stays: two sends to one channel never overlap.
+                prepared[name] = Prepared(channel, made, threading.Lock() if known is None else known.lock)
+        if problems:
+            raise BadConfig(f"cannot use the channels: {'; '.join(problems)}", problems)
+        return prepared
+
+    def take_up(self, prepared: dict[str, Prepared]) -> None:
+        """Send to these channels from now on; what waits for one that has changed goes as it says now."""
+        self._channels = prepared
 
     @property
     def channels(self) -> tuple[str, ...]:
-        return tuple(self._senders)
+        return tuple(self._channels)
+
+    @property
+    def configured(self) -> dict[str, Channel]:
+        return {name: each.channel for name, each in self._channels.items()}
 
     def deliver_due(self, now_ns: int, channel: str | None = None) -> int:
         """Try what is due by ``now_ns``, at most a batch for each channel; return how many were delivered.
@@ -121,17 +169,20 @@ class Outbox:
         ``channel``: only this one.  A channel that fails is left alone until the next call, so one that does
         not answer costs one timeout; give each channel a thread of its own, or the others wait for it.
         """
-        self._give_up_unknown(now_ns)
-        names = self._senders if channel is None else (channel,)
+        self.give_up_unknown(now_ns)
+        names = self.channels if channel is None else (channel,)
         return sum(self._deliver_to(name, now_ns) for name in names)
 
     def _deliver_to(self, channel: str, now_ns: int) -> int:
         delivered = 0
-        with self._locks[channel]:
+        known = self._channels.get(channel)
+        if known is None:
+            return 0
+        with known.lock:
             for notification_id, delivery, body, attempts in self._due(channel, now_ns):
                 attempt = self._unnoted.get(notification_id)
                 if attempt is None:
-                    attempt = self._senders[channel].send(delivery, body.encode(), now_ns)
+                    attempt = known.sender.send(delivery, body.encode(), now_ns)
                 # While the disk is full, say, what has been answered must not be sent again and again.
                 self._unnoted[notification_id] = attempt
                 self._note(notification_id, attempts + 1, attempt, now_ns)
@@ -188,18 +239,48 @@ class Outbox:
                 ),
             )
 
-    def _give_up_unknown(self, now_ns: int) -> None:
-        """Give up what waits for a channel that is no longer configured."""
-        waiting = self._control.rows(f"SELECT DISTINCT channel FROM notifications WHERE {_CONDITIONS[WAITING]}")
-        unknown = [name for (name,) in waiting if name not in self._senders]
-        if not unknown:
-            return
-        with self._control.transaction() as connection:
-            connection.executemany(
-                "UPDATE notifications SET dead_ns = ?, last_error = 'the channel is not configured' "
-                f"WHERE channel = ? AND {_CONDITIONS[WAITING]}",
-                [(now_ns, name) for name in unknown],
+    def give_up_unknown(self, now_ns: int) -> dict[str, int]:
+        """Give up what waits for channels that are no longer configured; return how many of each.
+
+        They are dead, not gone: once their channel is back they may be revived.  None while channels are exchanged.
+        """
+        if not self.exchange.acquire(blocking=False):
+            return {}
+        try:
+            counts = self._give_up_unknown(now_ns)
+        finally:
+            self.exchange.release()
+        for channel, count in counts.items():
+            LOG.warning(
+                "%d notifications for the channel %r, which is not configured, were given up; GET"
+                " /v1/notifications?state=dead&channel=%s lists them, and with the channel back they can be revived",
+                count,
+                channel,
+                channel,
             )
+        with self._counting:
+            self._given_up += sum(counts.values())
+        return counts
+
+    def _give_up_unknown(self, now_ns: int) -> dict[str, int]:
+        known = json.dumps(list(self._channels))
+        where = f"{_CONDITIONS[WAITING]} AND channel NOT IN (SELECT value FROM json_each(?))"
+        if not self._control.rows(f"SELECT 1 FROM notifications WHERE {where} LIMIT 1", (known,)):
+            return {}
+        with self._control.transaction() as connection:
+            found = connection.execute(
+                f"SELECT channel, count(*) FROM notifications WHERE {where} GROUP BY channel ORDER BY channel", (known,)
+            ).fetchall()
+            connection.execute(
+                f"UPDATE notifications SET dead_ns = ?, last_error = ? WHERE {where}", (now_ns, NOT_CONFIGURED, known)
+            )
+        return dict(found)
+
+    def take_given_up(self) -> int:
+        """Return how many were given up for want of their channel since this was last asked."""
+        with self._counting:
+            count, self._given_up = self._given_up, 0
+        return count
 
     def counts(self) -> dict[str, int]:
         """Return how many notifications are waiting, delivered and dead."""

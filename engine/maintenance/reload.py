@@ -1,4 +1,4 @@
-"""Rules taken up from a changed file while the server runs; a bad file keeps the rules there are."""
+"""Rules, channels and who is told taken up from a changed file while the server runs; a bad file changes nothing."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
-from engine.alerting.watch import RuleChanges
+from engine.alerting.watch import Changes
 from engine.clock import Clock
-from engine.config import Config, Rule, load_config
+from engine.config import Config, Watch, load_config
 from engine.config_rule_files import rule_files
 from engine.errors import BadConfig, BadRequest, TidegaugeError
 from engine.vitals import Vitals
 
 LOG = logging.getLogger("tidegauge")
 
+#: What is taken up beside rules and channels: whole tables, and settings of ``[watch]``.
+_PARTS = ("routes", "escalation", "inhibit")
+_WATCH = ("default_rules", "rule_files", "default_routes", "default_escalation", "flap_changes", "flap_window")
 #: What a file looked like: path, and modification time, size and file number, None when it was not there.
 _Look = tuple[str, tuple[int, int, int] | None]
 
@@ -38,22 +41,42 @@ class RuleSource:
     waiting: tuple[str, ...] = ()
 
 
-class RuleReloader:
-    """Reads the configuration ``path`` again when it or one of its rule files has changed, and hands on its rules.
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload has changed.  ``parts``: tables of the configuration that say something else now, beside these;
+    ``given_up``: how many notifications waited for each channel that is no longer configured."""
 
-    ``running``: the configuration that the server was started with.  Methods may be called from any thread.
+    rules: Changes
+    channels: Changes
+    parts: tuple[str, ...] = ()
+    given_up: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        parts = "".join(f"; {name} changed" for name in self.parts)
+        lost = "".join(f"; {count} notifications for {name} were given up" for name, count in self.given_up.items())
+        return f"rules: {self.rules.sentence}; channels: {self.channels.sentence}{parts}{lost}"
+
+
+class Reloader:
+    """Reads the configuration ``path`` again when it or one of its rule files has changed, and hands it on.
+
+    ``running``: the configuration that the server was started with.  ``take_up``: puts rules, channels and who is told
+    in force, all or, raising, nothing; returns what has changed of rules and channels, and how many notifications were
+    given up by channel.  Methods may be called from any thread.
     """
 
     def __init__(
         self,
         path: str | None,
         running: Config,
-        replace: Callable[[tuple[Rule, ...]], RuleChanges],
+        take_up: Callable[[Config], tuple[Changes, Changes, dict[str, int]]],
         *,
         vitals: Vitals,
         clock: Clock,
     ) -> None:
-        self._running, self._replace, self._vitals, self._clock = running, replace, vitals, clock
+        self._running, self._current, self._take_up = running, running, take_up
+        self._vitals, self._clock = vitals, clock
         self._lock = threading.Lock()
         self._patterns = running.watch.rule_files
         self._seen = self._look(path)
@@ -79,10 +102,10 @@ class RuleReloader:
             with contextlib.suppress(TidegaugeError):
                 self.reload()
 
-    def reload(self) -> RuleChanges:
-        """Read the files again and put their rules in force.
+    def reload(self) -> Reloaded:
+        """Read the files again and put in force what can change while the server runs.
 
-        Raises BadConfig, and keeps the rules there are, when something is wrong with the files; BadRequest when the
+        Raises BadConfig, and changes nothing, when something is wrong with the files; BadRequest when the
         server was started without a configuration file.
         """
         with self._lock:
@@ -93,13 +116,12 @@ class RuleReloader:
             self._seen = self._look(path)
             try:
                 config = load_config(path)
-                self._usable(config)
-                changes = self._replace(config.effective_rules)
+                rules, channels, given_up = self._take_up(config)
             except TidegaugeError as error:
                 reasons = error.problems if isinstance(error, BadConfig) else ()
                 problem = "; ".join(reasons) or error.message
                 self.source = RuleSource(path, self.source.loaded_ns, problem, self.source.waiting)
-                LOG.error("the rules stay as they are: %s", problem)
+                LOG.error("rules and channels stay as they are: %s", problem)
                 self._vitals.rules_current.set(0)
                 self._vitals.rule_reloads.labels("failed").inc()
                 raise
@@ -109,30 +131,25 @@ class RuleReloader:
             self.source = RuleSource(path, self._clock.now_ns(), None, waiting)
             self._vitals.rules_current.set(1)
             self._vitals.rule_reloads.labels("done").inc()
-            LOG.info("rules reloaded: %s", changes.sentence)
+            parts = tuple(name for name in _PARTS if getattr(config, name) != getattr(self._current, name))
+            reloaded = Reloaded(rules, channels, parts, given_up)
+            self._current = config
+            LOG.info("reloaded: %s", reloaded.sentence)
             if waiting:
                 LOG.warning("changed in %s, but counts from the next start on: %s", path, ", ".join(waiting))
-            return changes
-
-    def _usable(self, config: Config) -> None:
-        known = {channel.name for channel in self._running.channels}
-        for rule in config.effective_rules:
-            missing = sorted(set(rule.channels) - known)
-            if missing:
-                raise BadConfig(
-                    f"cannot reload rules: rule {rule.name!r} notifies the channel {missing[0]!r}, which the running"
-                    " server does not have; channels are taken up at the next start"
-                )
+            return reloaded
 
 
 def _waiting(running: Config, config: Config) -> tuple[str, ...]:
-    """Return the parts of the configuration, other than its rules, in which the two differ."""
+    """Return the parts of the configuration that count from a start on and in which the two differ."""
 
     def rest(each: Config) -> Config:
-        watch = msgspec.structs.replace(each.watch, default_rules=True, rule_files=())
+        watch = msgspec.structs.replace(each.watch, **{name: getattr(Watch(), name) for name in _WATCH})
         # Where the server listens may have come from the command line.
         server = msgspec.structs.replace(each.server, listen="")
-        return msgspec.structs.replace(each, rules=(), watch=watch, server=server)
+        return msgspec.structs.replace(
+            each, rules=(), channels=(), **dict.fromkeys(_PARTS, ()), watch=watch, server=server
+        )
 
     one, other = rest(running), rest(config)
     return tuple(name for name in Config.__struct_fields__ if getattr(one, name) != getattr(other, name))

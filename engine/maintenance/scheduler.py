@@ -22,32 +22,52 @@ class Job:
     run: Callable[[], object]
 
 
+class _Wake:
+    """What lets a job run before its interval is over, or end."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.event.set()
+
+
 class Scheduler:
-    """Runs jobs until closed, one thread each, so that a slow job never delays another."""
+    """Runs jobs until closed, one thread each, so that a slow job never delays another.  Jobs may come and go."""
 
     def __init__(self, vitals: Vitals) -> None:
         self._vitals = vitals
-        self._stop = threading.Event()
-        self._wake: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._wake: dict[str, _Wake] = {}
         self._threads: list[threading.Thread] = []
 
     def start(self, job: Job) -> None:
-        self._wake[job.name] = threading.Event()
-        thread = threading.Thread(target=self._loop, args=(job,), name=f"tidegauge-{job.name}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        with self._lock:
+            if self._closed:
+                return
+            wake = self._wake[job.name] = _Wake()
+            thread = threading.Thread(target=self._loop, args=(job, wake), name=f"tidegauge-{job.name}", daemon=True)
+            self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+            thread.start()
+
+    def stop(self, name: str) -> None:
+        """Let a job not run again; a run under way goes on to its end."""
+        with self._lock:
+            self._wake.pop(name).stop()
 
     def nudge(self, name: str) -> None:
         """Let a job run now."""
-        self._wake[name].set()
+        self._wake[name].event.set()
 
-    def _loop(self, job: Job) -> None:
-        wake = self._wake[job.name]
+    def _loop(self, job: Job, wake: _Wake) -> None:
         told = ""
-        while not self._stop.is_set():
-            wake.wait(job.interval_seconds)
-            wake.clear()
-            if self._stop.is_set():
+        while True:
+            wake.event.wait(job.interval_seconds)
+            wake.event.clear()
+            if wake.stopped:
                 return
             try:
                 job.run()
@@ -70,8 +90,9 @@ class Scheduler:
 
     def close(self) -> None:
         """Stop and wait for the runs under way to end."""
-        self._stop.set()
-        for wake in self._wake.values():
-            wake.set()
+        with self._lock:
+            self._closed = True
+            for wake in self._wake.values():
+                wake.stop()
         for thread in self._threads:
             thread.join()

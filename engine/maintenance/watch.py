@@ -6,9 +6,10 @@ import threading
 from collections.abc import Sequence
 
 from engine.alerting.alerts import AlertEvent
-from engine.alerting.watch import RuleChanges, RuleWatch
+from engine.alerting.notifying import Notifying
+from engine.alerting.watch import Changes, RuleWatch
 from engine.clock import Clock
-from engine.config import Rule
+from engine.config import Config
 from engine.maintenance.inputs import RuleInputs
 from engine.vitals import Vitals
 
@@ -34,12 +35,17 @@ class Watcher:
         self._vitals.rule_tick_seconds.observe(self._clock.monotonic() - started)
         return len(events)
 
-    def replace(self, rules: Sequence[Rule]) -> RuleChanges:
-        """Put other rules in force between two ticks (:meth:`RuleWatch.replace`)."""
+    def replace(self, config: Config) -> Changes:
+        """Put the rules of ``config``, and what it says about notifications, in force between two ticks."""
+        notifying = Notifying.configured(config)
         with self._lock:
             self.inputs.forget()
             changes, events = self._rules.replace(
-                rules, self.inputs.labels, self._clock.now_ns(), self.inputs.groups.number
+                config.effective_rules,
+                self.inputs.labels,
+                self._clock.now_ns(),
+                self.inputs.groups.number,
+                notifying,
             )
         self._count(events)
         return changes

@@ -17,7 +17,7 @@ import pyarrow as pa
 from engine.alerting.alerts import Alert
 from engine.alerting.silences import SilenceStore
 from engine.alerting.store import AlertStore
-from engine.alerting.watch import RuleWatch
+from engine.alerting.watch import Changes, RuleWatch
 from engine.catalog.callers import EVERYONE, Caller
 from engine.catalog.catalog import Catalog
 from engine.catalog.control import ControlDatabase
@@ -58,12 +58,13 @@ from engine.maintenance.catalogue import CatalogueKeeper
 from engine.maintenance.compact import Compactor
 from engine.maintenance.consistency import check_segments
 from engine.maintenance.delete import Deleted, Deleter
+from engine.maintenance.deliver import Deliverer
 from engine.maintenance.detect import STATE_FILE, AnomalyFinder
 from engine.maintenance.inputs import RuleInputs
 from engine.maintenance.kept import KeptFields
 from engine.maintenance.rebuild import ROLLUP_FILE, LostRanges, mark_missing
 from engine.maintenance.recover import Replay, check_log
-from engine.maintenance.reload import RuleReloader
+from engine.maintenance.reload import Reloader
 from engine.maintenance.retain import Retainer
 from engine.maintenance.scale import Decider
 from engine.maintenance.scheduler import Job, Scheduler
@@ -113,7 +114,6 @@ PRUNE_SECONDS = 3_600.0
 TOKENS_SECONDS = 1.0
 #: Alerts and decisions that ended are remembered for this long.
 FINDINGS_KEPT_NS = 2 * 365 * NS_PER_DAY
-DELIVER_SECONDS = 0.5
 RELOAD_SECONDS = 5.0
 #: A decision is answered for this many ticks before asking for it makes a new one.
 DECISION_TICKS = 3
@@ -403,7 +403,6 @@ class Engine:
     def _open_watching(self) -> None:
         config = self.config
         self.control = ControlDatabase(self._path("control.sqlite"))
-        channels = {channel.name: channel for channel in config.channels}
         self.alerts = AlertStore.configured(self.control, config)
         self.tokens = TokenStore(self.control)
         self.silences = SilenceStore(self.control)
@@ -411,7 +410,6 @@ class Engine:
             config.effective_rules,
             self.alerts,
             stale_after_ns=int(config.watch.stale_after),
-            heartbeats_ns={name: int(each.heartbeat) for name, each in channels.items() if each.heartbeat is not None},
         )
         self.watcher = Watcher(
             rules=self.rule_watch,
@@ -425,10 +423,9 @@ class Engine:
             vitals=self.vitals,
             clock=self.clock,
         )
-        self.reloader = RuleReloader(
-            self._config_path, config, self.watcher.replace, vitals=self.vitals, clock=self.clock
-        )
-        self.outbox = Outbox(self.control, channels)
+        self.reloader = Reloader(self._config_path, config, self._take_up, vitals=self.vitals, clock=self.clock)
+        self.outbox = Outbox(self.control, {channel.name: channel for channel in config.channels})
+        self._deliverer = Deliverer(self.outbox, vitals=self.vitals, clock=self.clock)
         self.anomalies = AnomalyStore(self.control)
         self.finder = AnomalyFinder(
             settings=config.detection,
@@ -500,12 +497,13 @@ class Engine:
             # The first run comes an interval after the start, in its own thread: it is what imports numba.
             Job("detect", self.config.detection.interval.seconds, self._detect),
             Job("bottlenecks", self.config.bottlenecks.interval.seconds, self.bottleneck_finder.tick),
-            *(Job(f"deliver-{name}", DELIVER_SECONDS, partial(self._deliver, name)) for name in self.outbox.channels),
         ):
             if self._mode == "snapshot" or job.name in switched_off:
                 continue
-            whole = job.name in WITHOUT_WHOLE_SAMPLES or job.name.startswith("deliver-")
+            whole = job.name in WITHOUT_WHOLE_SAMPLES
             self._scheduler.start(job if whole else replace(job, run=partial(self._once_recovered, job.run)))
+        if self._mode != "snapshot":
+            self._deliverer.start(self._scheduler)
         self.recovery.start()
 
     def _detect(self) -> None:
@@ -825,9 +823,14 @@ class Engine:
         """Return what dashboards keep, see :func:`engine.delivery.dashboard.kept_notifications`."""
         return kept_notifications(self.control, **filters)
 
-    def _deliver(self, channel: str) -> None:
-        delivered = self.outbox.deliver_due(self.clock.now_ns(), channel)
-        self.vitals.notifications.labels("delivered").inc(delivered)
+    def _take_up(self, config: Config) -> tuple[Changes, Changes, dict[str, int]]:
+        """Put rules, channels and who is told in force; see :class:`engine.maintenance.reload.Reloader`."""
+        # What can fail comes first, and changes nothing.
+        prepared = self._deliverer.prepare({channel.name: channel for channel in config.channels})
+        with self.outbox.exchange:
+            rules = self.watcher.replace(config)
+            channels = self._deliverer.take_up(prepared)
+        return rules, channels, self._deliverer.give_up()
 
     def _prune(self) -> None:
         before_ns = self.clock.now_ns() - FINDINGS_KEPT_NS

@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 from engine.alerting.alerts import alert_events_columns, alerts_columns
 from engine.alerting.groups import Grouping
 from engine.alerting.holding import NEVER, Flapping
+from engine.alerting.notifying import Notifying
+from engine.alerting.routing import Router
 from engine.alerting.rules import RuleInput, fingerprint
+from engine.alerting.steps import Steps
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.control import ControlDatabase
@@ -80,20 +83,21 @@ class Server:
         self.control = ControlDatabase(self.path, random_bytes=random.Random(1).randbytes)
         self.store = AlertStore(
             self.control,
-            channels=self.channels,
-            inhibitions=self.inhibitions,
-            flapping=self.flapping,
-            budgets=self.budgets,
-            groupings=self.groupings,
-            routes=self.routes,
-            digests_ns=self.digests_ns,
-            escalation=self.escalation,
+            Notifying(
+                Router(self.routes, self.channels),
+                inhibitions=self.inhibitions,
+                flapping=self.flapping,
+                steps=Steps(self.escalation),
+                budgets=self.budgets or {},
+                groupings=self.groupings or {},
+                digests_ns=self.digests_ns or {},
+                heartbeats_ns=self.heartbeats_ns or {},
+            ),
         )
         self.watch = RuleWatch(
             self.rules,
             self.store,
             stale_after_ns=STALE_AFTER_S * S,
-            heartbeats_ns=self.heartbeats_ns,
         )
         self.watch.restore(self.labels_of, T0 + self.now_s * S)
 
@@ -407,7 +411,7 @@ def test_delivery_keys_differ_between_servers_and_after_going_back_to_a_backup(t
         server = Server(str(tmp_path / f"{number}.db"), [rule_of()])
         server.control.close()
         server.control = ControlDatabase(str(tmp_path / f"fresh-{number}.db"))
-        server.store = AlertStore(server.control, channels=("ops",))
+        server.store = AlertStore(server.control, Notifying(Router((), ("ops",))))
         server.watch = RuleWatch(server.rules, server.store, stale_after_ns=STALE_AFTER_S * S)
         backup = str(tmp_path / f"backup-{number}.db")
         server.control.backup(backup)

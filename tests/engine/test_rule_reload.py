@@ -109,7 +109,7 @@ def test_what_has_not_changed_is_not_read_again(make: Any) -> None:
     for _ in range(3):
         run.engine.reloader.poll()
     assert run.metric("tidegauge_rule_reloads_total", outcome="done") is None
-    changes = run.engine.reloader.reload()
+    changes = run.engine.reloader.reload().rules
     assert (changes.kept, changes.sentence) == (("a",), "0 added, 0 changed, 0 removed, 1 kept")
 
 
@@ -143,15 +143,11 @@ def test_a_bad_file_changes_nothing_and_says_why_until_it_is_good(make: Any, cap
     assert run.open_alerts() == []
 
 
-def test_a_channel_that_the_server_does_not_have_keeps_the_rules_and_other_parts_wait(make: Any) -> None:
+def test_other_parts_wait_for_a_start(make: Any) -> None:
     run = make(HEAD + rule("a"))
-    channel = '[[channels]]\nname = "ops"\nurl = "http://127.0.0.1:9"\n'
-    run.write(HEAD + channel + rule("a", 97, channels='["ops"]'))
-    with pytest.raises(BadConfig, match="'a' notifies the channel 'ops', which the running server does not have"):
-        run.engine.reloader.reload()
-    run.write(HEAD + channel + rule("a", 97))
+    run.write(HEAD + "[ingest]\nmax_tables = 7\n" + rule("a", 97))
     run.engine.reloader.reload()
-    assert run.engine.reloader.source.waiting == ("channels",)
+    assert run.engine.reloader.source.waiting == ("ingest",)
 
 
 def test_rule_files_are_read_with_the_configuration_and_watched(make: Any, tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from engine.alerting.alerts import Alert
+from engine.alerting.notifying import Notifying
 from engine.alerting.store import AlertStore
 from engine.alerting.watch import RuleWatch
 from engine.catalog.catalog import Catalog
@@ -89,7 +90,9 @@ class Rehearsal:
         self.samples = ReplayedSamples(self.hot, clock, past)
         self._vitals = vitals = Vitals()
         self._control = ControlDatabase(os.path.join(directory, "control.sqlite"))
-        self._alerts = AlertStore.configured(self._control, config)
+        # Nobody waits for a sign of life.
+        notifying = replace(Notifying.configured(config), heartbeats_ns={})
+        self._alerts = AlertStore(self._control, notifying, service_labels=config.bottlenecks.service_labels)
         observer = Observer(catalog, self.samples)
         rules = RuleWatch(
             config.effective_rules,
