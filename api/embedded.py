@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,6 @@ from engine.maintenance.snapshot import Shadow, take
 from engine.model.matchers import equality_matchers, parse_matchers
 from engine.query.comparisons import parse_comparisons
 from engine.query.deadlines import Stop
-from engine.query.link import LocalLink
 from engine.query.range import RangeAnswer, RangeQuery
 from engine.query.results import described
 from engine.runtime import Engine
@@ -36,6 +36,9 @@ class Embedded:
 
     def __init__(self, path: str, config: str | None = None, *, read_only: bool = False) -> None:
         self._shadow: Shadow | None = None
+        #: Of each statement that runs: its thread, and what ends it.
+        self._stops: list[tuple[int, Stop]] = []
+        self._stops_lock = threading.Lock()
         if not read_only:
             self.engine = Engine.open(path, load_config(config), mode="embedded")
             return
@@ -89,7 +92,8 @@ class Embedded:
 
     def sql(self, statement: str, *parameters: Any) -> SqlTable:
         """Run one SELECT; raises BadQuery or QueryLimit."""
-        answer = self.engine.sql(statement, list(parameters))
+        with self._stoppable() as stop:
+            answer = self.engine.sql(statement, list(parameters), stop=stop)
         return SqlTable(described(answer.table, answer.metadata))
 
     def rows(
@@ -131,8 +135,9 @@ class Embedded:
         """Run one SELECT and give its rows in batches, by the name that a client has for it."""
         engine = self.engine
         with (
-            engine.sql_turns.take(EVERYONE),
-            engine.stream_sql(statement, list(parameters), EVERYONE, Stop()) as stream,
+            self._stoppable() as stop,
+            engine.sql_turns.take(EVERYONE, stop),
+            engine.stream_sql(statement, list(parameters), EVERYONE, stop) as stream,
         ):
             yield SqlBatches(stream.schema, stream.batches())
 
@@ -208,11 +213,27 @@ class Embedded:
         """Return the scaling decision for a configured target; raises NotFound for another."""
         return decision_json(self.engine.scale(target), self.engine.clock.now_ns())
 
-    def cancel(self) -> None:
-        """Interrupt every statement that runs now; their threads get an error."""
-        link = self.engine.link
-        assert isinstance(link, LocalLink)
-        link.interrupt()
+    def cancel(self, thread: int | None = None) -> None:
+        """End the statement that a thread runs or waits for, which gets Cancelled there; without one all of them.
+
+        ``thread``: its ``threading.get_ident()``.  Harmless for one that runs none.
+        """
+        with self._stops_lock:
+            stops = [stop for ident, stop in self._stops if thread is None or ident == thread]
+        for stop in stops:
+            stop.ask()
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[Stop]:
+        """Give what :meth:`cancel` ends a statement of this thread by."""
+        mine = (threading.get_ident(), Stop())
+        with self._stops_lock:
+            self._stops.append(mine)
+        try:
+            yield mine[1]
+        finally:
+            with self._stops_lock:
+                self._stops.remove(mine)
 
     def close(self) -> None:
         """Finish writes, seal what is in memory, release the directory; read-only: forget what was read."""

@@ -142,10 +142,6 @@ class Database:
             for connection in (self._writing.connection, self._reading.connection, self._root):
                 connection.close()
 
-    def interrupt(self) -> None:
-        """Interrupt the statements that run now; they fail as if their time were up."""
-        self._deadlines.expire_all()
-
     # --- the catalogue
 
     def define(self, definitions: bytes, files: Sequence[TagsetFile] = ()) -> tuple[int, int, int]:

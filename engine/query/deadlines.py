@@ -23,7 +23,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hooks: list[Callable[[], None]] = []
+        self._hooks: list[Callable[[], object]] = []
         self.asked = False
 
     def ask(self) -> None:
@@ -33,7 +33,7 @@ class Stop:
         for hook in hooks:
             hook()
 
-    def attach(self, hook: Callable[[], None]) -> None:
+    def attach(self, hook: Callable[[], object]) -> None:
         """Call ``hook`` when a stop is asked for, at once if it has been."""
         with self._lock:
             if not self.asked:

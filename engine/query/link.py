@@ -161,13 +161,6 @@ class LocalLink:
     def counters(self) -> LinkCounters:
         return LinkCounters()
 
-    def interrupt(self) -> None:
-        """Interrupt the statements that run now."""
-        with self._opening:
-            opened = self._opened
-        if opened is not None:
-            opened.interrupt()
-
     def close(self) -> None:
         with self._opening:
             self._closed = True

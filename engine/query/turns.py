@@ -11,14 +11,15 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from prometheus_client import Counter
 
 from engine.catalog.callers import Caller
-from engine.errors import QueueFull
+from engine.errors import Cancelled, QueueFull
+from engine.query.deadlines import Stop
 from engine.vitals import Vitals
 
 #: A turn costs at least this, so that very short ones alternate too.
@@ -88,14 +89,21 @@ class Turns:
         self._mean_seconds = 0.0
 
     @contextmanager
-    def take(self, caller: Caller) -> Iterator[None]:
-        """Hold a turn while the block runs; raises QueueFull when too many wait or the wait is too long."""
+    def take(self, caller: Caller, stop: Stop | None = None) -> Iterator[None]:
+        """Hold a turn while the block runs; raises QueueFull when too many wait or the wait is too long.
+
+        ``stop`` ends the wait, which then raises Cancelled.
+        """
         turn = self.enter(caller)
         try:
+            if stop is not None:
+                stop.attach(turn.granted.cancel)
             try:
                 turn.granted.result(self.patience_seconds)
             except TimeoutError:
                 raise self.impatient(turn) from None
+            except CancelledError:
+                raise Cancelled("cannot start the query: it was cancelled") from None
             yield
         finally:
             self.leave(turn)
@@ -185,6 +193,10 @@ class Turns:
             self._virtual = max(self._virtual, line.due(now))
             turn = line.waiting.popleft()
             self._waiting -= 1
+            if not turn.granted.set_running_or_notify_cancel():
+                # Nobody waits for it any more.
+                self._count(line, "left")
+                continue
             line.used += LEAST_SECONDS / line.weight
             line.running[turn] = now
             self._running += 1

@@ -741,14 +741,20 @@ class Engine:
     def _raw_since_ns(self, table_id: int) -> int:
         return self.admission.oldest_ns(self.clock.now_ns(), table_id)
 
-    def sql(self, statement: str, parameters: Sequence[Any] = (), caller: Caller = EVERYONE) -> SqlResult:
+    def sql(
+        self,
+        statement: str,
+        parameters: Sequence[Any] = (),
+        caller: Caller = EVERYONE,
+        stop: Stop | None = None,
+    ) -> SqlResult:
         """Run one analyst's SELECT, which sees what exists for the caller, when its turn has come.
 
-        Raises BadQuery, QueryLimit, or QueueFull when too many are waiting; Recovering for a statement that reads
-        samples or tiers until all of them are there.
+        ``stop`` ends it from another thread.  Raises BadQuery, QueryLimit, or QueueFull when too many are waiting;
+        Recovering for a statement that reads samples or tiers until all of them are there; Cancelled.
         """
-        stop = Stop()
-        with self.sql_turns.take(caller):
+        stop = Stop() if stop is None else stop
+        with self.sql_turns.take(caller, stop):
             try:
                 with self.stream_sql(statement, parameters, caller, stop) as stream:
                     return SqlResult(pa.Table.from_batches(stream.batches(), stream.schema), stream.metadata)

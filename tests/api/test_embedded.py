@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 import tidegauge
+from engine.errors import Cancelled
 
 T0 = 1_700_000_000_000_000_000
 
@@ -80,3 +83,71 @@ def test_a_configuration_that_cannot_be_used_is_told_whole(tmp_path: Path) -> No
     with pytest.raises(tidegauge.BadConfig) as refused:
         tidegauge.open(str(tmp_path / "data"), config=str(path))
     assert len(refused.value.problems) == 2
+
+
+SLOW = "SELECT a.range FROM range(1000000) a, range(1000000) b WHERE (a.range * b.range) % 70000007 = 3"
+
+
+class Asking(threading.Thread):
+    """A thread with one statement."""
+
+    def __init__(self, db: tidegauge.Embedded, stream: bool = False) -> None:
+        super().__init__()
+        self.db, self.stream = db, stream
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            if self.stream:
+                with self.db.sql_stream(SLOW) as answer:
+                    list(answer)
+            else:
+                self.db.sql(SLOW)
+        except tidegauge.TidegaugeError as error:
+            self.error = error
+
+    def cancelled(self) -> bool:
+        """Cancel it until it has ended; a statement is not there to be cancelled as soon as its thread is."""
+        while self.is_alive():
+            self.db.cancel(self.ident)
+            self.join(0.02)
+        return isinstance(self.error, Cancelled) and "it was cancelled" in str(self.error)
+
+
+def until(held: Callable[[], bool]) -> None:
+    while not held():
+        threading.Event().wait(0.01)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_statement_is_cancelled_and_no_other(tmp_path: Path, config: str, stream: bool) -> None:
+    with tidegauge.open(str(tmp_path / "data"), config=config) as db:
+        one, other = Asking(db, stream), Asking(db)
+        running = db.engine.vitals.query_running.labels("sql", "")
+        until(lambda: running._value.get() == 2)
+        db.cancel(0)
+        assert one.cancelled()
+        assert other.is_alive()
+        assert other.error is None
+        assert db.sql("SELECT 1 AS a").rows() == [{"a": 1}]
+        db.cancel()
+        assert other.cancelled()
+
+
+def test_one_that_waits_for_its_turn_is_cancelled(tmp_path: Path, config: str) -> None:
+    with Path(config).open("a") as file:
+        file.write("[query]\nconcurrency = 1\n")
+    with tidegauge.open(str(tmp_path / "data"), config=config) as db:
+        running, waiting = (
+            getattr(db.engine.vitals, name).labels("sql", "") for name in ("query_running", "query_waiting")
+        )
+        first = Asking(db)
+        until(lambda: running._value.get() == 1)
+        second = Asking(db)
+        until(lambda: waiting._value.get() == 1)
+        assert second.cancelled()
+        assert first.is_alive()
+        assert first.cancelled()
+        assert running._value.get() == waiting._value.get() == 0
+        assert db.sql("SELECT 1 AS a").rows() == [{"a": 1}]
