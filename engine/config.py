@@ -68,6 +68,7 @@ class Token(Settings, frozen=True, kw_only=True):
 
 class Server(Settings, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:8433"
+    public_url: str | None = None
     max_body: Annotated[ByteSize, within("1KiB", "4GiB")] = _size("64MiB")
     max_decoded_body: Annotated[ByteSize, within("1KiB", "16GiB")] = _size("256MiB")
     tls_certificate: str | None = None

@@ -140,6 +140,8 @@ class _Consistency:
     def _server(self) -> None:
         server = self._config.server
         self._listen(("server", "listen"), server.listen, "127.0.0.1:8433")
+        if server.public_url is not None:
+            self._url(("server", "public_url"), server.public_url)
         if self._config.flight.listen is not None:
             self._listen(("flight", "listen"), self._config.flight.listen, "127.0.0.1:8434")
         for one, other in (("tls_key", "tls_certificate"), ("tls_certificate", "tls_key")):

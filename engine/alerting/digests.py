@@ -52,6 +52,7 @@ def digest_content(read: Read, since_event: int, since_ns: int, now_ns: int) -> 
         "fired": fired,
         "resolved": resolved,
         "rules": rules[:MOST_RULES],
+        "more": max(0, firing - len(alerts)),
         "alerts": [
             {"events": [], "acknowledged_by": alert.acknowledged_by if alert.acknowledged(now_ns) else None}
             | alert_json(alert)

@@ -180,6 +180,7 @@ def group_content(
         "group": dict(labels),
         "total": len(alerts),
         "firing": len(firing),
+        "more": max(0, len(alerts) - MOST_LISTED),
         "alerts": [{"events": list(events.get(alert.id, ()))} | alert_json(alert) for alert in ordered[:MOST_LISTED]],
     }
 

@@ -66,7 +66,7 @@ class Journal:
         self._now_ns = now_ns
         self._writes = Writes(connection)
         #: What goes to channels without being about one alert.
-        self.outgoing = Outgoing(self.read, self._writes, instance, notifying.budgets, now_ns)
+        self.outgoing = Outgoing(self.read, self._writes, instance, notifying, now_ns)
         self._holds = Holds(self.read, notifying.inhibitions, notifying.flapping, now_ns)
         self._groups = Groups(self.read, self._writes, notifying.groupings, now_ns)
         self._steps, self._router = notifying.steps, notifying.router

@@ -15,7 +15,7 @@ from engine.config import Config, Inhibition
 @dataclass(frozen=True, slots=True)
 class Notifying:
     """``router``: which channels an alert takes.  By channel: ``budgets``, most notifications within an hour;
-    ``groupings``; ``digests_ns`` and ``heartbeats_ns``, intervals."""
+    ``groupings``; ``digests_ns`` and ``heartbeats_ns``, intervals.  ``base_url``: what links begin with, or empty."""
 
     router: Router
     inhibitions: tuple[Inhibition, ...] = ()
@@ -25,6 +25,7 @@ class Notifying:
     groupings: Mapping[str, Grouping] = field(default_factory=dict)
     digests_ns: Mapping[str, int] = field(default_factory=dict)
     heartbeats_ns: Mapping[str, int] = field(default_factory=dict)
+    base_url: str = ""
 
     @staticmethod
     def configured(config: Config) -> Notifying:
@@ -43,4 +44,5 @@ class Notifying:
             },
             digests_ns={name: int(each.digest) for name, each in channels.items() if each.digest is not None},
             heartbeats_ns={name: int(each.heartbeat) for name, each in channels.items() if each.heartbeat is not None},
+            base_url=(config.server.public_url or "").rstrip("/"),
         )

@@ -26,6 +26,8 @@ DEFAULT_GROUP_TEXTS = {
 }
 #: ``{alerts}`` has so many lines; how many alerts more there are is said in another one.
 MOST_LINES = 25
+#: What stands for a field that there is not.
+NOTHING = "-"
 _ALONE = "{event}: {summary}"
 _ALERT_FIELDS = (
     *("id", "rule", "severity", "category", "state", "value", "threshold", "summary"),
@@ -38,8 +40,9 @@ class Message:
 
     Beside those of the alert, its annotations, its labels and all of them as ``labels``, there are ``event``,
     ``channel`` and ``delivery``, the key that stays the same at every attempt.  Of a group there are its labels,
-    ``summary``, ``total``, ``firing`` and ``alerts``, a line for each.  A label with the name of a field is only in
-    ``labels``.  Control characters become spaces: a label's value cannot add a line or a header.
+    ``summary``, ``total``, ``firing``, ``list``, where all are listed, and ``alerts``, a line for each of the first.  A
+    label with the name of a field is only in ``labels``.  Control characters become spaces: a label's value cannot add
+    a line or a header.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -55,9 +58,11 @@ class Message:
         values |= {name: notification.get(name) for name in ("event", "channel", "delivery")}
         if group is not None:
             values |= {name: notification[name] for name in ("total", "firing")}
+            # Of a message that an earlier version has made there is no list.
+            values["list"] = _asked(notification.get("list"))
         self.fields = {name: _clean(value) for name, value in values.items()}
         if group is not None:
-            self.fields["alerts"] = _lines(notification["alerts"], notification["total"])
+            self.fields["alerts"] = _lines(notification["alerts"], notification["total"], self.fields["list"])
 
     def fill(
         self, template: str | None, kind: str, *, group_template: str | None = None, escape: Callable[[str], str] = str
@@ -95,7 +100,12 @@ def _labels_text(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
-def _lines(alerts: Sequence[Mapping[str, Any]], total: int) -> str:
+def _asked(address: str | None) -> str | None:
+    """Return an address as a link, a path as what to ask the server."""
+    return f"GET {address}" if address is not None and address.startswith("/") else address
+
+
+def _lines(alerts: Sequence[Mapping[str, Any]], total: int, listed_at: str) -> str:
     """Return a line for each of the first alerts of a group: what it is told to have done, and its sentence."""
     shown = alerts[:MOST_LINES]
     lines = []
@@ -103,13 +113,13 @@ def _lines(alerts: Sequence[Mapping[str, Any]], total: int) -> str:
         what = ", ".join(alert["events"]) or f"still {alert['state']}"
         lines.append(_clean(f"{what}: {alert['summary']} [{alert['severity']}] {_labels_text(alert['labels'])}"))
     if total > len(shown):
-        lines.append(f"and {total - len(shown)} more")
+        lines.append(f"and {total - len(shown)} more" + ("" if listed_at == NOTHING else f": {listed_at}"))
     return "\n".join(lines)
 
 
 def _clean(value: Any) -> str:
     if value is None:
-        return "-"
+        return NOTHING
     if isinstance(value, float):
         value = f"{value:.6g}"
     return "".join(character if character.isprintable() else " " for character in str(value))

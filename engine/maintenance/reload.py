@@ -146,7 +146,7 @@ def _waiting(running: Config, config: Config) -> tuple[str, ...]:
     def rest(each: Config) -> Config:
         watch = msgspec.structs.replace(each.watch, **{name: getattr(Watch(), name) for name in _WATCH})
         # Where the server listens may have come from the command line.
-        server = msgspec.structs.replace(each.server, listen="")
+        server = msgspec.structs.replace(each.server, listen="", public_url=None)
         return msgspec.structs.replace(
             each, rules=(), channels=(), **dict.fromkeys(_PARTS, ()), watch=watch, server=server
         )

@@ -168,7 +168,8 @@ def test_a_message_lists_the_first_alerts_and_counts_all(server: Server) -> None
     lines = Message(json.dumps(body).encode()).fields["alerts"].split("\n")
     assert len(lines) == MOST_LINES + 1
     assert lines[0] == "firing: CPU of web-0 at 95 % [critical] host=web-0"
-    assert lines[-1] == f"and {count - MOST_LINES} more"
+    assert lines[-1] == f"and {count - MOST_LINES} more: GET /v1/notifications/1"
+    assert (body["more"], body["list"]) == (7, "/v1/notifications/1")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -75,12 +75,12 @@ def test_default_texts_use_only_fields_that_every_alert_has(kind: str) -> None:
     assert "(no " not in Message(body_of()).fill(None, kind)
 
 
-def group_body() -> bytes:
+def group_body(**more: str) -> bytes:
     alert = json.loads(body_of())["alert"]
     alerts = [{**alert, "events": ["firing"]}, {**alert, "events": [], "labels": {"host": "<b>\n"}}]
     content = {"message": "2 alerts fire (team=a&b)", "group": {"team": "a&b"}, "total": 5, "firing": 2}
     head = {"delivery": "key-2", "event": "group", "channel": "ops", "alert": None}
-    return json.dumps({**head, **content, "alerts": alerts}).encode()
+    return json.dumps({**head, **content, "alerts": alerts, **more}).encode()
 
 
 def test_a_group_has_texts_of_its_own() -> None:
@@ -90,6 +90,11 @@ def test_a_group_has_texts_of_its_own() -> None:
         "firing: CPU of web-1 at 96.5 % [critical] host=web-1, rule=of the label\n"
         "still firing: CPU of web-1 at 96.5 % [critical] host=&lt;b&gt; \n"
         "and 3 more"
+    )
+    listed = Message(group_body(list="https://tide.example.org/v1/notifications/7"))
+    assert listed.fields["alerts"].endswith("\nand 3 more: https://tide.example.org/v1/notifications/7")
+    assert Message(group_body(list="/v1/notifications/7")).fill(None, "sms", group_template="{list}") == (
+        "GET /v1/notifications/7"
     )
     assert message.fill(None, "sms") == "2 alerts fire (team=a&b)"
     assert (

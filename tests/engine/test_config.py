@@ -603,7 +603,7 @@ def test_load_raises_with_all_sentences(tmp_path: Path) -> None:
         load_config(str(file))
     assert caught.value.problems == (
         f"{file}:2: server.listen: got 3, want a text",
-        f"{file}:3: server.x: unknown setting; known here: listen, max_body, max_decoded_body, "
+        f"{file}:3: server.x: unknown setting; known here: listen, public_url, max_body, max_decoded_body, "
         "tls_certificate, tls_key, require_token, tokens",
     )
     assert str(caught.value).endswith("(and 1 more)")

@@ -170,6 +170,21 @@ def test_steps_of_escalation_are_taken_up_for_what_fires(make: Any) -> None:
     assert told(run)[1:] == [("b", "escalated", 1)]
 
 
+def test_links_begin_with_the_public_url(make: Any) -> None:
+    group = board("a", group_by='["rule"]', group_wait='"0s"')
+    run = make(HEAD + group + rule("hot"))
+    run.tick(x=95)
+    run.write('[server]\npublic_url = "https://tide.example.org/"\n' + HEAD + group + rule("hot"))
+    run.engine.reloader.reload()
+    assert run.engine.reloader.source.waiting == ()
+    run.tick(3_600, x=10)
+    bodies = [json.loads(body) for (body,) in run.engine.control.rows("SELECT body FROM notifications ORDER BY id")]
+    assert [body["list"] for body in bodies] == [
+        "/v1/notifications/1",
+        "https://tide.example.org/v1/notifications/2",
+    ]
+
+
 def test_inhibition_is_taken_up_and_given_up(make: Any) -> None:
     inhibit = '[[inhibit]]\nname = "worse"\nsource = { rule = "hotter" }\ntarget = { rule = "hot" }\nequal = ["host"]\n'
     run = make(HEAD + board("a") + RULES + inhibit)
