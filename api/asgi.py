@@ -161,12 +161,14 @@ def _into_bounded(decompress_into: DecompressInto, body: Body, limit: int) -> by
 def told_headers(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Return what an answer says about itself as headers ``X-Tidegauge-...``; what a header cannot hold is escaped."""
     # Proxies drop names with underscores.
-    told = {
-        name.replace("_", "-"): str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in metadata.items()
-        if value is not None
-    }
+    told = {name.replace("_", "-"): _told(value) for name, value in metadata.items() if value is not None}
     return {f"X-Tidegauge-{name}": _UNTOLD.sub(_escaped, value)[:_MOST_TOLD] for name, value in told.items()}
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={each}" for key, each in value.items())
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _escaped(found: re.Match[str]) -> str:

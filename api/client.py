@@ -292,7 +292,7 @@ class Client:
         import numpy as np
 
         from engine.query.range import RangeAnswer
-        from engine.query.ranking import SeriesPoints
+        from engine.query.serieslist import LineBlock, SeriesList, SeriesPoints
 
         wanted: dict[str, str | Sequence[str]] = {
             "metric": metric,
@@ -324,11 +324,12 @@ class Client:
             aggregate=answer["aggregate"],
             step_ns=round(answer["step_seconds"] * 1e9),
             tier=answer["tier"],
-            series=series,
+            series=SeriesList(LineBlock.of(series)),
             rows_read=answer["rows_read"],
             fresh_to_ns=answer["fresh_to"],
             relative_error=answer.get("relative_error"),
             reason=answer.get("reason"),
+            sources=answer.get("sources", {}),
         )
 
     def series(self, match: str | Mapping[str, str] = "", *, metric: str | None = None) -> list[dict[str, Any]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from engine.errors import QueryLimit
-from engine.model.rows import Int64Array
+from engine.model.rows import Float64Array, Int64Array
 from engine.query.range import RangeAnswer
+from engine.query.serieslist import LineBlock
 
 MAX_SERIES = 10_000
 #: What a row of aligned series has beside labels.
@@ -24,6 +27,7 @@ def range_metadata(answer: RangeAnswer) -> dict[str, Any]:
         "step_seconds": answer.step_ns / 1e9,
         "tier": answer.tier,
         "rows_read": answer.rows_read,
+        "sources": answer.sources,
         "relative_error": answer.relative_error,
         "fresh_to": answer.fresh_to_ns,
         "reason": answer.reason,
@@ -33,20 +37,45 @@ def range_metadata(answer: RangeAnswer) -> dict[str, Any]:
 
 def range_json(answer: RangeAnswer, limit: int) -> bytes:
     """Return the body of ``GET /v1/query``, with at most ``limit`` series."""
-    shown = answer.series[:limit]
-    # Lines without gaps share their times, which are written once.
-    shared: Int64Array | None = None
-    written = msgspec.Raw()
-    series = []
-    for line in shown:
-        if line.times is not shared:
-            shared, written = line.times, msgspec.Raw(msgspec.json.encode(line.times.tolist()))
-        told = {"metric": line.metric, "labels": line.labels, "times": written, "values": line.values.tolist()}
-        if line.sample_times is not None:
-            told["sample_times"] = line.sample_times.tolist()
-        series.append(told)
-    body = range_metadata(answer) | {"truncated": len(shown) < len(answer.series), "series": series}
-    return msgspec.json.encode(body)
+    shown = answer.series.first(limit)
+    head = msgspec.json.encode(range_metadata(answer) | {"truncated": len(shown) < len(answer.series)})
+    labels: dict[int, bytes] = {}
+    series = b",".join(_block_json(block, labels) for block in shown.blocks)
+    return b'%b,"series":[%b]}' % (head[:-1], series)
+
+
+def _block_json(block: LineBlock, labels: dict[int, bytes]) -> bytes:
+    """Return the lines of a block with commas between; ``labels``: texts of labels by the identity of these."""
+    metric = msgspec.json.encode(block.metric)
+    values = _runs(block.values, block.bounds)
+    times = _times(block)
+    sampled = None if block.sample_times is None else _runs(block.sample_times, block.bounds)
+    lines = []
+    for place, told in enumerate(block.labels):
+        text = labels.get(id(told))
+        if text is None:
+            text = labels[id(told)] = msgspec.json.encode(told)
+        line = b'{"metric":%b,"labels":%b,"times":[%b],"values":[%b]' % (metric, text, times[place], values[place])
+        lines.append(line + (b"}" if sampled is None else b',"sample_times":[%b]}' % sampled[place]))
+    return b",".join(lines)
+
+
+def _times(block: LineBlock) -> Sequence[bytes]:
+    count = len(block)
+    if len(block.times) % count == 0:
+        rows = block.times.reshape(count, -1)
+        # Lines without gaps have the same times, which are written once.
+        if (rows == rows[0]).all() and (np.diff(block.bounds) == rows.shape[1]).all():
+            return _runs(rows[0], np.array([0, rows.shape[1]], np.int64)) * count
+    return _runs(block.times, block.bounds)
+
+
+def _runs(numbers: Float64Array | Int64Array, bounds: Int64Array) -> list[bytes]:
+    """Return each run of numbers, not empty, as text with commas between."""
+    together = numbers.tolist()
+    runs = [together[start:end] for start, end in itertools.pairwise(bounds.tolist())]
+    # Written at once and taken apart again, which is cheaper than writing one by one.
+    return msgspec.json.encode(runs)[2:-2].split(b"],[")
 
 
 def range_objects(answer: RangeAnswer, limit: int) -> bytes:

@@ -159,6 +159,7 @@ class Query(Settings, frozen=True, kw_only=True):
     max_result: Annotated[ByteSize, within("64KiB")] = _size("256MiB")
     memory: Annotated[ByteSize, within("64MiB")] = _size("1GiB")
     cache: Annotated[ByteSize, within("0B")] = _size("64MiB")
+    tier_cache: Annotated[ByteSize, within("0B")] = _size("64MiB")
     rewrite_to_tiers: bool = True
     concurrency: Annotated[int, Meta(ge=1, le=256)] = 4
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 64

@@ -16,7 +16,7 @@ from engine.forecasting.seasons import usual_season
 from engine.model.matchers import Matcher
 from engine.model.rows import Float64Array
 from engine.query.range import RangeAnswer, RangeQuery
-from engine.query.ranking import SeriesPoints
+from engine.query.serieslist import SeriesPoints
 
 #: What one question may ask for.
 MOST_SERIES = 200

@@ -18,9 +18,9 @@ from engine.clock import NS_PER_SECOND
 from engine.model.rows import FIELD_ID_BITS
 from engine.model.selection import FEW_TAGSETS
 from engine.query.grouping import lines_of
-from engine.query.ranking import SeriesPoints
 from engine.query.samples import SampleStore
 from engine.query.selected import Lines, Selected
+from engine.query.serieslist import SeriesPoints
 from native.bucketgrid import MERGED, TOO_MANY, BucketGrid
 
 #: A query is prompt with no more cells of rows to add up, ...

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 
 from engine.catalog.catalog import Catalog, Field
 from engine.clock import NS_PER_MINUTE
@@ -28,19 +27,22 @@ from engine.query.buckets import (
     take_buckets,
     with_boundaries,
 )
+from engine.query.gridreader import RAW, GridPart, GridReader, Tiers
 from engine.query.grouping import lines_of
 from engine.query.newest import NewestReader
 from engine.query.prompt import PromptReader
 from engine.query.quantiles import SHARES, GroupedQuantiles, bins_of_column, of_bins, of_samples
-from engine.query.ranking import SeriesPoints, highest
+from engine.query.ranking import highest
 from engine.query.samples import SampleStore
 from engine.query.selected import Selected, Selections
+from engine.query.serieslist import LineBlock, SeriesList
 from engine.rollups.bins import RELATIVE_ERROR
 from engine.rollups.long import HISTOGRAM, INCREASE, NAMES
 from engine.rollups.tiers import TIERS, Tier
 
 AGGREGATES = ("avg", "sum", "min", "max", "count", "first", "last", "increase", "rate", *SHARES)
 _COUNTED = ("increase", "rate")
+_WIDTHS = {RAW: 0} | {tier.name: tier.width_ns for tier in TIERS}
 MAX_POINTS_PER_SERIES = 100_000
 MAX_POINTS = 10_000_000
 #: Below this many raw samples, reading them costs less than asking the query process for a tier.
@@ -76,29 +78,37 @@ class RangeQuery:
 class RangeAnswer:
     """Aligned series, and where they come from.
 
-    ``tier``: ``raw`` or a rollup's name; ``rows_read``: raw rows or rollup rows looked at; ``fresh_to_ns``: the newest
-    time of a sample in the answer, None when it is empty; ``reason``: why there are none, or none of a metric.
+    ``tier``: ``raw`` or a rollup's name, the widest one where there are several sources; ``sources``: how many samples
+    or rollup rows were read of each, ``rows_read`` of all; ``fresh_to_ns``: the newest time of a sample in the answer,
+    None when it is empty; ``reason``: why there are none, or none of a metric.
     """
 
     metric: str
     aggregate: str
     step_ns: int
     tier: str
-    series: list[SeriesPoints] = field(default_factory=list)
+    series: SeriesList = field(default_factory=SeriesList)
     rows_read: int = 0
     fresh_to_ns: int | None = None
     #: No quantile is further from the exact one than this share of it; 0.0 for exact ones, None for other aggregates.
     relative_error: float | None = None
     reason: str | None = None
+    sources: dict[str, int] = field(default_factory=dict)
+
+    def count(self, source: str, rows: int, newest_ns: int | None) -> None:
+        """Add what has been read of one source."""
+        self.rows_read += rows
+        self.sources[source] = self.sources.get(source, 0) + rows
+        if newest_ns is not None:
+            self.fresh_to_ns = max(self.fresh_to_ns or 0, newest_ns)
 
     def tells_of(self, metrics: Iterable[str]) -> bool:
         """Return whether there is a series of each of these metrics."""
-        return {line.metric for line in self.series}.issuperset(metrics)
+        return {block.metric for block in self.series.blocks}.issuperset(metrics)
 
 
 #: Metric, labels of its lines, their quantiles, how many rows these are from, and the newest time among them.
 _Quantiles = tuple[str, list[dict[str, str]], GroupedQuantiles, int, int]
-TierRows = Callable[[str, int, int, Int64Array, Sequence[str]], pa.Table]
 
 
 class RangeReader:
@@ -108,16 +118,15 @@ class RangeReader:
         self,
         catalog: Catalog,
         samples: SampleStore,
-        tier_rows: TierRows | None,
+        tiers: Tiers | None,
         newest: NewestReader | None = None,
     ) -> None:
-        """``tier_rows(tier, start_ns, end_ns, series_ids, names)`` gives columns of a tier's rows, everything visible
-        included.  None: there are no tiers.  ``newest``: finds newest samples without reading others.
-        """
+        """``tiers``: None where there are none.  ``newest``: finds newest samples without reading others."""
         self._newest = newest
-        self._catalog, self._samples, self._tier_rows = catalog, samples, tier_rows
+        self._catalog, self._samples, self._tiers = catalog, samples, tiers
         self._prompt = PromptReader(catalog, samples)
         self._selections = Selections()
+        self._grids = GridReader(catalog, samples, tiers)
 
     def answer(self, query: RangeQuery, *, raw_since_ns: Callable[[int], int]) -> RangeAnswer:
         """Answer one query; ``raw_since_ns(table_id)`` is the oldest time for which raw samples are still kept.
@@ -143,7 +152,12 @@ class RangeReader:
                 return None
             newest = self._newest_buckets(query, one, since_ns)
             if newest is not None:
-                self._add(answer, query, one, newest, int(newest.counts.sum()))
+                self._add(answer, query, one, newest, RAW, int(newest.counts.sum()))
+                continue
+            whole = (query.start_ns, query.end_ns)
+            grid = self._grids.read(one, query.aggregate, query.by, whole, query.step_ns, since_ns)
+            if grid is not None:
+                self._add_grid(answer, grid)
                 continue
             tier = self._choose(query, one, since_ns)
             read = self._read_quantiles if query.aggregate in SHARES else self._read_buckets
@@ -153,12 +167,11 @@ class RangeReader:
                 tier = None
             if tier is None:
                 read(answer, query, one, None)
-            else:
-                answer.tier = tier.name
+        answer.tier = max(answer.sources, key=_WIDTHS.__getitem__, default=RAW)
         if query.further_metrics:
             # Those of several tables come table by table.
             place = {metric: number for number, metric in enumerate(query.metrics)}
-            answer.series.sort(key=lambda line: place[line.metric])
+            answer.series.sort(place.__getitem__)
         if query.top is not None:
             answer.series = highest(answer.series, query.top)
         elif query.bottom is not None:
@@ -207,10 +220,9 @@ class RangeReader:
         )
         if part is None:
             return False
-        answer.series += part.lines
-        answer.rows_read += part.samples
-        if part.newest_ns is not None:
-            answer.fresh_to_ns = max(answer.fresh_to_ns or 0, part.newest_ns)
+        answer.series.extend(part.lines)
+        if part.samples:
+            answer.count(RAW, part.samples, part.newest_ns)
         return True
 
     def _read_buckets(self, answer: RangeAnswer, query: RangeQuery, one: Selected, tier: Tier | None) -> bool:
@@ -218,25 +230,33 @@ class RangeReader:
         buckets = self._raw(query, one) if tier is None else self._tier(query, one, tier)
         if tier is not None and query.aggregate in _COUNTED and np.isnan(buckets.increases).any():
             return False
-        self._add(answer, query, one, buckets, int(buckets.counts.sum()) if tier is None else len(buckets.counts))
+        rows = int(buckets.counts.sum()) if tier is None else len(buckets.counts)
+        self._add(answer, query, one, buckets, RAW if tier is None else tier.name, rows)
         return True
 
-    def _add(self, answer: RangeAnswer, query: RangeQuery, one: Selected, buckets: Buckets, rows_read: int) -> None:
+    @staticmethod
+    def _add_grid(answer: RangeAnswer, grid: GridPart) -> None:
+        for source, rows in grid.rows.items():
+            answer.count(source, rows, grid.newest_ns)
+        for block in grid.blocks:
+            answer.series.add(block)
+
+    def _add(
+        self, answer: RangeAnswer, query: RangeQuery, one: Selected, buckets: Buckets, source: str, rows_read: int
+    ) -> None:
         """Add the lines of some buckets to the answer."""
-        answer.rows_read += rows_read
-        if len(buckets.last_times):
-            answer.fresh_to_ns = max(answer.fresh_to_ns or 0, int(buckets.last_times.max()))
-        else:
+        if not len(buckets.last_times):
             return
+        answer.count(source, rows_read, int(buckets.last_times.max()))
         # Fields of one tag set have the same labels: these are told apart once for all of them.
         labels, groups = lines_of(self._catalog, one.table_id, buckets.series_ids & -MAX_FIELDS, query.by)
         field_ids = buckets.series_ids & (MAX_FIELDS - 1)
         for field_id, metric in one.metrics.items():
             if len(one.metrics) == 1:
-                answer.series.extend(_lines(query, metric, labels, groups, buckets))
+                answer.series.add(_lines(query, metric, labels, groups, buckets))
                 continue
             places = np.flatnonzero(field_ids == field_id)
-            answer.series.extend(_lines(query, metric, labels, groups[places], take_buckets(buckets, places)))
+            answer.series.add(_lines(query, metric, labels, groups[places], take_buckets(buckets, places)))
 
     def _read_quantiles(self, answer: RangeAnswer, query: RangeQuery, one: Selected, tier: Tier | None) -> bool:
         """The same for quantiles: exact from raw samples, from a tier by its histograms."""
@@ -246,16 +266,10 @@ class RangeReader:
         error = 0.0 if tier is None else RELATIVE_ERROR
         answer.relative_error = max(answer.relative_error or 0.0, error)
         for metric, labels, found, rows, newest_ns in parts:
-            answer.rows_read += rows
             if rows:
-                answer.fresh_to_ns = max(answer.fresh_to_ns or 0, newest_ns)
-            if not len(found.groups):
-                continue
-            starts = np.flatnonzero(np.r_[True, found.groups[1:] != found.groups[:-1]])
-            for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(found.groups)], strict=True):
-                times = query.start_ns + found.buckets[start:end] * query.step_ns
-                line = labels[int(found.groups[start])]
-                answer.series.append(SeriesPoints(line, times, found.values[start:end], metric))
+                answer.count(RAW if tier is None else tier.name, rows, newest_ns)
+            times = query.start_ns + found.buckets * query.step_ns
+            answer.series.add(_block(metric, labels, found.groups, times, found.values))
         return True
 
     def _raw_values(self, query: RangeQuery, one: Selected) -> list[_Quantiles]:
@@ -275,10 +289,10 @@ class RangeReader:
         share = SHARES[query.aggregate]
         names = ("series_id", "time", "last_time", HISTOGRAM)
         parts = []
-        assert self._tier_rows is not None
+        assert self._tiers is not None
         for field_id, metric in one.metrics.items():
             wanted = (one.tagset_ids.astype(np.int64) << FIELD_ID_BITS) | field_id
-            table = self._tier_rows(tier.name, query.start_ns, query.end_ns, wanted, names)
+            table = self._tiers.rows(tier.name, query.start_ns, query.end_ns, wanted, names)
             bins = bins_of_column(table.column(HISTOGRAM))
             if bins is None:
                 return None
@@ -339,7 +353,7 @@ class RangeReader:
 
     def _choose(self, query: RangeQuery, one: Selected, raw_since_ns: int) -> Tier | None:
         """Return the coarsest tier that gives the same answer as raw samples, or None for raw samples."""
-        if self._tier_rows is None:
+        if self._tiers is None:
             return None
         newest = self._samples.newest_time_ns(one.table_id)
         usable = [
@@ -368,8 +382,8 @@ class RangeReader:
         counted = query.aggregate in _COUNTED
         start = (query.start_ns - LOOKBACK_NS) // tier.width_ns * tier.width_ns if counted else query.start_ns
         names = (*NAMES, INCREASE) if counted else NAMES
-        assert self._tier_rows is not None
-        found = buckets_of_table(self._tier_rows(tier.name, start, query.end_ns, one.series_ids, names))
+        assert self._tiers is not None
+        found = buckets_of_table(self._tiers.rows(tier.name, start, query.end_ns, one.series_ids, names))
         if counted:
             # The step into the range counts from a sample as near as it does for raw samples.
             near = (found.times >= query.start_ns) | (found.last_times >= query.start_ns - LOOKBACK_NS)
@@ -382,29 +396,28 @@ class RangeReader:
 
 def _lines(
     query: RangeQuery, metric: str, labels: Sequence[dict[str, str]], group: Int64Array, buckets: Buckets
-) -> list[SeriesPoints]:
+) -> LineBlock:
     """Return the lines of one metric; ``group``: for each bucket the place of its labels."""
-    if not len(buckets.times):
-        return []
-    if query.by is not None:
+    if query.by is not None and len(buckets.times):
         buckets = merge_buckets(buckets, group, buckets.times)
         group = buckets.series_ids
     values = aggregate_values(buckets, query.aggregate, query.step_ns)
     sample_times = buckets.last_times if query.aggregate == "last" else None
-    starts = np.flatnonzero(np.concatenate(([True], group[1:] != group[:-1])))
-    numbers = group[starts].tolist()
-    ends = [*starts[1:].tolist(), len(group)]
-    times = buckets.times
-    return [
-        SeriesPoints(
-            labels[number],
-            times[start:end],
-            values[start:end],
-            metric,
-            None if sample_times is None else sample_times[start:end],
-        )
-        for number, start, end in zip(numbers, starts.tolist(), ends, strict=True)
-    ]
+    return _block(metric, labels, group, buckets.times, values, sample_times)
+
+
+def _block(
+    metric: str,
+    labels: Sequence[dict[str, str]],
+    group: Int64Array,
+    times: Int64Array,
+    values: Float64Array,
+    sample_times: Int64Array | None = None,
+) -> LineBlock:
+    """Return points as lines: those with one number in ``group``, where they stand together, are a line."""
+    starts = np.flatnonzero(np.concatenate((np.ones(min(1, len(group)), np.bool_), group[1:] != group[:-1])))
+    chosen = [labels[number] for number in group[starts].tolist()]
+    return LineBlock(metric, chosen, np.append(starts, len(group)), times, values, sample_times)
 
 
 def _not_kept(query: RangeQuery, one: Selected, tier: Tier) -> str:

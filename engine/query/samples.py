@@ -314,6 +314,30 @@ class SampleStore:
         """
         return sort_merge(self.gather(table_id, start_ns, end_ns, tagset_ids, field_ids))
 
+    def disjoint(
+        self,
+        table_id: int,
+        start_ns: int,
+        end_ns: int,
+        tagset_ids: Int32Array | None = None,
+        field_ids: tuple[int, ...] | None = None,
+    ) -> list[Rows]:
+        """Return the same rows part by part, each key in one of them once; others may be among them.
+
+        The rows of a tag set come in order of time.
+        """
+        snapshot, parts = self._read_segments(table_id, start_ns, end_ns, tagset_ids, field_ids)
+        if any_between(snapshot.late, snapshot.start_ns, end_ns - 1):
+            return [self.collect(table_id, start_ns, end_ns, tagset_ids, field_ids)]
+        for view in snapshot.fresh:
+            view.block.searched |= tagset_ids is not None
+            looked_up = view.in_order and tagset_ids is not None
+            if looked_up or snapshot.start_ns > start_ns:
+                parts.append(_selected(view, snapshot.start_ns, end_ns, tagset_ids, field_ids))
+            else:
+                parts.append(view.rows)
+        return parts
+
     def gather(
         self,
         table_id: int,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -63,6 +63,8 @@ CONDENSE_ROWS = 8_000_000
 GRACE_NS = 30 * NS_PER_SECOND
 #: ... or everything, once as many rows wait.
 MANY_ROWS = 250_000
+#: Minutes that are remembered one by one for readers; beyond, all of a table counts as marked.
+MAX_MINUTES = 100_000
 
 
 def _not_known(table_id: int, start_ns: int, end_ns: int) -> tuple[int, int]:
@@ -84,6 +86,8 @@ class _Marks:
     #: Rows left when the marks were condensed last.
     unique: int = 0
     oldest_ns: int = FOREVER_NS
+    #: Numbers of the minutes in which rows are; None: of too many.
+    minutes: set[int] | None = field(default_factory=set)
 
     def add(self, tagset_ids: Int32Array, times: Int64Array, sequence: int) -> None:
         self.tagset_ids.append(tagset_ids)
@@ -91,7 +95,15 @@ class _Marks:
         self.sequences.append(sequence)
         self.rows += len(times)
         if len(times):
-            self.oldest_ns = min(self.oldest_ns, int(times.min()))
+            oldest_ns = int(times.min())
+            self.oldest_ns = min(self.oldest_ns, oldest_ns)
+            self._add_minutes(minutes_of(times, oldest_ns))
+
+    def _add_minutes(self, minutes: Iterable[int] | None) -> None:
+        if self.minutes is not None and minutes is not None:
+            self.minutes.update(minutes)
+        if minutes is None or (self.minutes is not None and len(self.minutes) > MAX_MINUTES):
+            self.minutes = None
 
     def extend(self, newer: _Marks) -> None:
         self.tagset_ids += newer.tagset_ids
@@ -99,6 +111,7 @@ class _Marks:
         self.sequences += newer.sequences
         self.rows += newer.rows
         self.oldest_ns = min(self.oldest_ns, newer.oldest_ns)
+        self._add_minutes(newer.minutes)
 
     def condensed(self) -> tuple[Int32Array, Int64Array]:
         return touched_buckets(np.concatenate(self.tagset_ids), np.concatenate(self.times), NS_PER_MINUTE)
@@ -112,6 +125,8 @@ class DirtyBuckets:
     ) -> None:
         self._collect, self._flush, self._chosen, self._expected = collect, flush, chosen, expected
         self._marks: dict[int, _Marks] = {}
+        #: Those that the flush under way has taken.
+        self._taken: dict[int, _Marks] = {}
         self._sequence = 0
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
@@ -136,6 +151,22 @@ class DirtyBuckets:
         with self._lock:
             return sum(marks.rows for marks in self._marks.values())
 
+    def unflushed(self, table_id: int, start_ns: int, end_ns: int) -> Int64Array | None:
+        """Return the starts (ns), ascending, of the minutes that touch the range and that the tiers may lack rows of.
+
+        None where there are too many to tell.  Whatever was visible when it was called is in the tiers but for these.
+        """
+        first, end = start_ns // NS_PER_MINUTE, -(-end_ns // NS_PER_MINUTE)
+        found: set[int] = set()
+        with self._lock:
+            for marks in (self._taken.get(table_id), self._marks.get(table_id)):
+                if marks is None:
+                    continue
+                if marks.minutes is None:
+                    return None
+                found.update(minute for minute in marks.minutes if first <= minute < end)
+        return np.array(sorted(found), np.int64) * NS_PER_MINUTE
+
     def flush_due(self, now_ns: int) -> int:
         """Flush what is due in the background; return how many 1m rows were written."""
         if self.pending_rows >= MANY_ROWS:
@@ -156,6 +187,7 @@ class DirtyBuckets:
         with self._flushing:
             with self._lock:
                 taken, self._marks = self._marks, {}
+                self._taken = taken
                 sequence = self._sequence
             if not taken and sequence <= self.flushed_sequence:
                 return 0
@@ -193,6 +225,7 @@ class DirtyBuckets:
 
     def _put_back(self, marked: dict[int, _Marks]) -> None:
         with self._lock:
+            self._taken = {}
             for table_id, marks in marked.items():
                 newer = self._marks.get(table_id)
                 if newer is not None:
@@ -258,6 +291,24 @@ class DirtyBuckets:
         """Return the 1m rows of these (tag set, bucket) pairs, which are sorted and of one table."""
         parts = self._collect(table_id, int(buckets.min()), int(buckets.max()) + NS_PER_MINUTE, distinct(tagset_ids))
         return aggregate_buckets(parts, Pairs(tagset_ids, buckets), partial(self._chosen, table_id))
+
+
+def minutes_of(times: Int64Array, oldest_ns: int) -> Iterable[int] | None:
+    """Return the numbers of the minutes of ``times`` (ns, not empty), the oldest of which is given; None: too many.
+
+    Where they are nearly one there may be others between.
+    """
+    first, last = oldest_ns // NS_PER_MINUTE, int(times.max()) // NS_PER_MINUTE
+    if last - first <= 2:
+        return range(first, last + 1)
+    numbers = times // NS_PER_MINUTE
+    if last - first < MAX_MINUTES:
+        present = np.zeros(last - first + 1, np.bool_)
+        present[numbers - first] = True
+        found: list[int] = (np.flatnonzero(present) + first).tolist()
+        return found
+    distinct_numbers: Int64Array = np.unique(numbers)
+    return distinct_numbers.tolist() if len(distinct_numbers) <= MAX_MINUTES else None
 
 
 def aggregate_buckets(

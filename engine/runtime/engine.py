@@ -72,7 +72,7 @@ from engine.maintenance.seal import Sealer
 from engine.maintenance.subjects import SUBJECTS_FILE, SubjectFinder
 from engine.maintenance.watch import Watcher
 from engine.model.matchers import Matcher
-from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows
+from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Rows
 from engine.query.answers import SqlStream
 from engine.query.deadlines import Stop
 from engine.query.emptiness import why_lacking
@@ -96,6 +96,7 @@ from engine.runtime.evidence import evidence
 from engine.runtime.figures import show
 from engine.runtime.findings import FINDINGS
 from engine.runtime.status import readiness_status, rules_status, storage_status
+from engine.runtime.tieraccess import TierAccess
 from engine.scaling.policy import Decision
 from engine.scaling.store import ScaleStore
 from engine.segments.manifest import ManifestStore
@@ -262,6 +263,13 @@ class Engine:
             KeptFields(self.catalog, self.config.rollups),
             self.samples.expected_sources,
         )
+        self.tiers = TierAccess(
+            self.link,
+            self.dirty,
+            flush=self.flush_rollups,
+            lag=self._tiers_lag,
+            cache_bytes=int(self.config.query.tier_cache),
+        )
         sealed = max((meta.sealed_through for meta in manifest.segments), default=0)
         floor = self.hot.applied_sequence = manifest.wal_floor
         checked = check_log(fs, self._path("wal"), self.catalog, after_sequence=floor)
@@ -395,7 +403,7 @@ class Engine:
         )
         self._prompt_answers = self.vitals.queries.labels("query", "answered")
         self._prompt_seconds = self.vitals.query_seconds.labels("query")
-        self.ranges = RangeReader(self.catalog, self.samples, self._tier_rows, self.newest)
+        self.ranges = RangeReader(self.catalog, self.samples, self.tiers, self.newest)
         self.wide = RowsReader(self.catalog, self.samples, self.newest)
         self._analyst = Analyst(self)
         self.observer = Observer(self.catalog, self.samples)
@@ -651,15 +659,15 @@ class Engine:
         return included
 
     def _flush_pieces(self, pieces: Sequence[Piece], sequence: int) -> None:
-        with self.lost_rollups.noted():
+        with self.lost_rollups.noted(), self.tiers.changing(flushed=pieces):
             self.link.flush_rollups(pieces, 0 if self.lost_rollups.waiting else sequence)
 
     def _delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
-        with self.lost_rollups.noted():
+        with self.lost_rollups.noted(), self.tiers.changing():
             return self.link.delete_rollups(table_id, tagset_ids, start_ns, end_ns)
 
     def _forget_rollups(self, tier: str, table_id: int, before_ns: int) -> int:
-        with self.lost_rollups.noted():
+        with self.lost_rollups.noted(), self.tiers.changing(expired={tier: before_ns}):
             return self.link.forget_rollups(tier, table_id, self.catalog.tagset_ids(table_id), before_ns)
 
     def _flush_before_expiry(self) -> int:
@@ -668,14 +676,13 @@ class Engine:
         return self.flush_rollups(due_only=min(int(each) for each in kept) >= 2 * QUIET_NS)
 
     def _retain_rollups(self, cutoffs: Mapping[str, int]) -> int:
-        with self.lost_rollups.noted():
+        with self.lost_rollups.noted(), self.tiers.changing(expired=cutoffs):
             return self.link.retain(cutoffs)
 
-    def _tier_rows(
-        self, tier: str, start_ns: int, end_ns: int, series_ids: Int64Array, names: Sequence[str]
-    ) -> pa.Table:
-        self.flush_rollups()
-        return self.link.rollup_rows(tier, start_ns, end_ns, series_ids, names)
+    def _tiers_lag(self) -> bool:
+        """Return whether the tiers have to follow more than samples that are marked."""
+        waiting = self.lost_rollups.waiting or any(not each.tiers for each in self.samples.deletions)
+        return waiting or not self._rollups_checked
 
     # --- reading
 

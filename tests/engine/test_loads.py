@@ -11,7 +11,7 @@ from engine.clock import NS_PER_MINUTE, NS_PER_SECOND, ManualClock
 from engine.config import KEEP_ALL, Config, Query, ScaleTarget, Signal
 from engine.maintenance.loads import STEPS, loads_so_far
 from engine.query.range import RangeAnswer, RangeQuery
-from engine.query.ranking import SeriesPoints
+from engine.query.serieslist import SeriesPoints
 from engine.runtime import Engine
 from engine.scaling.demand import LEAST_SLOTS, SLOT_NS
 
@@ -29,7 +29,7 @@ def answering(*lines: dict[int, float]) -> list[tuple[int, float]]:
         for line in lines:
             ago = sorted(line, reverse=True)
             times = np.array([NOW_NS - minutes * NS_PER_MINUTE for minutes in ago], np.int64)
-            answer.series.append(SeriesPoints({}, times, np.array([line[minutes] for minutes in ago])))
+            answer.series.extend([SeriesPoints({}, times, np.array([line[minutes] for minutes in ago]))])
         return answer
 
     found = list(loads_so_far(TARGET, NOW_NS + 5, read))
