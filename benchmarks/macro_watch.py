@@ -1,12 +1,15 @@
 """One tick of all alert rules: an engine in this process, 10,000 tag sets of ten fields, two rules a field.
 
 Each rule looks at 10,000 series, of which about one in a hundred breaks it and fires; nothing changes between
-ticks, which is what a tick finds nearly always.  Then the same rules over groups, ratios and ages, none of which fires.
+ticks, which is what a tick finds nearly always.  Then the same rules over groups, ratios and ages, against past days,
+ahead of time, and a mix of all kinds, none of which fires.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ from benchmarks.generator import DataShape, DevopsGenerator
 from benchmarks.measure import summarise
 from benchmarks.report import SuiteReport
 from benchmarks.settings import INTERVAL_NS, Settings
+from engine.clock import NS_PER_DAY, NS_PER_MINUTE
 
 if TYPE_CHECKING:
     from engine.config import Rule
@@ -27,6 +31,9 @@ HOSTS = 10_000
 HIGH, LOW = 99.0, 1.0
 NEVER = 1e12
 WARM_UP_TICKS = 3
+#: What rules that look at the past find there.
+PAST_DAYS = 4
+RECENT_STEPS, RECENT_STEP_NS = 12, 10 * NS_PER_MINUTE
 
 
 def run(settings: Settings, folder: Path) -> SuiteReport:
@@ -73,16 +80,63 @@ def run(settings: Settings, folder: Path) -> SuiteReport:
             for _ in range(WARM_UP_TICKS):
                 engine.watcher.tick()
             report.add_summary(f"tick: {name}", summarise(_tick_seconds(engine, ticks)), "ms", "lower", scale=1e3)
+        for body in _history(shape):
+            engine.submit_lines(body).result()
+        for name, changed in _related(rules).items():
+            engine.watcher.replace(replace(engine.config, rules=changed))
+            began = time.perf_counter()
+            engine.watcher.prepare()
+            report.add(f"read the past: {name}", (time.perf_counter() - began) * 1e3, "ms", "lower")
+            for _ in range(WARM_UP_TICKS):
+                engine.watcher.tick()
+            without = _without_value(engine)
+            report.check(f"every series has a value: {name}", not without, without)
+            wall, processor = _tick_seconds(engine, ticks), _tick_seconds(engine, ticks, time.process_time)
+            report.add_summary(f"tick: {name}", summarise(wall), "ms", "lower", scale=1e3)
+            report.add_summary(f"tick: {name}, CPU", summarise(processor), "ms", "lower", scale=1e3)
     return report
 
 
-def _tick_seconds(engine: Engine, ticks: int) -> list[float]:
+def _tick_seconds(engine: Engine, ticks: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
     seconds = []
     for _ in range(ticks):
-        began = time.perf_counter()
+        began = clock()
         engine.watcher.tick()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(clock() - began)
     return seconds
+
+
+def _history(shape: DataShape) -> Iterator[bytes]:
+    """Yield samples of the same series in this hour of past days and within the last two hours."""
+    newest_ns = shape.start_ns
+    days = [newest_ns - day * NS_PER_DAY for day in range(1, PAST_DAYS + 1)]
+    recent = [newest_ns - step * RECENT_STEP_NS for step in range(1, RECENT_STEPS + 1)]
+    for start_ns in (*days, *reversed(recent)):
+        past = dataclasses.replace(shape, start_ns=start_ns)
+        yield from line_batches(DevopsGenerator(past))
+
+
+def _without_value(engine: Engine) -> str:
+    """Return which rules have series that nothing can be said of."""
+    few = [each for each in engine.rule_watch.status() if not each.series or each.firing]
+    return ", ".join(f"{each.rule.name}: {each.series} series, {each.firing} fire" for each in few)
+
+
+def _related(rules: tuple[Rule, ...]) -> dict[str, tuple[Rule, ...]]:
+    """Return the rules as ones that look at the past, at levels that nothing breaks."""
+    from msgspec.structs import replace
+
+    from engine.config_units import Duration
+
+    quiet = tuple(replace(rule, op=">", threshold=NEVER) for rule in rules)
+    compared = tuple(replace(rule, compare_with="days", compare_past=PAST_DAYS) for rule in quiet)
+    ahead = tuple(replace(rule, forecast=Duration.parse("4h"), forecast_from=Duration.parse("2h")) for rule in quiet)
+    kinds = (quiet, compared, ahead, *_kinds(rules).values())
+    return {
+        "against past days": compared,
+        "ahead of time": ahead,
+        "a mix": tuple(kinds[place % len(kinds)][place] for place in range(len(rules))),
+    }
 
 
 def _kinds(rules: tuple[Rule, ...]) -> dict[str, tuple[Rule, ...]]:

@@ -7,7 +7,6 @@ reading the newest values costs; :meth:`RuleInputs.prepare` does it ahead of tim
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,22 +32,25 @@ RETRY_NS = 30 * NS_PER_SECOND
 _Read = dict[tuple[object, ...], Observed]
 
 
-@dataclass(frozen=True, slots=True)
 class _Known:
-    """What a rule's past has told: one number for each of ``ids``, int32[n] ascending."""
+    """What a rule's past has told at ``made_ns``: one number for each of ``ids``, int32[n] ascending."""
 
-    rule: Rule
-    made_ns: int
-    ids: Int32Array
-    numbers: Float64Array
+    def __init__(self, rule: Rule, made_ns: int, ids: Int32Array, numbers: Float64Array) -> None:
+        self.rule, self.made_ns = rule, made_ns
+        self._ids, self._numbers = ids, numbers
+        # Tick after tick the same series are asked for.
+        self._asked, self._answered = ids, numbers
 
     def of(self, ids: Int32Array) -> Float64Array:
-        """Return float64[n]: the number of each of ``ids``, NaN where there is none."""
+        """Return float64[n]: the number of each of ``ids``, NaN where there is none.  Shared: read only."""
+        if np.array_equal(ids, self._asked):
+            return self._answered
         found = np.full(len(ids), np.nan)
-        if len(self.ids):
-            places = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-            same = self.ids[places] == ids
-            found[same] = self.numbers[places[same]]
+        if len(self._ids):
+            places = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+            same = self._ids[places] == ids
+            found[same] = self._numbers[places[same]]
+        self._asked, self._answered = ids.copy(), found
         return found
 
 
