@@ -20,6 +20,7 @@ from api.errors import body_of, headers_of, status_of
 from api.exposition import TEXT_PATH
 from api.prometheus import REMOTE_WRITE_PATH, TEXT_PARAMETERS, PrometheusHandlers
 from api.promptly import QUERY_PATH, PromptQueries
+from api.promptrows import ROWS_PATH, PromptRows
 from api.ranges import range_metadata
 from api.routes.anomalies import anomaly_routes
 from api.routes.bottlenecks import bottleneck_routes
@@ -102,7 +103,10 @@ class Application:
         self._parameters: dict[str, tuple[str, ...]] = {BATCH_PATH: BATCH_PARAMETERS, TEXT_PATH: TEXT_PARAMETERS}
         self._prompt = PromptQueries(engine, self.gate)
         #: What answers some requests where they are read, in place of a call of the application (``api.intake``).
-        self.at_once = {QUERY_PATH.encode(): self._prompt.response}
+        self.at_once = {
+            QUERY_PATH.encode(): self._prompt.response,
+            ROWS_PATH.encode(): PromptRows(engine, self.gate).response,
+        }
         self._prefixed: tuple[tuple[str, Handler], ...] = (("/v1/scale/", watch.scale),)
         self._routes = Litestar(
             route_handlers=[

@@ -18,6 +18,7 @@ from engine.hot.store import BlockView
 from engine.model.rows import Float64Array, Int32Array, Int64Array, absent_matrix
 from engine.model.selection import Selection
 from engine.query.comparisons import bounds_of
+from engine.query.newest import NotPrompt
 from engine.segments.columns import KEYS, ColumnCache, ColumnKey, OpenSegment
 from engine.segments.deletions import Hole
 from engine.segments.footer import damage_at
@@ -95,15 +96,21 @@ class GroupBlock:
         bounds: ColumnBounds,
         *,
         keep: bool,
+        promptly: bool = False,
     ) -> None:
-        """``stored``: the columns of each field; ``keep``: leave decoded columns in ``columns``, for few series."""
+        """``stored``: the columns of each field; ``keep``: leave decoded columns in ``columns``.
+
+        ``promptly``: raise NotPrompt instead of decoding one.
+        """
         footer = opened.footer
         self.rows = int(footer.metadata.row_group(group).num_rows)
         self.low_ns, self.high_ns = int(footer.first_times[group]), int(footer.last_times[group])
         self.tagsets = int(footer.first_tagsets[group]), int(footer.last_tagsets[group])
         self.holes = holes
         self._opened, self._group, self._stored = opened, group, stored
-        self._columns, self._bounds, self._keep = columns, bounds, keep
+        self._columns, self._bounds, self._keep, self._promptly = columns, bounds, keep, promptly
+        #: What has been decoded of this block to compare it.
+        self._compared: dict[int, Float64Array] = {}
 
     def keys(self) -> tuple[Int32Array, Int64Array]:
         with damage_at(self._opened.path):
@@ -124,6 +131,7 @@ class GroupBlock:
             found = self._column(field_id, partial(decode_field, self._opened.table, self._group, stored))
         assert isinstance(found, np.ndarray)
         self._bounds.learn(self._key(field_id), found)
+        self._compared[field_id] = found
         return found
 
     def gather(self, field_ids: Sequence[int], found: Selection) -> Float64Array:
@@ -133,7 +141,9 @@ class GroupBlock:
         for index, field_id in enumerate(field_ids):
             if field_id not in self._stored:
                 continue
-            known = self.column(field_id) if self._keep else self._columns.known(self._key(field_id))
+            known: object = self._compared.get(field_id)
+            if known is None:
+                known = self.column(field_id) if self._keep else self._columns.known(self._key(field_id))
             if isinstance(known, np.ndarray):
                 values[index] = known[found]
             else:
@@ -153,9 +163,11 @@ class GroupBlock:
         self, field_id: int, decode: Callable[[], tuple[Int32Array, Int64Array] | Float64Array]
     ) -> tuple[Int32Array, Int64Array] | Float64Array:
         key = self._key(field_id)
-        if self._keep:
+        if self._keep and not self._promptly:
             return self._columns.column(key, decode)
         known = self._columns.known(key)
+        if known is None and self._promptly:
+            raise NotPrompt
         return decode() if known is None else known
 
 

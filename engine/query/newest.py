@@ -34,6 +34,10 @@ from native.columns import is_absent
 MAX_KEPT_CELLS = 1 << 20
 
 
+class NotPrompt(Exception):
+    """What was asked for cannot be had at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewestSamples:
     """``tagset_ids``: int32[n] ascending; ``times``: int64[fields, n], NEVER_NS where there is none; ``values``."""
@@ -74,9 +78,18 @@ class NewestReader:
         self._cells = 0
 
     def newest(
-        self, table_id: int, tagset_ids: Int32Array, field_ids: Sequence[int], start_ns: int = NEVER_NS
+        self,
+        table_id: int,
+        tagset_ids: Int32Array,
+        field_ids: Sequence[int],
+        start_ns: int = NEVER_NS,
+        *,
+        promptly: bool = False,
     ) -> NewestSamples:
-        """Return the newest sample at or after ``start_ns`` of each of these fields and tag sets (both ascending)."""
+        """Return the newest sample at or after ``start_ns`` of each of these fields and tag sets (both ascending).
+
+        ``promptly``: raise NotPrompt where that is not known without reading rows.
+        """
         samples, fields = self._samples, tuple(field_ids)
         with samples.reading():
             with samples.hot.lock:
@@ -90,6 +103,8 @@ class NewestReader:
                     break
                 wanted = (tagset_ids < below) & (times.min(axis=0) < min(source.max_time_ns, until_ns))
                 if wanted.any():
+                    if promptly:
+                        raise NotPrompt
                     self._take(found, source, tagset_ids[wanted])
         old = times < snapshot.start_ns
         times[old] = NEVER_NS

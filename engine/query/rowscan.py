@@ -13,15 +13,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from engine.model.rows import Int32Array, Rows
+from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Rows
 from engine.model.selection import FEW_TAGSETS, Selection, find_rows
 from engine.query.blocks import ColumnBlock, ColumnBounds, GroupBlock, HotBlock
 from engine.query.comparisons import Comparison
 from engine.query.laterows import LateRows
+from engine.query.newest import NotPrompt
 from engine.query.samples import SampleStore, Snapshot
 from engine.segments.deletions import Hole, hole_mask
 from engine.segments.layout import FieldColumn, SegmentMeta
 
+#: A scan is prompt that looks through no more rows in no order, of these late ones.
+PROMPT_ROWS, PROMPT_LATE_ROWS = 400_000, 10_000
 #: In which order blocks are read: as they are, or by the time of their oldest or newest row.
 Direction = Literal["any", "oldest", "newest"]
 
@@ -31,7 +34,7 @@ class ScanRequest:
     """Rows with ``start_ns <= time < end_ns`` of some tag sets (int32, ascending) with some fields.
 
     ``every``: they are all that the table has; ``field_ids``: ascending.  ``conditions``: (field, comparison), all of
-    which a row has to satisfy.
+    which a row has to satisfy.  ``promptly``: raise NotPrompt where it takes more than a little while.
     """
 
     table_id: int
@@ -42,6 +45,7 @@ class ScanRequest:
     conditions: tuple[tuple[int, Comparison], ...] = ()
     direction: Direction = "any"
     every: bool = False
+    promptly: bool = False
 
     @property
     def narrowed(self) -> Int32Array | None:
@@ -55,10 +59,13 @@ class ScanRequest:
 
 @dataclass(slots=True)
 class ScanCounts:
-    """How many rows of row groups and hot blocks were looked at, and in how many files and blocks."""
+    """How many rows of row groups and hot blocks were looked at, and in how many files and blocks; and how many of them
+    were of the tag sets and times asked for.
+    """
 
     rows_read: int = 0
     files: int = 0
+    found: int = 0
 
 
 #: Whether rows from one time to another, both included, are of no use any more.
@@ -85,23 +92,29 @@ class RowScanner:
         """
         with self._samples.reading():
             snapshot = self._samples.snapshot(request.table_id, request.start_ns, request.end_ns)
-            late = LateRows(snapshot.late, snapshot.start_ns, request.end_ns, request.tagset_ids, request.needed)
-            counts.rows_read += len(late)
-            counts.files += len(snapshot.late)
+            if request.promptly:
+                _require_few(request, snapshot)
+            late = None
+            if snapshot.late:
+                late = LateRows(snapshot.late, snapshot.start_ns, request.end_ns, request.tagset_ids, request.needed)
+                counts.rows_read += len(late)
+                counts.files += len(snapshot.late)
             for block in self._blocks(request, snapshot, counts):
                 skipped = useless(block.low_ns, block.high_ns) or _excluded(block, request)
-                touched = late.touch(block)
-                if skipped and not touched:
+                touching = late if late is not None and late.touch(block) else None
+                if skipped and touching is None:
                     continue
-                rows = _matching(block, request, snapshot.start_ns, late if touched else None)
+                rows = _matching(block, request, snapshot.start_ns, touching, counts)
                 counts.rows_read += block.rows
                 if rows is not None:
                     yield rows
-            if len(late):
+            if late is not None and len(late):
                 yield _accepted(late.rows, request)
 
     def _blocks(self, request: ScanRequest, snapshot: Snapshot, counts: ScanCounts) -> Iterator[ColumnBlock]:
-        sources: list[SegmentMeta | HotBlock] = [*snapshot.settled, *snapshot.disturbed]
+        segments = [*snapshot.settled, *snapshot.disturbed]
+        keep = len(request.tagset_ids) <= FEW_TAGSETS or self._fits(request, segments)
+        sources: list[SegmentMeta | HotBlock] = [*segments]
         for view in snapshot.fresh:
             view.block.searched |= not request.every
             sources.append(HotBlock(view, self._bounds))
@@ -115,17 +128,34 @@ class RowScanner:
             if isinstance(source, HotBlock):
                 yield source
             else:
-                yield from self._groups(source, request, snapshot.start_ns)
+                yield from self._groups(source, request, snapshot.start_ns, keep=keep)
 
-    def _groups(self, meta: SegmentMeta, request: ScanRequest, start_ns: int) -> Iterator[GroupBlock]:
+    def _fits(self, request: ScanRequest, segments: Sequence[SegmentMeta]) -> bool:
+        """Return whether all that may be decoded takes no more than half of what is kept of decoded columns."""
+        row_bytes = 8 * len(request.needed) + 12
+        return row_bytes * sum(meta.rows for meta in segments) <= self._samples.columns.max_bytes // 2
+
+    def _groups(self, meta: SegmentMeta, request: ScanRequest, start_ns: int, *, keep: bool) -> Iterator[GroupBlock]:
         samples = self._samples
-        opened = samples.open_segment(meta)
+        opened = samples.known_segment(meta) if request.promptly else samples.open_segment(meta)
+        if opened is None:
+            raise NotPrompt
         stored: dict[int, list[FieldColumn]] = {}
         for column in opened.footer.header.fields:
             stored.setdefault(column.field_id, []).append(column)
-        holes, few = samples.holes(meta), len(request.tagset_ids) <= FEW_TAGSETS
+        holes = samples.holes(meta)
         for group in opened.footer.groups_for(start_ns, request.end_ns, request.narrowed):
-            yield GroupBlock(opened, group, holes, stored, samples.columns, self._bounds, keep=few)
+            yield GroupBlock(
+                opened, group, holes, stored, samples.columns, self._bounds, keep=keep, promptly=request.promptly
+            )
+
+
+def _require_few(request: ScanRequest, snapshot: Snapshot) -> None:
+    """Raise NotPrompt where many rows may have to be looked at."""
+    unordered = sum(len(view.rows) for view in snapshot.fresh if not view.in_order)
+    late = sum(len(view.rows) for view in snapshot.late)
+    if len(request.tagset_ids) > FEW_TAGSETS or unordered > PROMPT_ROWS or late > PROMPT_LATE_ROWS:
+        raise NotPrompt
 
 
 def _excluded(block: ColumnBlock, request: ScanRequest) -> bool:
@@ -137,17 +167,23 @@ def _excluded(block: ColumnBlock, request: ScanRequest) -> bool:
     return False
 
 
-def _matching(block: ColumnBlock, request: ScanRequest, start_ns: int, late: LateRows | None) -> Rows | None:
+def _matching(
+    block: ColumnBlock, request: ScanRequest, start_ns: int, late: LateRows | None, counts: ScanCounts
+) -> Rows | None:
     """Return the rows of a block that match and that no late row corrects, None without one."""
     tagsets, times = block.keys()
+    inside = start_ns <= block.low_ns and block.high_ns < request.end_ns
     found = find_rows(
         tagsets,
         times,
-        start_ns=start_ns,
-        end_ns=request.end_ns,
+        start_ns=NEVER_NS if inside else start_ns,
+        end_ns=FOREVER_NS if inside else request.end_ns,
         wanted=_wanted_in(block, tagsets, request),
         in_order=block.in_order,
     )
+    counts.found += _count(found)
+    if request.promptly and counts.found > PROMPT_ROWS:
+        raise NotPrompt
     found = _outside(tagsets, times, found, block.holes)
     if late is not None:
         found = late.claim(block, found)

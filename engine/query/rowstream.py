@@ -169,9 +169,9 @@ class RowsStream:
         known: Mapping[str, Any],
         counts: ScanCounts,
         allowance: Allowance,
-        why_empty: str,
+        why_empty: Callable[[], str],
     ) -> None:
-        """``known``: what can be told before the answer; ``why_empty``: what to say of an answer without rows."""
+        """``known``: what can be told before the answer; ``why_empty``: says why an answer has no rows."""
         self.known = dict(known)
         self._maker, self._cut, self._counts, self._allowance = maker, cut, counts, allowance
         self._why_empty = why_empty
@@ -214,7 +214,7 @@ class RowsStream:
             "rows_read": self._counts.rows_read,
             "truncated": self._cut.truncated,
         }
-        return told if self._cut.rows else told | {"reason": self._why_empty}
+        return told if self._cut.rows else told | {"reason": self._why_empty()}
 
     def __enter__(self) -> RowsStream:
         return self

@@ -238,12 +238,19 @@ class SampleStore:
                     break
         return found
 
-    def open_segment(self, meta: SegmentMeta) -> OpenSegment:
-        """Return a segment of which single columns of row groups are to be decoded.  Raises Damage."""
+    def known_segment(self, meta: SegmentMeta) -> OpenSegment | None:
+        """Return a segment if it has been opened lately."""
         path = segment_path(self._root, meta)
         footer = self._footers.known(path, meta)
-        if footer is None:
-            footer = self._footers.footer(path, map_segment(self._fs, path), meta)
+        return None if footer is None else OpenSegment(self._fs, path, meta, footer)
+
+    def open_segment(self, meta: SegmentMeta) -> OpenSegment:
+        """Return a segment of which single columns of row groups are to be decoded.  Raises Damage."""
+        known = self.known_segment(meta)
+        if known is not None:
+            return known
+        path = segment_path(self._root, meta)
+        footer = self._footers.footer(path, map_segment(self._fs, path), meta)
         return OpenSegment(self._fs, path, meta, footer)
 
     def read(

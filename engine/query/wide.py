@@ -19,7 +19,7 @@ from engine.model.rows import NEVER_NS, Rows, absent_matrix
 from engine.model.times import time_text
 from engine.query.comparisons import Comparison
 from engine.query.deadlines import Stop
-from engine.query.newest import NewestReader
+from engine.query.newest import NewestReader, NotPrompt
 from engine.query.newestrows import NewestRows
 from engine.query.ordered import Order, OrderedRows, in_order
 from engine.query.rowscan import Direction, RowScanner, ScanCounts, ScanRequest
@@ -31,6 +31,8 @@ from engine.query.widetable import WideTable, WideTables
 Last = Literal["row", "values"]
 #: Newest samples are looked up so many at a time.
 NEWEST_CELLS = 1 << 20
+#: So many of them may be had at once.
+PROMPT_CELLS = 16_384
 _DIRECTIONS: dict[Order | None, Direction] = {None: "any", "time": "oldest", "-time": "newest"}
 
 
@@ -74,17 +76,21 @@ class RowsReader:
         self._tables = WideTables(catalog)
         self._scanner = RowScanner(samples)
 
-    def open(self, query: RowsQuery, within: Sequence[Matcher], limits: RowLimits, stop: Stop) -> RowsStream:
+    def open(
+        self, query: RowsQuery, within: Sequence[Matcher], limits: RowLimits, stop: Stop, *, promptly: bool = False
+    ) -> RowsStream:
         """Return the rows as they come; ``within``: what tag sets must satisfy to exist for the caller.
 
-        Raises NotFound or BadRequest for names there are not and for a question that makes no sense.
+        Raises NotFound or BadRequest for names there are not and for a question that makes no sense.  ``promptly``:
+        the stream raises NotPrompt where rows cannot be had in about a millisecond.
         """
         if query.end_ns <= query.start_ns:
             end, start = time_text(query.end_ns), time_text(query.start_ns)
             raise BadRequest(f"cannot read rows: the end ({end}) is not after the start ({start})")
         table = self._tables.table(query.table, within)
-        tags, fields = table.tags_named(query.tags), table.fields_named(query.fields)
-        conditions = tuple((table.field(each.field).field_id, each) for each in query.where)
+        tags, fields = table.columns.tags_named(query.tags), table.columns.fields_named(query.fields)
+        compared = table.columns.fields_named([each.field for each in query.where])
+        conditions = tuple((column.field_id, each) for column, each in zip(compared, query.where, strict=True))
         tagset_ids = table.tagset_ids
         if query.matchers:
             tagset_ids = self._catalog.tagset_ids(table.table_id, (*within, *query.matchers))
@@ -98,6 +104,7 @@ class RowsReader:
             conditions,
             "newest" if query.last is not None else _DIRECTIONS[query.order],
             every=len(tagset_ids) == len(self._catalog.tagset_ids(table.table_id)),
+            promptly=promptly,
         )
         newest_ns = self._samples.newest_time_ns(table.table_id)
         # The newest row may be one that the caller does not see.
@@ -115,7 +122,7 @@ class RowsReader:
             {"tables": [table.name], "tier": "raw", "fresh_to": fresh_to_ns},
             plan.counts,
             plan.allowance,
-            self._why_empty(plan),
+            lambda: _why_empty(plan),
         )
 
     # --- where rows come from
@@ -145,13 +152,15 @@ class RowsReader:
         """Yield the newest of each tag set, of all rows since the start, from what is known of each."""
         query, request, tagset_ids = plan.query, plan.request, plan.request.tagset_ids
         # When the newest row was is decided by all fields, asked for or not.
-        field_ids = tuple(sorted(column.field_id for column in plan.table.fields))
+        field_ids = plan.table.columns.field_ids
         wanted = [field_ids.index(field_id) for field_id in request.field_ids]
         step = len(tagset_ids) if query.order is not None else NEWEST_CELLS // max(1, len(field_ids))
+        if request.promptly and len(tagset_ids) * len(field_ids) > PROMPT_CELLS:
+            raise NotPrompt
         for first in range(0, len(tagset_ids), max(1, step)):
             plan.allowance.check()
             some = tagset_ids[first : first + max(1, step)]
-            found = self._newest.newest(request.table_id, some, field_ids, query.start_ns)
+            found = self._newest.newest(request.table_id, some, field_ids, query.start_ns, promptly=request.promptly)
             times = found.times.max(axis=0, initial=NEVER_NS)
             if len(times) and int(times.max()) >= query.end_ns:
                 # It has come since: what was the newest before is not known.
@@ -165,12 +174,13 @@ class RowsReader:
             rows = Rows(some[known], times[known], request.field_ids, values.take(known, axis=1))
             yield in_order(rows, query.order)
 
-    def _why_empty(self, plan: _Plan) -> str:
-        """Return why an answer without rows is empty."""
-        query, name, there = plan.query, plan.table.name, len(plan.table.tagset_ids)
-        if not len(plan.request.tagset_ids):
-            wanted = ",".join(matcher.text for matcher in query.matchers)
-            return f"none of the {there} tag sets of {name!r} satisfies {wanted}"
-        where = f" that satisfies {','.join(each.text for each in query.where)}" if query.where else ""
-        since = "" if query.start_ns == NEVER_NS else f" from {time_text(query.start_ns)}"
-        return f"there is no row of {name!r}{where}{since} until {time_text(query.end_ns)}"
+
+def _why_empty(plan: _Plan) -> str:
+    """Return why an answer without rows is empty."""
+    query, name, there = plan.query, plan.table.name, len(plan.table.tagset_ids)
+    if not len(plan.request.tagset_ids):
+        wanted = ",".join(matcher.text for matcher in query.matchers)
+        return f"none of the {there} tag sets of {name!r} satisfies {wanted}"
+    where = f" that satisfies {','.join(each.text for each in query.where)}" if query.where else ""
+    since = "" if query.start_ns == NEVER_NS else f" from {time_text(query.start_ns)}"
+    return f"there is no row of {name!r}{where}{since} until {time_text(query.end_ns)}"

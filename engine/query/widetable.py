@@ -14,37 +14,37 @@ from engine.catalog.pooled import POOLED_TABLES
 from engine.errors import BadRequest, NotFound
 from engine.model.matchers import Matcher
 from engine.model.rows import Int32Array
-from engine.query.relations import Column, Relations
+from engine.query.relations import Column, Relation, Relations
 from engine.query.syntax import fold
 from engine.query.tagsets import TagStore
 
 
-@dataclass(frozen=True, slots=True)
-class WideTable:
-    """``tags`` and ``fields``: its columns that exist for the caller; ``tagset_ids`` (ascending): its tag sets."""
+class Columns:
+    """The columns of a table after ``time``, by name."""
 
-    table_id: int
-    name: str
-    tags: tuple[Column, ...]
-    fields: tuple[Column, ...]
-    tagset_ids: Int32Array
+    def __init__(self, table: str, columns: Sequence[Column]) -> None:
+        self._table = table
+        self.tags = {column.name: column for column in columns if column.key is not None}
+        self.fields = {column.name: column for column in columns if column.key is None}
+        self.field_ids = tuple(sorted(column.field_id for column in self.fields.values()))
 
     def tags_named(self, names: Sequence[str] | None) -> tuple[Column, ...]:
         """Return some of the tags, all for None; raises BadRequest for one there is not."""
-        return self.tags if names is None else tuple(self._find(name, self.tags, "tag") for name in names)
+        return _named(names, self.tags, f"cannot read rows of {self._table!r}: there is no tag")
 
     def fields_named(self, names: Sequence[str] | None) -> tuple[Column, ...]:
         """Return some of the fields, all for None; raises BadRequest for one there is not."""
-        return self.fields if names is None else tuple(self.field(name) for name in names)
+        return _named(names, self.fields, f"cannot read rows of {self._table!r}: there is no field")
 
-    def field(self, name: str) -> Column:
-        return self._find(name, self.fields, "field")
 
-    def _find(self, name: str, columns: Iterable[Column], kind: str) -> Column:
-        known = {column.name: column for column in columns}
-        if name not in known:
-            raise BadRequest(f"cannot read rows of {self.name!r}: there is no {kind} {name!r}{_meant(name, known)}")
-        return known[name]
+@dataclass(frozen=True, slots=True)
+class WideTable:
+    """``columns``: those that exist for the caller; ``tagset_ids`` (ascending): its tag sets that do."""
+
+    table_id: int
+    name: str
+    columns: Columns
+    tagset_ids: Int32Array
 
 
 class WideTables:
@@ -54,6 +54,8 @@ class WideTables:
         self._catalog = catalog
         self._tags = TagStore(catalog.native)
         self._relations = Relations(catalog.native, self._tags, POOLED_TABLES)
+        #: By table: its columns as everyone sees them, and the list they were made of.
+        self._columns: dict[int, tuple[list[Column], Columns]] = {}
 
     def table(self, name: str, within: Sequence[Matcher] = ()) -> WideTable:
         """Return the table that SQL calls ``name``; raises NotFound.
@@ -67,14 +69,24 @@ class WideTables:
             tagset_ids = self._catalog.tagset_ids(relation.table_id, within)
         if relation is None or tagset_ids is None or not len(tagset_ids):
             raise NotFound(f"cannot read rows: there is no table {name!r}{_meant(name, self._names(within))}")
-        columns = self._relations.columns(relation.table_id)
-        tags = tuple(
-            column
-            for column in columns
-            if column.key is not None and (not within or len(self._tags.texts(column.key, tagset_ids).dictionary))
-        )
-        fields = tuple(column for column in columns if column.key is None)
-        return WideTable(relation.table_id, relation.name, tags, fields, tagset_ids)
+        columns = self._whole(relation)
+        if within:
+            hidden = {
+                name
+                for name, column in columns.tags.items()
+                if column.key is not None and not len(self._tags.texts(column.key, tagset_ids).dictionary)
+            }
+            shown = [column for name, column in (columns.tags | columns.fields).items() if name not in hidden]
+            columns = Columns(relation.name, shown)
+        return WideTable(relation.table_id, relation.name, columns, tagset_ids)
+
+    def _whole(self, relation: Relation) -> Columns:
+        listed = self._relations.columns(relation.table_id)
+        known = self._columns.get(relation.table_id)
+        # The list is made anew when the table has got a column.
+        if known is None or known[0] is not listed:
+            known = self._columns[relation.table_id] = (listed, Columns(relation.name, listed))
+        return known[1]
 
     def texts(self, column: Column, tagset_ids: Int32Array) -> pa.DictionaryArray:
         """Return a tag's value for each tag set, null where it has none."""
@@ -87,6 +99,15 @@ class WideTables:
             for relation in self._relations.by_name().values()
             if relation.kind == "table" and len(self._catalog.tagset_ids(relation.table_id, within))
         ]
+
+
+def _named(names: Sequence[str] | None, known: dict[str, Column], lacking: str) -> tuple[Column, ...]:
+    if names is None:
+        return tuple(known.values())
+    for name in names:
+        if name not in known:
+            raise BadRequest(f"{lacking} {name!r}{_meant(name, known)}")
+    return tuple(known[name] for name in names)
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

@@ -79,7 +79,7 @@ from engine.query.emptiness import why_lacking
 from engine.query.exports import Exports
 from engine.query.foundrows import FoundRows
 from engine.query.link import LocalLink, ProcessLink, QueryLink
-from engine.query.newest import NewestReader
+from engine.query.newest import NewestReader, NotPrompt
 from engine.query.observe import Observer
 from engine.query.panels import PanelReader
 from engine.query.pasts import Pasts
@@ -403,6 +403,8 @@ class Engine:
         )
         self._prompt_answers = self.vitals.queries.labels("query", "answered")
         self._prompt_seconds = self.vitals.query_seconds.labels("query")
+        self._prompt_row_answers = self.vitals.queries.labels("rows", "answered")
+        self._prompt_row_seconds = self.vitals.query_seconds.labels("rows")
         self.ranges = RangeReader(self.catalog, self.samples, self.tiers, self.newest)
         self.wide = RowsReader(self.catalog, self.samples, self.newest)
         self._analyst = Analyst(self)
@@ -724,17 +726,40 @@ class Engine:
         ``stop`` ends it from another thread.  Raises NotFound or BadRequest for names there are not, QueryLimit,
         Cancelled, Recovering until all rows are there.
         """
-        settings = self.config.query
-        limits = RowLimits(
-            caller.timeout_seconds or settings.timeout.seconds,
-            settings.max_rows,
-            int(settings.max_result),
-            self.clock.monotonic,
-        )
         with self.timed("rows"):
             self.recovery.require_finished("read rows")
-            with self.wide.open(query, caller.matchers, limits, stop) as stream:
+            with self.wide.open(query, caller.matchers, self._row_limits(caller), stop) as stream:
                 yield stream
+
+    def prompt_rows(self, query: RowsQuery, caller: Caller, most_cells: int) -> SqlResult | None:
+        """Return the answer of :meth:`rows` if it can be had at once, in about a millisecond; else None.
+
+        None as well for more than ``most_cells`` values, where there is a mistake to be told, or a turn to be waited
+        for.  Takes no turn but counts as one.
+        """
+        started = self.clock.monotonic()
+        if self.recovery.active or not self.query_turns.may_pass(caller):
+            return None
+        batches: list[pa.RecordBatch] = []
+        try:
+            with self.wide.open(query, caller.matchers, self._row_limits(caller), Stop(), promptly=True) as stream:
+                for batch in stream.batches():
+                    most_cells -= batch.num_rows * batch.num_columns
+                    if most_cells < 0:
+                        return None
+                    batches.append(batch)
+        except (NotPrompt, TidegaugeError):
+            return None
+        seconds = self.clock.monotonic() - started
+        self.query_turns.passed(caller, seconds)
+        self._prompt_row_answers.inc()
+        self._prompt_row_seconds.observe(seconds)
+        return SqlResult(pa.Table.from_batches(batches, stream.schema), stream.metadata)
+
+    def _row_limits(self, caller: Caller) -> RowLimits:
+        query = self.config.query
+        seconds = caller.timeout_seconds or query.timeout.seconds
+        return RowLimits(seconds, query.max_rows, int(query.max_result), self.clock.monotonic)
 
     def rows(self, query: RowsQuery, caller: Caller = EVERYONE) -> SqlResult:
         """Return the rows of one table that a question is about, see :meth:`stream_rows`, when its turn has come."""

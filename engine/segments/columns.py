@@ -37,7 +37,7 @@ class ColumnCache:
     """Decoded columns by segment, row group and field, those used last; thread-safe."""
 
     def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._columns: OrderedDict[ColumnKey, _Column] = OrderedDict()
         self.nbytes = 0
@@ -51,12 +51,12 @@ class ColumnCache:
                 return known
         found = decode()
         size = _size_of(found)
-        if size <= self._max_bytes // 4:
+        if size <= self.max_bytes // 4:
             with self._lock:
                 if key not in self._columns:
                     self._columns[key] = found
                     self.nbytes += size
-                while self.nbytes > self._max_bytes:
+                while self.nbytes > self.max_bytes:
                     _, dropped = self._columns.popitem(last=False)
                     self.nbytes -= _size_of(dropped)
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from engine.query.ordered import Order
 from engine.query.rowstream import RowLimits
 from engine.query.samples import SampleStore
 from engine.query.wide import Last, RowsQuery, RowsReader
+from engine.segments.columns import OpenSegment
 from engine.segments.deletions import Deletion, ranges_of
 from engine.segments.layout import SegmentSpec
 from engine.segments.writer import write_segment
@@ -292,6 +294,31 @@ def test_blocks_in_which_nothing_matches_are_read_once() -> None:
     store.write([(0, 2, (9.5, None, None))])
     found, _ = store.ask(query)
     assert found == [(2 * 240 * SECOND, "h0", None, 9.5, None, 1.0)]
+
+
+def test_columns_of_what_fits_in_memory_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[tuple[int, tuple[str, ...]]] = []
+    table = OpenSegment.table
+
+    def counted(opened: OpenSegment, group: int, names: Sequence[str]) -> Any:
+        decoded.append((group, tuple(names)))
+        return table(opened, group, names)
+
+    monkeypatch.setattr(OpenSegment, "table", counted)
+    store = filled()
+    query = replace(QUERY, where=(Comparison("a", ">=", 8.0),))
+    first = store.ask(query)[0]
+    # Keys and the field that is compared of each block of four rows, the others where one of them matches.
+    assert {names for _, names in decoded} == {("tagset_id", "time"), ("a",), ("c",)}
+    assert sum(names == ("a",) for _, names in decoded) > sum(names == ("c",) for _, names in decoded)
+    decoded.clear()
+    assert store.ask(query)[0] == first
+    assert not decoded
+    store.samples = SampleStore(store.fs, "data", store.hot, store.samples.segments(), cache_bytes=100)
+    store.reader = RowsReader(store.catalog, store.samples, NewestReader(store.samples))
+    assert store.ask(query)[0] == first
+    # Too much to be kept.
+    assert {names for _, names in decoded} == {("tagset_id", "time"), ("a",), ("c",)}
 
 
 def test_a_limit_ends_the_reading_and_is_told() -> None:
