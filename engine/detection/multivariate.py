@@ -3,8 +3,9 @@
 Fitted on rows that are known to be normal; then rows are judged one after the other.  Four measures of a row, each
 in units of what it reaches in normal rows and smoothed over some rows, are combined (sources: docs/detectors.md):
 
-- *far*: the three columns that are the farthest from their normal middle;
-- *apart*: the distance from the nearest of some hundred normal rows;
+- *beyond*: how far columns lie outside of what 98 of 100 normal rows have;
+- *again*: how far outside they have been again and again lately, each time for a moment perhaps
+  (``engine.detection.recurrence``);
 - *broken*: what is left of a row after its projection on the directions in which normal rows vary;
 - *restless*: how strange each column is against its own past (``engine.detection.univariate``), which goes on learning.
 
@@ -21,6 +22,7 @@ import numpy as np
 from engine.clock import NS_PER_DAY
 from engine.detection import snapshot
 from engine.detection.periods import day_rows
+from engine.detection.recurrence import no_stretches, recurring
 from engine.detection.snapshot import Arrays
 from engine.detection.univariate import UnivariateDetector
 from engine.errors import BadRequest, Damage
@@ -29,30 +31,39 @@ from engine.model.rows import Float64Array, Int64Array
 KIND = "multivariate"
 
 LEAST_TRAIN_ROWS = 10
-#: A column's scale is at least this part of the middle column's: one that hardly varied is not judged by the hair.
-FLOOR = 0.1
+#: A column's ordinary range is all but this share of the normal rows on either side.
+OUTSIDE = 0.01
+#: Beyond the range the distance from its edge to the middle is the unit, and this part of the middle column's deviation
+#: at least: one that hardly varied is not judged by the hair.
+FLOOR = 0.3
+#: Columns that are farther out count as this.
+FARTHEST = 10.0
 FINE_FLOOR = 0.01
 CONTRIBUTION_FLOOR = 1.0
-FARTHEST_COLUMNS = 3
-FARTHEST = 1e4
 #: Larger values count as this: their squares can still be added.
 LARGEST = 1e100
 FINE_FARTHEST = 20.0
-NEIGHBOURS = 3
-REMEMBERED_ROWS = 500
 EXPLAINED = 0.9
 #: Strangeness above this counts as this.
 MOST_STRANGE = 10.0
-#: Rows over which far, apart, broken and restless are averaged, and what they weigh.
-WINDOWS = np.array([6.0, 6.0, 6.0, 20.0])
-WEIGHTS = np.array([1.0, 0.5, 0.5, 1.25])
+#: Rows over which beyond, again, broken and restless are averaged, and what they weigh.
+WINDOWS = np.array([6.0, 1.0, 6.0, 20.0])
+WEIGHTS = np.array([2.0, 1.0, 0.5, 1.75])
+#: Added to a measure's unit: in normal rows some never show.
+LEAST_UNIT = 0.01
 RECENT_ROWS = 60.0
 #: The score is a half where the combined measure is this many times what one normal row in a thousand exceeds.
-MARGIN = 1.25
+MARGIN = 2.0
 #: Rows of training that only settle the averages.
 SETTLING = 500
 DEFAULT_STEP_NS = 300 * 1_000_000_000
-BLOCK_ROWS = 4096
+#: Arrays without which a state is of no use.
+NAMES = frozenset(
+    {
+        *("middle", "low", "high", "edge", "mean", "fine_scale", "contribution_scale", "directions"),
+        *("recent", "stretches", "measures", "units", "half", "seen", "clock", "columns"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +96,12 @@ class MultivariateDetector:
         if len(rows) < LEAST_TRAIN_ROWS:
             raise BadRequest(f"cannot learn what is normal: got {len(rows)} rows, want at least {LEAST_TRAIN_ROWS}")
         detector = cls(_model_of(rows, times), UnivariateDetector(rows.shape[1]))
-        measures, contributions = detector._measure(rows, times, remembered=detector._model.pop("remembered_rows"))
+        measures, contributions = detector._measure(rows, times)
         settled = measures[min(SETTLING, len(rows) // 4) :]
-        detector._model["units"] = np.quantile(settled, 0.99, axis=0) + 1e-9
+        units = np.quantile(settled, 0.99, axis=0) + LEAST_UNIT
+        # In few rows nothing recurs.
+        units[1] = max(units[1], units[0])
+        detector._model["units"] = units
         ordinary = float(np.quantile(detector._combine(settled), 0.999))
         detector._model["half"] = np.array([MARGIN * ordinary + 1e-9])
         return detector, JudgedRows(detector._score(measures), contributions)
@@ -114,20 +128,16 @@ class MultivariateDetector:
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, path: str = "bytes") -> Self:
         arrays = snapshot.decode(KIND, data, path)
-        if "columns" not in arrays:
-            raise Damage("cannot read detector state: array 'columns' is missing", path=path)
+        missing = sorted(NAMES - set(arrays))
+        if missing:
+            raise Damage(f"cannot read detector state: array {missing[0]!r} is missing", path=path)
         columns = UnivariateDetector.from_bytes(arrays.pop("columns").tobytes(), path)
         return cls(arrays, columns)
 
     # --- measures
 
-    def _measure(
-        self, rows: Float64Array, times: Int64Array | None, remembered: Int64Array | None = None
-    ) -> tuple[Float64Array, Float64Array]:
-        """Return the four smoothed measures, float64[n, 4], and the contributions; learns the rows.
-
-        ``remembered``: numbers of the rows that are themselves the remembered ones (while fitting).
-        """
+    def _measure(self, rows: Float64Array, times: Int64Array | None) -> tuple[Float64Array, Float64Array]:
+        """Return the four smoothed measures, float64[n, 4], and the contributions; learns the rows."""
         from native.kernels.smoothing import follow
 
         model = self._model
@@ -140,16 +150,13 @@ class MultivariateDetector:
         follow(whole, np.full(width, 1 / RECENT_ROWS), seen, model["recent"], recent)
         recent = np.vstack([before if seen else whole[:1], recent[:-1]])
         contributions = np.abs(whole - recent) / model["contribution_scale"]
+        above = (whole - model["high"]) / model["edge"][1]
+        beyond = np.clip(np.maximum(above, (model["low"] - whole) / model["edge"][0]), 0.0, FARTHEST)
+        fine = np.clip((whole - model["mean"]) / model["fine_scale"], -FINE_FARTHEST, FINE_FARTHEST)
         raw = np.empty((len(rows), 4))
-        far = np.minimum(np.abs(whole - model["middle"]) / model["scale"], FARTHEST)
-        top = min(FARTHEST_COLUMNS, width)
-        raw[:, 0] = np.partition(far, width - top, axis=1)[:, width - top :].mean(axis=1)
-        for start in range(0, len(rows), BLOCK_ROWS):
-            part = slice(start, start + BLOCK_ROWS)
-            fine = np.clip((whole[part] - model["mean"]) / model["fine_scale"], -FINE_FARTHEST, FINE_FARTHEST)
-            own = None if remembered is None else remembered[part]
-            raw[part, 1] = _nearest(fine, model["rows"], own)
-            raw[part, 2] = np.abs(fine - (fine @ model["directions"].T) @ model["directions"]).mean(axis=1)
+        raw[:, 0] = beyond.mean(axis=1)
+        raw[:, 1] = recurring(beyond, seen, model["stretches"]).mean(axis=1)
+        raw[:, 2] = np.abs(fine - (fine @ model["directions"].T) @ model["directions"]).mean(axis=1)
         raw[:, 3] = self._restless(rows, times)
         measures = np.empty_like(raw)
         follow(raw, 1 / WINDOWS, seen, model["measures"], measures)
@@ -169,7 +176,8 @@ class MultivariateDetector:
         return restless
 
     def _combine(self, measures: Float64Array) -> Float64Array:
-        combined: Float64Array = np.log1p(measures / self._model["units"]) @ WEIGHTS
+        # The square keeps what is ordinary, below its unit, from adding up beside what is not.
+        combined: Float64Array = 0.5 * np.log1p((measures / self._model["units"]) ** 2) @ WEIGHTS
         return combined
 
     def _score(self, measures: Float64Array) -> Float64Array:
@@ -196,19 +204,18 @@ def _model_of(rows: Float64Array, times: Int64Array | None) -> Arrays:
     values, directions = np.linalg.eigh(fine.T @ fine / count - np.outer(fine.mean(axis=0), fine.mean(axis=0)))
     shares = np.cumsum(np.maximum(values[::-1], 0)) / max(float(np.maximum(values, 0).sum()), 1e-12)
     kept = min(int(np.searchsorted(shares, EXPLAINED)) + 1, width)
-    chosen = np.unique(np.linspace(0, count - 1, min(REMEMBERED_ROWS, count)).astype(np.int64))
-    own = np.full(count, -1, np.int64)
-    own[chosen] = np.arange(len(chosen))
+    low, high = np.quantile(whole, [OUTSIDE, 1 - OUTSIDE], axis=0)
     return {
         "middle": middle,
+        "low": low,
+        "high": high,
+        "edge": np.array([middle - low, high - middle]) + FLOOR * usual,
         "mean": mean,
-        "scale": deviation + FLOOR * usual,
         "fine_scale": fine_scale,
         "contribution_scale": deviation + CONTRIBUTION_FLOOR * usual,
         "directions": np.ascontiguousarray(directions[:, ::-1][:, :kept].T),
-        "rows": fine[chosen],
-        "remembered_rows": own,
         "recent": np.zeros(width),
+        "stretches": no_stretches(width),
         "measures": np.zeros(4),
         "seen": np.zeros(1, np.int64),
         "clock": np.array([0, _step_ns(whole, times)], np.int64),
@@ -234,15 +241,3 @@ def _step_ns(rows: Float64Array, times: Int64Array | None) -> int:
         return int(np.median(np.diff(times)))
     period = day_rows(rows)
     return NS_PER_DAY // period if period else DEFAULT_STEP_NS
-
-
-def _nearest(rows: Float64Array, remembered: Float64Array, own: Int64Array | None) -> Float64Array:
-    """Return the root of the mean squared distance from the nearest remembered rows, which are not the row itself."""
-    squares = (rows**2).sum(axis=1)[:, None] + (remembered**2).sum(axis=1) - 2.0 * rows @ remembered.T
-    if own is not None:
-        itself = np.flatnonzero(own >= 0)
-        squares[itself, own[itself]] = np.inf
-    near = min(NEIGHBOURS, len(remembered) - 1)
-    nearest = np.partition(squares, near - 1, axis=1)[:, :near]
-    distances: Float64Array = np.sqrt(np.maximum(nearest.mean(axis=1), 0.0))
-    return distances

@@ -78,7 +78,7 @@ class Subject:
     @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        fitted = 0 if self._detector is None else 500 * 8 * self._fitted_columns + 1_060 * self._fitted_columns
+        fitted = 0 if self._detector is None else (8 * self._fitted_columns + 1_200) * self._fitted_columns
         return self._rows.nbytes + self._times.nbytes + self._odd.nbytes + fitted
 
     def extend(self, columns: tuple[str, ...]) -> None:
@@ -177,5 +177,10 @@ class Subject:
             raise Damage(f"cannot read detector state: got a subject without {error}", path=path) from None
         subject._count, subject._fitted_at, subject._fitted_columns = count, fitted_at, fitted_columns
         subject._loud, subject._quiet, subject._alarming = loud, quiet, bool(alarming)
-        subject._detector = MultivariateDetector.from_bytes(detector, path) if detector else None
+        if detector:
+            try:
+                subject._detector = MultivariateDetector.from_bytes(detector, path)
+            except Damage:
+                # Of an earlier version, for the file's checksum was right: the rows are here, it is fitted anew.
+                subject._fitted_columns = 0
         return subject

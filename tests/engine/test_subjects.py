@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from engine.clock import NS_PER_DAY, NS_PER_MINUTE, ManualClock
 from engine.config import Config, Detection, Query
+from engine.detection import multivariate
 from engine.detection import subject as subjects
 from engine.detection.subject import Subject
 from engine.detection.univariate import UnivariateDetector
@@ -177,6 +178,23 @@ def test_damaged_state_is_told_and_learned_anew(tmp_path: Path) -> None:
         assert engine.vitals.detection_lost._value.get() == 2
         feed(engine, clock, range(20))
     assert verify(str(tmp_path / "data")).checked["detector states"] == 2
+
+
+def test_a_subject_of_an_earlier_version_is_fitted_anew_from_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Subject(("a", "b", "c"))
+    for index, row in enumerate(RANDOM.normal(size=(130, 3))):
+        if one.due:
+            one.fit()
+        one.advance(START_NS + index * NS_PER_MINUTE, row)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(multivariate, "KIND", "earlier")
+        data = one.to_bytes()
+    other = Subject.from_bytes(data)
+    assert other.due
+    other.fit()
+    row = np.array([0.0, 60.0, 0.0])
+    (alarm,) = [told for index in range(5) if (told := other.advance(START_NS + index, row)) is not None]
+    assert alarm.culprits[0].column == "b"
 
 
 def test_no_bytes_but_a_subject_are_taken() -> None:

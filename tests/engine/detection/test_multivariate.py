@@ -49,6 +49,16 @@ def test_column_that_never_moved_may_move() -> None:
     assert np.isfinite(contribution).all()
 
 
+def test_bursts_that_come_every_hour_are_told_between_them_too() -> None:
+    random = np.random.default_rng(7)
+    values = random.normal(size=(60 * 100, 6))
+    hours = np.arange(60 * 80, 60 * 90, 60)
+    values[np.add.outer(hours, np.arange(3)).ravel(), 2] += 12
+    score, _ = lab.score_matrix(values, 60 * 50)
+    quiet = np.add.outer(hours[4:], np.arange(20, 60)).ravel()
+    assert np.median(score[quiet]) > np.quantile(score[60 * 50 : 60 * 80], 0.99)
+
+
 @pytest.mark.parametrize(
     "values",
     [np.zeros((50, 3)), np.full((50, 3), np.nan), np.full((50, 1), np.inf), np.ones((10, 4)) * 1e300],
