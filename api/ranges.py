@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from engine.query.serieslist import LineBlock
 MAX_SERIES = 10_000
 #: What a row of aligned series has beside labels.
 _POINT = frozenset({"time", "metric", "value"})
+_BETWEEN_LINES = b"]},"
 
 
 def range_metadata(answer: RangeAnswer) -> dict[str, Any]:
@@ -39,41 +39,63 @@ def range_json(answer: RangeAnswer, limit: int) -> bytes:
     """Return the body of ``GET /v1/query``, with at most ``limit`` series."""
     shown = answer.series.first(limit)
     head = msgspec.json.encode(range_metadata(answer) | {"truncated": len(shown) < len(answer.series)})
-    labels: dict[int, bytes] = {}
-    series = b",".join(_block_json(block, labels) for block in shown.blocks)
-    return b'%b,"series":[%b]}' % (head[:-1], series)
+    known: dict[int, list[bytes]] = {}
+    parts = [head[:-1], b',"series":[']
+    for block in shown.blocks:
+        parts += _parts_of(block, known)
+    if shown:
+        # Each line begins with the end of the one before.
+        parts[2] = parts[2].removeprefix(_BETWEEN_LINES)
+        parts.append(_BETWEEN_LINES[:-1])
+    parts.append(b"]}")
+    # Joined once: each copy goes through fresh memory.
+    return b"".join(parts)
 
 
-def _block_json(block: LineBlock, labels: dict[int, bytes]) -> bytes:
-    """Return the lines of a block with commas between; ``labels``: texts of labels by the identity of these."""
+def _parts_of(block: LineBlock, known: dict[int, list[bytes]]) -> list[bytes]:
+    """Return the pieces of a block's lines; ``known``: texts of labels by the identity of their list."""
+    texts = known.get(id(block.labels))
+    if texts is None:
+        texts = known[id(block.labels)] = [msgspec.json.encode(labels) for labels in block.labels]
+    # The texts that all lines share stand between those of their own: nothing is put together a line.
     metric = msgspec.json.encode(block.metric)
-    values = _runs(block.values, block.bounds)
-    times = _times(block)
-    sampled = None if block.sample_times is None else _runs(block.sample_times, block.bounds)
-    lines = []
-    for place, told in enumerate(block.labels):
-        text = labels.get(id(told))
-        if text is None:
-            text = labels[id(told)] = msgspec.json.encode(told)
-        line = b'{"metric":%b,"labels":%b,"times":[%b],"values":[%b]' % (metric, text, times[place], values[place])
-        lines.append(line + (b"}" if sampled is None else b',"sample_times":[%b]}' % sampled[place]))
-    return b",".join(lines)
+    columns: list[list[bytes]] = [texts]
+    between = [_BETWEEN_LINES + b'{"metric":%b,"labels":' % metric]
+    times = _shared_times(block)
+    if times is None:
+        columns.append(_runs(block.times, block.bounds))
+        between.append(b',"times":[')
+        between.append(b'],"values":[')
+    else:
+        between.append(b',"times":[%b],"values":[' % times)
+    columns.append(_runs(block.values, block.bounds))
+    if block.sample_times is not None:
+        columns.append(_runs(block.sample_times, block.bounds))
+        between.append(b'],"sample_times":[')
+    parts = [b""] * (2 * len(columns) * len(block))
+    for place, (shared, own) in enumerate(zip(between, columns, strict=True)):
+        parts[2 * place :: 2 * len(columns)] = [shared] * len(block)
+        parts[2 * place + 1 :: 2 * len(columns)] = own
+    return parts
 
 
-def _times(block: LineBlock) -> Sequence[bytes]:
-    count = len(block)
-    if len(block.times) % count == 0:
-        rows = block.times.reshape(count, -1)
-        # Lines without gaps have the same times, which are written once.
-        if (rows == rows[0]).all() and (np.diff(block.bounds) == rows.shape[1]).all():
-            return _runs(rows[0], np.array([0, rows.shape[1]], np.int64)) * count
-    return _runs(block.times, block.bounds)
+def _shared_times(block: LineBlock) -> bytes | None:
+    """Return the times that all lines of a block have, as lines without gaps do; None where these differ."""
+    steps = len(block.times) // len(block)
+    if not (np.diff(block.bounds) == steps).all():
+        return None
+    rows = block.times.reshape(len(block), steps)
+    return None if (rows != rows[0]).any() else msgspec.json.encode(rows[0].tolist())[1:-1]
 
 
 def _runs(numbers: Float64Array | Int64Array, bounds: Int64Array) -> list[bytes]:
     """Return each run of numbers, not empty, as text with commas between."""
-    together = numbers.tolist()
-    runs = [together[start:end] for start, end in itertools.pairwise(bounds.tolist())]
+    steps = len(numbers) // (len(bounds) - 1)
+    if (np.diff(bounds) == steps).all():
+        runs = numbers.reshape(-1, steps).tolist()
+    else:
+        together = numbers.tolist()
+        runs = [together[start:end] for start, end in itertools.pairwise(bounds.tolist())]
     # Written at once and taken apart again, which is cheaper than writing one by one.
     return msgspec.json.encode(runs)[2:-2].split(b"],[")
 

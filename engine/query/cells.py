@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.model.rows import NEVER_NS, Float64Array, Int32Array, Int64Array, Rows
+from engine.model.selection import FEW_TAGSETS, Selection, find_rows
 from engine.query.tiercache import TierColumns
 from native.folding import fold_buckets, fold_rows, locate_cells
 
@@ -39,20 +40,86 @@ class Grid:
         return places, lowest
 
 
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """Which of a chunk's rows are asked for, and their cells; the keys and bounds that this was found for."""
+
+    tagset_ids: Int32Array
+    times: Int64Array
+    bounds: Int64Array
+    chosen: Selection
+    cells: Int32Array
+    count: int
+
+
 class Cells:
-    """The cells of some fields (``field_ids``, ascending) on one grid, while they are being filled."""
+    """The cells of some fields (``field_ids``, ascending) on one grid, while they are being filled.
+
+    ``counts`` int64[fields, cells]; ``values`` float64[fields, cells], of no meaning where the count is 0.
+    """
 
     def __init__(self, grid: Grid, field_ids: Sequence[int], aggregate: str) -> None:
         self.grid, self.aggregate, self._how = grid, aggregate, FOLDED[aggregate]
         self._places, self._lowest = grid.places()
-        self.counts = {field_id: np.zeros(grid.size, np.int64) for field_id in field_ids}
-        self.values = {field_id: np.zeros(grid.size, np.float64) for field_id in field_ids}
+        self._place_of = {field_id: place for place, field_id in enumerate(field_ids)}
+        self.counts = np.zeros((len(field_ids), grid.size), np.int64)
+        self.values = np.zeros((len(field_ids), grid.size), np.float64)
         self.newest_ns = NEVER_NS
         #: How many raw samples have been added.
         self.samples = 0
+        self._located: _Located | None = None
 
-    def locate(self, tagset_ids: Int32Array, times: Int64Array, bounds: Int64Array) -> Int32Array:
-        """Return the cell of each row, -1 for rows outside; ``bounds``: ascending ones of half-open ranges of time."""
+    def add_rows(self, rows: Rows, bounds: Int64Array) -> None:
+        """Add raw rows, of which no two have the same key; ``bounds``: ascending ones of half-open ranges of time."""
+        if not len(rows):
+            return
+        cells = self._locate(rows.tagset_ids, rows.times, bounds)
+        times = np.ascontiguousarray(rows.times)
+        for index, field_id in enumerate(rows.field_ids):
+            place = self._place_of.get(field_id)
+            if place is not None:
+                column = np.ascontiguousarray(rows.values[index])
+                samples, newest = fold_rows(
+                    cells, times, column, self._how, self.counts[place], self.values[place]
+                )  # fmt: skip
+                self.samples += samples
+                self.newest_ns = max(self.newest_ns, newest)
+
+    def add_buckets(self, field_id: int, rows: TierColumns, bounds: Int64Array) -> int:
+        """Add a tier's rows of one field; return how many they were."""
+        located = self._located_in(rows, bounds)
+        place, chosen = self._place_of[field_id], located.chosen
+        newest = fold_buckets(
+            located.cells,
+            rows["count"][chosen],
+            rows[self._how][chosen],
+            self._how,
+            self.counts[place],
+            self.values[place],
+            rows["last_time"][chosen],
+        )
+        self.newest_ns = max(self.newest_ns, newest)
+        return located.count
+
+    def _located_in(self, rows: TierColumns, bounds: Int64Array) -> _Located:
+        """Locate a chunk's rows; its fields mostly have the same keys, which are located once."""
+        known = self._located
+        if (
+            known is None
+            or known.tagset_ids is not rows.tagset_ids
+            or known.times is not rows.times
+            or known.bounds is not bounds
+        ):
+            wanted = self.grid.tagset_ids
+            chosen: Selection = slice(None)
+            if len(wanted) <= FEW_TAGSETS:
+                chosen = find_rows(rows.tagset_ids, rows.times, wanted=wanted, in_order=True)
+            cells = self._locate(rows.tagset_ids[chosen], rows.times[chosen], bounds)
+            count = int(np.count_nonzero(cells >= 0))
+            known = self._located = _Located(rows.tagset_ids, rows.times, bounds, chosen, cells, count)
+        return known
+
+    def _locate(self, tagset_ids: Int32Array, times: Int64Array, bounds: Int64Array) -> Int32Array:
         grid = self.grid
         return locate_cells(
             np.ascontiguousarray(tagset_ids),
@@ -65,42 +132,21 @@ class Cells:
             grid.steps,
         )
 
-    def add_rows(self, rows: Rows, bounds: Int64Array) -> None:
-        """Add raw rows, of which no two have the same key."""
-        if not len(rows):
-            return
-        cells = self.locate(rows.tagset_ids, rows.times, bounds)
-        times = np.ascontiguousarray(rows.times)
-        for place, field_id in enumerate(rows.field_ids):
-            if field_id in self.counts:
-                column = np.ascontiguousarray(rows.values[place])
-                counts, values = self.counts[field_id], self.values[field_id]
-                samples, newest = fold_rows(cells, times, column, self._how, counts, values)
-                self.samples += samples
-                self.newest_ns = max(self.newest_ns, newest)
-
-    def add_buckets(self, field_id: int, rows: TierColumns, bounds: Int64Array) -> int:
-        """Add a tier's rows of one field; return how many they were."""
-        cells = self.locate(rows.tagset_ids, rows.times, bounds)
-        counts, values = self.counts[field_id], self.values[field_id]
-        newest = fold_buckets(cells, rows["count"], rows[self._how], self._how, counts, values, rows["last_time"])
-        self.newest_ns = max(self.newest_ns, newest)
-        return int(np.count_nonzero(cells >= 0))
-
-    def merged(self, field_id: int, lines: Int64Array, line_count: int) -> tuple[Int64Array, Float64Array]:
-        """Return counts and values of each (line, step); ``lines`` int64[n]: that of each tag set.
+    def merged(self, lines: Int64Array, line_count: int) -> tuple[Int64Array, Float64Array]:
+        """Return counts and values [fields, lines, steps]; ``lines`` int64[n]: that of each tag set.
 
         Series are taken in the order of the tag sets.
         """
-        counts, values = self.counts[field_id], self.values[field_id]
-        steps = self.grid.steps
+        shape = (len(self.counts), line_count, self.grid.steps)
         if line_count == len(lines) and np.array_equal(lines, np.arange(line_count)):
-            return counts, values
-        merged_counts = np.zeros(line_count * steps, np.int64)
-        merged_values = np.zeros(line_count * steps, np.float64)
-        cells = (lines[:, None] * steps + np.arange(steps)).ravel().astype(np.int32)
-        fold_buckets(cells, counts, values, self._how, merged_counts, merged_values)
-        return merged_counts, merged_values
+            return self.counts.reshape(shape), self.values.reshape(shape)
+        counts, values = np.zeros(shape, np.int64), np.zeros(shape, np.float64)
+        cells = (lines[:, None] * self.grid.steps + np.arange(self.grid.steps)).ravel().astype(np.int32)
+        for place in range(len(counts)):
+            fold_buckets(
+                cells, self.counts[place], self.values[place], self._how, counts[place].ravel(), values[place].ravel()
+            )
+        return counts, values
 
     def values_of(self, counts: Int64Array, values: Float64Array) -> Float64Array:
         """Return the aggregate of some cells that are not empty."""

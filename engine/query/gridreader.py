@@ -83,6 +83,10 @@ class GridReader:
         self._lock = threading.Lock()
         self._arranged: dict[tuple[int, tuple[str, ...] | None], _Arrangement] = {}
 
+    def suits(self, one: Selected, aggregate: str, whole: Interval) -> bool:
+        """Return whether a selection is certainly of more samples than anything prompt."""
+        return aggregate in FOLDED and self._expected(one, [whole]) > RAW_SAMPLES_PREFERRED
+
     def read(
         self,
         one: Selected,
@@ -193,23 +197,26 @@ class GridReader:
 
     def _blocks(self, one: Selected, by: tuple[str, ...] | None, cells: Cells) -> list[LineBlock]:
         arranged = self._arrange(one, by)
-        count, steps = len(arranged.labels), cells.grid.steps
-        step_times = cells.grid.start_ns + np.arange(steps, dtype=np.int64) * cells.grid.step_ns
+        counts, values = cells.merged(arranged.lines, len(arranged.labels))
+        some = counts > 0
+        held = some.sum(axis=2)
+        every = bool(some.all())
+        _, line_count, steps = counts.shape
+        grid_times = np.tile(cells.grid.start_ns + np.arange(steps, dtype=np.int64) * cells.grid.step_ns, line_count)
+        if every:
+            folded = cells.values_of(counts, values).reshape(len(counts), -1)
+            bounds = np.arange(line_count + 1, dtype=np.int64) * steps
+            return [
+                LineBlock(metric, arranged.labels, bounds, grid_times, folded[place])
+                for place, metric in enumerate(one.metrics.values())
+            ]
         blocks = []
-        for field_id, metric in one.metrics.items():
-            counts, values = cells.merged(field_id, arranged.lines, count)
-            some = counts > 0
-            held = some.reshape(count, steps).sum(axis=1)
-            labels = arranged.labels
-            if not held.all():
-                labels = [labels[place] for place in np.flatnonzero(held).tolist()]
-            if some.all():
-                times = np.tile(step_times, count)
-            else:
-                times = np.tile(step_times, count)[some]
-                counts, values = counts[some], values[some]
-            bounds = np.concatenate(([0], np.cumsum(held[held > 0]))).astype(np.int64)
-            blocks.append(LineBlock(metric, labels, bounds, times, cells.values_of(counts, values)))
+        for place, metric in enumerate(one.metrics.values()):
+            present, points = some[place].ravel(), held[place]
+            labels = [arranged.labels[line] for line in np.flatnonzero(points).tolist()]
+            bounds = np.concatenate(([0], np.cumsum(points[points > 0]))).astype(np.int64)
+            found = cells.values_of(counts[place].ravel()[present], values[place].ravel()[present])
+            blocks.append(LineBlock(metric, labels, bounds, grid_times[present], found))
         return blocks
 
     def _arrange(self, one: Selected, by: tuple[str, ...] | None) -> _Arrangement:

@@ -146,7 +146,9 @@ class RangeReader:
         answer = RangeAnswer(query.metric, query.aggregate, query.step_ns, "raw")
         for one in self._selected(query):
             since_ns = raw_since_ns(one.table_id)
-            if query.start_ns >= since_ns and self._read_prompt(answer, query, one):
+            whole = (query.start_ns, query.end_ns)
+            few = prompt or not self._grids.suits(one, query.aggregate, whole)
+            if few and query.start_ns >= since_ns and self._read_prompt(answer, query, one):
                 continue
             if prompt:
                 return None
@@ -154,7 +156,6 @@ class RangeReader:
             if newest is not None:
                 self._add(answer, query, one, newest, RAW, int(newest.counts.sum()))
                 continue
-            whole = (query.start_ns, query.end_ns)
             grid = self._grids.read(one, query.aggregate, query.by, whole, query.step_ns, since_ns)
             if grid is not None:
                 self._add_grid(answer, grid)

@@ -54,6 +54,12 @@ class LineBlock:
             while end < len(lines) and lines[end].metric == lines[first].metric:
                 end += 1
             run = lines[first:end]
+            first = end
+            if len(run) == 1:
+                [only] = run
+                bounds = np.array((0, len(only.times)), np.int64)
+                blocks.append(LineBlock(only.metric, [only.labels], bounds, only.times, only.values, only.sample_times))
+                continue
             timed = [line.sample_times for line in run if line.sample_times is not None]
             blocks.append(
                 LineBlock(
@@ -65,7 +71,6 @@ class LineBlock:
                     np.concatenate(timed) if timed else None,
                 )
             )
-            first = end
         return blocks
 
     def lines(self) -> Iterator[SeriesPoints]:

@@ -213,11 +213,15 @@ def _by_field(table: pa.Table, field_ids: Sequence[int], names: Sequence[str]) -
     columns = {name: table.column(name).to_numpy() for name in ("time", *names)}
     numbers = series_ids & (MAX_FIELDS - 1)
     tagset_ids = (series_ids >> FIELD_ID_BITS).astype(np.int32)
-    found = {}
+    found: dict[int, TierColumns] = {}
+    keys: tuple[Int32Array, Int64Array] | None = None
     for field_id in field_ids:
         places = np.flatnonzero(numbers == field_id) if len(field_ids) > 1 else slice(None)
         # Copies, so that no chunk holds on to the memory of others.
         each = {name: np.array(column[places]) for name, column in columns.items()}
-        times = each.pop("time")
-        found[field_id] = TierColumns(np.array(tagset_ids[places]), times, each)
+        own = np.array(tagset_ids[places]), each.pop("time")
+        if keys is None or not (np.array_equal(keys[0], own[0]) and np.array_equal(keys[1], own[1])):
+            keys = own
+        # Fields that have the same rows, as most do, share their keys.
+        found[field_id] = TierColumns(*keys, each)
     return found
