@@ -13,6 +13,17 @@ def locate_cells(
     step_ns: int,
     steps: int,
 ) -> npt.NDArray[np.int32]: ...
+def locate_in_order(
+    tagset_ids: npt.NDArray[np.int32],
+    times: npt.NDArray[np.int64],
+    places: npt.NDArray[np.int32],
+    lowest: int,
+    start_ns: int,
+    end_ns: int,
+    origin_ns: int,
+    step_ns: int,
+    steps: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
 def fold_rows(
     cells: npt.NDArray[np.int32],
     times: npt.NDArray[np.int64],

@@ -5,7 +5,9 @@ Sums are plain additions in the order of the rows, beginning with the first term
 0.0 and -0.0, a minimum or maximum keeps the earlier one (docs/formats/rollups.md).
 """
 
-from libc.stdint cimport INT32_MAX, INT64_MIN, int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, INT64_MIN, int32_t, int64_t, uint64_t
+from libc.string cimport memcpy
+from libcpp.vector cimport vector
 
 from native.arguments cimport checked_array, checked_output, same_length
 from native.rollup cimport larger, smaller
@@ -58,6 +60,46 @@ def locate_cells(tagset_ids, times, places, int64_t lowest, ranges, int64_t orig
                 &bounds[0] if bound_count else NULL, bound_count, origin_ns, step_ns, step_count, &out[0],
             )
     return found
+
+
+def locate_in_order(
+    tagset_ids, times, places, int64_t lowest, int64_t start_ns, int64_t end_ns, int64_t origin_ns, int64_t step_ns, steps
+):
+    """Return int32[k] and int32[k]: the rows of ``[start_ns, end_ns)`` that are asked for, and their cells.
+
+    As :func:`locate_cells`, of rows that ascend by (tag set, time), which is not checked: most are never looked at.
+    """
+    cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
+    cdef Py_ssize_t rows = ids.shape[0], at
+    same_length(checked_array(times, "times", np.int64, 1), "times", rows, "tagset_ids")
+    cdef const int64_t[::1] stamps = times
+    cdef const int32_t[::1] place_of = checked_array(places, "places", np.int32, 1)
+    cdef Py_ssize_t place_count = place_of.shape[0]
+    cdef int64_t step_count = steps
+    if step_ns <= 0 or step_count <= 0 or rows > INT32_MAX:
+        raise ValueError(f"cannot locate {rows} rows: got {steps} steps of {step_ns} ns")
+    if start_ns < origin_ns or int(end_ns) - int(origin_ns) > int(step_count) * int(step_ns):
+        raise ValueError(f"cannot locate cells: got {start_ns} to {end_ns} beyond {steps} steps from {origin_ns}")
+    cdef int64_t highest = -1
+    for at in range(place_count):
+        highest = place_of[at] if place_of[at] > highest else highest
+    if (int(highest) + 1) * int(step_count) > INT32_MAX:
+        raise ValueError(f"cannot locate cells: got {highest + 1} places of {steps} steps, want fewer")
+    cdef vector[int32_t] found
+    cdef vector[int32_t] cells
+    if rows and place_count:
+        with nogil:
+            _look_up(
+                &ids[0], &stamps[0], rows, &place_of[0], place_count, lowest, start_ns, end_ns, origin_ns, step_ns,
+                step_count, found, cells,
+            )
+    out_rows, out_cells = np.empty(found.size(), np.int32), np.empty(found.size(), np.int32)
+    cdef int32_t[::1] chosen = out_rows
+    cdef int32_t[::1] cell_of = out_cells
+    if found.size():
+        memcpy(&chosen[0], found.data(), found.size() * sizeof(int32_t))
+        memcpy(&cell_of[0], cells.data(), cells.size() * sizeof(int32_t))
+    return out_rows, out_cells
 
 
 def fold_rows(cells, times, values, str how, counts, folded):
@@ -185,3 +227,45 @@ cdef void _locate(
             step_start = <int64_t>(<uint64_t>origin + <uint64_t>step_number * <uint64_t>step)
             stepped = True
         out[row] = <int32_t>(places[place] * steps + step_number)
+
+
+cdef inline Py_ssize_t _first_from(
+    const int32_t* ids, const int64_t* times, Py_ssize_t row, Py_ssize_t rows, int64_t wanted, int64_t time
+) noexcept nogil:
+    """Return the first of the rows from ``row`` on that is not before (wanted, time): near ones are found soonest."""
+    cdef Py_ssize_t low = row, high = row, step = 1, middle
+    while high < rows and (ids[high] < wanted or (ids[high] == wanted and times[high] < time)):
+        low = high + 1
+        high += step
+        step *= 2
+    high = high if high < rows else rows
+    while low < high:
+        middle = low + (high - low) // 2
+        if ids[middle] < wanted or (ids[middle] == wanted and times[middle] < time):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef void _look_up(
+    const int32_t* ids, const int64_t* times, Py_ssize_t rows, const int32_t* places, Py_ssize_t place_count,
+    int64_t lowest, int64_t start, int64_t end, int64_t origin, int64_t step, int64_t steps, vector[int32_t]& found,
+    vector[int32_t]& cells,
+) noexcept nogil:
+    cdef Py_ssize_t row = _first_from(ids, times, 0, rows, lowest, INT64_MIN)
+    cdef int64_t place, tagset
+    while row < rows:
+        tagset = ids[row]
+        place = tagset - lowest
+        if place >= place_count:
+            return
+        if places[place] >= 0:
+            row = _first_from(ids, times, row, rows, tagset, start)
+            while row < rows and ids[row] == tagset and times[row] < end:
+                found.push_back(<int32_t>row)
+                cells.push_back(
+                    <int32_t>(places[place] * steps + <int64_t>((<uint64_t>times[row] - <uint64_t>origin) // <uint64_t>step))
+                )
+                row += 1
+        row = _first_from(ids, times, row, rows, tagset + 1, INT64_MIN)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.model.rows import NEVER_NS, Float64Array, Int32Array, Int64Array, Rows
+from engine.model.rows import NEVER_NS, Float64Array, Int32Array, Int64Array
 from engine.model.selection import FEW_TAGSETS, Selection, find_rows
+from engine.query.samples import RowColumns
 from engine.query.tiercache import TierColumns
-from native.folding import fold_buckets, fold_rows, locate_cells
+from native.folding import fold_buckets, fold_rows, locate_cells, locate_in_order
 
 #: What is folded for each aggregate that does not depend on the order of samples, and the tiers' column of it.
 FOLDED = {"avg": "sum", "sum": "sum", "count": "sum", "min": "min", "max": "max"}
@@ -69,19 +70,33 @@ class Cells:
         self.samples = 0
         self._located: _Located | None = None
 
-    def add_rows(self, rows: Rows, bounds: Int64Array) -> None:
-        """Add raw rows, of which no two have the same key; ``bounds``: ascending ones of half-open ranges of time."""
-        if not len(rows):
-            return
-        cells = self._locate(rows.tagset_ids, rows.times, bounds)
+    def add_rows(self, rows: RowColumns, start_ns: int, end_ns: int) -> None:
+        """Add the raw rows of ``[start_ns, end_ns)``, of which no two have the same key."""
         times = np.ascontiguousarray(rows.times)
-        for index, field_id in enumerate(rows.field_ids):
+        chosen: Int32Array | None = None
+        if rows.in_order:
+            chosen, cells = locate_in_order(
+                np.ascontiguousarray(rows.tagset_ids),
+                times,
+                self._places,
+                self._lowest,
+                start_ns,
+                end_ns,
+                self.grid.start_ns,
+                self.grid.step_ns,
+                self.grid.steps,
+            )
+            if len(chosen) == len(times):
+                chosen = None
+            else:
+                times = times[chosen]
+        else:
+            cells = self._locate(rows.tagset_ids, times, np.array((start_ns, end_ns), np.int64))
+        for field_id, column in rows.columns.items():
             place = self._place_of.get(field_id)
             if place is not None:
-                column = np.ascontiguousarray(rows.values[index])
-                samples, newest = fold_rows(
-                    cells, times, column, self._how, self.counts[place], self.values[place]
-                )  # fmt: skip
+                given = np.ascontiguousarray(column if chosen is None else column[chosen])
+                samples, newest = fold_rows(cells, times, given, self._how, self.counts[place], self.values[place])
                 self.samples += samples
                 self.newest_ns = max(self.newest_ns, newest)
 

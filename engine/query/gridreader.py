@@ -173,9 +173,8 @@ class GridReader:
                 cells.add_buckets(field_id, rows, bounds) for field_id, rows in self._tier_rows(cells, one, piece)
             )
         for start_ns, end_ns in piece.intervals:
-            found = self._samples.disjoint(one.table_id, start_ns, end_ns, one.narrowed, one.field_ids)
-            for rows in found:
-                cells.add_rows(rows, np.array([start_ns, end_ns], np.int64))
+            for rows in self._samples.disjoint(one.table_id, start_ns, end_ns, one.narrowed, one.field_ids):
+                cells.add_rows(rows, start_ns, end_ns)
         return 0
 
     def _tier_rows(self, cells: Cells, one: Selected, piece: Piece) -> Iterator[tuple[int, TierColumns]]:

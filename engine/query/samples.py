@@ -10,14 +10,18 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from engine.disk.filesystem import FileSystem
 from engine.hot.block import Block
 from engine.hot.store import BlockView, HotStore, remaining_of
-from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Int64Array, Rows, concat, sort_merge
+from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows, concat, sort_merge
 from engine.model.selection import FEW_TAGSETS, select
 from engine.segments.columns import (
     DEFAULT_CACHE_BYTES,
+    KEYS,
     ColumnCache,
     KeptGroup,
     OpenSegment,
@@ -25,9 +29,12 @@ from engine.segments.columns import (
     search_segment,
 )
 from engine.segments.deletions import Deletion, Hole, expired_hole, holes_of, without_holes
-from engine.segments.footer import FooterCache, map_segment
-from engine.segments.layout import SegmentMeta
-from engine.segments.reader import read_segment, segment_path
+from engine.segments.footer import FooterCache, damage_at, map_segment
+from engine.segments.layout import FieldColumn, SegmentMeta
+from engine.segments.reader import decode_field, decode_keys, read_segment, segment_path
+
+#: Bytes of a row's tag set and time.
+KEY_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,24 @@ class Snapshot:
     disturbed: tuple[SegmentMeta, ...]
     fresh: tuple[BlockView, ...]
     late: tuple[BlockView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowColumns:
+    """Rows as columns that may lie apart.  ``columns``: float64[n] by field.  The arrays are shared: read only.
+
+    ``in_order``: the rows ascend by (tag set, time).
+    """
+
+    tagset_ids: Int32Array
+    times: Int64Array
+    columns: dict[int, Float64Array]
+    in_order: bool
+
+    @staticmethod
+    def of(rows: Rows, *, in_order: bool) -> RowColumns:
+        columns = {field_id: rows.values[place] for place, field_id in enumerate(rows.field_ids)}
+        return RowColumns(rows.tagset_ids, rows.times, columns, in_order)
 
 
 class SampleStore:
@@ -326,24 +351,60 @@ class SampleStore:
         table_id: int,
         start_ns: int,
         end_ns: int,
-        tagset_ids: Int32Array | None = None,
-        field_ids: tuple[int, ...] | None = None,
-    ) -> list[Rows]:
-        """Return the same rows part by part, each key in one of them once; others may be among them.
+        tagset_ids: Int32Array | None,
+        field_ids: tuple[int, ...],
+    ) -> Iterator[RowColumns]:
+        """Yield the same rows part by part, each key in one of them once; others may be among them.
 
-        The rows of a tag set come in order of time.
+        The rows of a tag set come in order of time.  Decoded columns of segments are kept as far as they fit.
         """
-        snapshot, parts = self._read_segments(table_id, start_ns, end_ns, tagset_ids, field_ids)
-        if any_between(snapshot.late, snapshot.start_ns, end_ns - 1):
-            return [self.collect(table_id, start_ns, end_ns, tagset_ids, field_ids)]
+        with self.reading():
+            snapshot = self.snapshot(table_id, start_ns, end_ns)
+            if any_between(snapshot.late, snapshot.start_ns, end_ns - 1):
+                yield RowColumns.of(self.collect(table_id, start_ns, end_ns, tagset_ids, field_ids), in_order=True)
+                return
+            segments = (*snapshot.settled, *snapshot.disturbed)
+            size = sum(meta.rows for meta in segments) * (KEY_BYTES + 8 * len(field_ids))
+            for meta in segments:
+                if size <= self.columns.max_bytes // 2 and not self.holes(meta):
+                    yield from self._kept_groups(meta, snapshot.start_ns, end_ns, tagset_ids, field_ids)
+                else:
+                    rows = self.read(meta, snapshot.start_ns, end_ns, tagset_ids, field_ids)
+                    yield RowColumns.of(rows, in_order=True)
         for view in snapshot.fresh:
             view.block.searched |= tagset_ids is not None
-            looked_up = view.in_order and tagset_ids is not None
-            if looked_up or snapshot.start_ns > start_ns:
-                parts.append(_selected(view, snapshot.start_ns, end_ns, tagset_ids, field_ids))
+            if snapshot.start_ns > start_ns:
+                # What has outlived its retention is not to be seen, whatever else comes along.
+                rows = _selected(view, snapshot.start_ns, end_ns, tagset_ids, field_ids)
             else:
-                parts.append(view.rows)
-        return parts
+                rows = view.rows
+            yield RowColumns.of(rows, in_order=view.in_order)
+
+    def _kept_groups(
+        self,
+        meta: SegmentMeta,
+        start_ns: int,
+        end_ns: int,
+        tagset_ids: Int32Array | None,
+        field_ids: tuple[int, ...],
+    ) -> Iterator[RowColumns]:
+        """Yield the row groups of a segment of which all rows count, by way of the columns kept.  Raises Damage."""
+        opened = self.open_segment(meta)
+        stored: dict[int, list[FieldColumn]] = {}
+        for column in opened.footer.header.fields:
+            if column.field_id in field_ids:
+                stored.setdefault(column.field_id, []).append(column)
+        with damage_at(opened.path):
+            for group in opened.footer.groups_for(start_ns, end_ns, tagset_ids):
+                key = (opened.path, meta.footer_crc32c, group)
+                keys = self.columns.column((*key, KEYS), partial(decode_keys, opened.table, group))
+                assert isinstance(keys, tuple)
+                columns = {}
+                for field_id, parts in stored.items():
+                    found = self.columns.column((*key, field_id), partial(decode_field, opened.table, group, parts))
+                    assert isinstance(found, np.ndarray)
+                    columns[field_id] = found
+                yield RowColumns(*keys, columns, in_order=True)
 
     def gather(
         self,

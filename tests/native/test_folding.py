@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native.folding import HOWS, fold_buckets, fold_rows, locate_cells
+from native.folding import HOWS, fold_buckets, fold_rows, locate_cells, locate_in_order
 from tests.oracles import folding as oracle
 
 ROWS = st.lists(st.tuples(st.integers(0, 9), st.integers(-5, 60)), max_size=40)
+PLACES = st.dictionaries(st.integers(2, 8), st.integers(0, 6), max_size=5)
 FOLDED = st.lists(st.tuples(st.integers(-1, 4), st.integers(0, 3), st.floats(), st.integers(-9, 9)), max_size=40)
 CELLS = 5
 
@@ -18,7 +19,7 @@ CELLS = 5
 @settings(max_examples=300, deadline=None)
 @given(
     ROWS,
-    st.dictionaries(st.integers(2, 8), st.integers(0, 6), max_size=5),
+    PLACES,
     st.lists(st.integers(-3, 40), max_size=6).map(sorted),
     st.integers(1, 9),
 )
@@ -35,6 +36,23 @@ def test_rows_are_located_as_by_looking_at_each(
     )
     ranges = list(zip(bounds[::2], bounds[1::2], strict=True))
     assert found.tolist() == oracle.locate_cells(ids, times, place_of, ranges, origin, step, steps)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ROWS.map(lambda rows: sorted(set(rows))), PLACES, st.integers(-3, 41), st.integers(0, 40), st.integers(1, 9))
+def test_rows_in_order_are_looked_up(
+    rows: list[tuple[int, int]], place_of: dict[int, int], start: int, length: int, step: int
+) -> None:
+    end = min(start + length, 41)
+    steps = 44 // step + 1
+    places = np.array([place_of.get(tagset_id, -1) for tagset_id in range(2, 9)], np.int32)
+    ids, times = [row[0] for row in rows], [row[1] for row in rows]
+    chosen, cells = locate_in_order(
+        np.array(ids, np.int32), np.array(times, np.int64), places, 2, start, end, -3, step, steps
+    )
+    expected = oracle.locate_cells(ids, times, place_of, [(start, end)], -3, step, steps)
+    assert chosen.tolist() == [row for row, cell in enumerate(expected) if cell >= 0]
+    assert cells.tolist() == [cell for cell in expected if cell >= 0]
 
 
 @settings(max_examples=300, deadline=None)
@@ -66,6 +84,9 @@ def test_what_does_not_fit_is_refused() -> None:
             locate_cells(*one, np.zeros(1, np.int32), 0, np.array(bounds, np.int64), 0, step, steps)
     with pytest.raises(ValueError, match="want fewer"):
         locate_cells(*one, np.array([1 << 20], np.int32), 0, np.zeros(0, np.int64), 0, 1, 1 << 12)
+    for start, end, step in ((-1, 4, 1), (0, 10, 1), (0, 9, 0)):
+        with pytest.raises(ValueError, match="cannot locate"):
+            locate_in_order(*one, np.zeros(1, np.int32), 0, start, end, 0, step, 9)
     cells = np.zeros(2, np.int64), np.zeros(2)
     with pytest.raises(ValueError, match="got 1 rows of cells that there are not, want less than 2"):
         fold_rows(np.array([2], np.int32), one[1], np.zeros(1), "sum", *cells)
