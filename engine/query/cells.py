@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,9 @@ FOLDED = {"avg": "sum", "sum": "sum", "count": "sum", "min": "min", "max": "max"
 #: There are at most twice as many cells as samples are expected, and these; 16 bytes each.
 SPARE_CELLS = 1 << 20
 MAX_CELLS = 1 << 24
+#: From so many samples of a part on it is folded by several threads, without the interpreter's lock.
+CELLS_FOR_THREADS = 500_000
+_FOLDERS = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="tidegauge-fold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +97,18 @@ class Cells:
                 times = times[chosen]
         else:
             cells = self._locate(rows.tagset_ids, times, np.array((start_ns, end_ns), np.int64))
-        for field_id, column in rows.columns.items():
-            place = self._place_of.get(field_id)
-            if place is not None:
-                given = np.ascontiguousarray(column if chosen is None else column[chosen])
-                samples, newest = fold_rows(cells, times, given, self._how, self.counts[place], self.values[place])
-                self.samples += samples
-                self.newest_ns = max(self.newest_ns, newest)
+
+        def fold(field_id: int) -> tuple[int, int]:
+            column, place = rows.columns[field_id], self._place_of[field_id]
+            given = np.ascontiguousarray(column if chosen is None else column[chosen])
+            return fold_rows(cells, times, given, self._how, self.counts[place], self.values[place])
+
+        field_ids = [field_id for field_id in rows.columns if field_id in self._place_of]
+        # Each field has cells of its own, so that they may be folded at the same time.
+        each = _FOLDERS.map if len(field_ids) > 1 and len(cells) * len(field_ids) > CELLS_FOR_THREADS else map
+        for samples, newest in each(fold, field_ids):
+            self.samples += samples
+            self.newest_ns = max(self.newest_ns, newest)
 
     def add_buckets(self, field_id: int, rows: TierColumns, bounds: Int64Array) -> int:
         """Add a tier's rows of one field; return how many they were."""

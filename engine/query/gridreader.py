@@ -61,11 +61,15 @@ class Tiers(Protocol):
 
 @dataclass(slots=True)
 class GridPart:
-    """The lines of one selection.  ``rows``: how many raw samples or tier rows were read, by source, widest first."""
+    """The lines of one selection.  ``rows``: how many raw samples or tier rows were read, by source, widest first.
+
+    ``lacking``: a time of which raw samples would have to be read that are no longer kept.
+    """
 
     blocks: list[LineBlock]
     rows: dict[str, int] = field(default_factory=dict)
     newest_ns: int | None = None
+    lacking: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ class GridReader:
         while True:
             found = Cells(grid, one.field_ids, aggregate)
             rows: Counter[str] = Counter()
-            for piece in self._plan(one, whole, step_ns, raw_since_ns):
+            pieces = self._plan(one, whole, step_ns, raw_since_ns)
+            for piece in pieces:
                 name = RAW if piece.tier is None else piece.tier.name
                 rows[name] = self._fill(found, one, piece)
             # What was deleted meanwhile may have been left out of one source only.
@@ -119,7 +124,12 @@ class GridReader:
         newest_ns = None if found.newest_ns == NEVER_NS else found.newest_ns
         if RAW in rows:
             rows[RAW] = found.samples
-        return GridPart(self._blocks(one, by, found), {name: count for name, count in rows.items() if count}, newest_ns)
+        return GridPart(
+            self._blocks(one, by, found),
+            {name: count for name, count in rows.items() if count},
+            newest_ns,
+            None if self._tiers is None else _lacking(pieces, raw_since_ns),
+        )
 
     # --- what is read from where
 
@@ -232,3 +242,15 @@ class GridReader:
             while len(self._arranged) > MAX_ARRANGED:
                 self._arranged.pop(next(iter(self._arranged)))
         return known
+
+
+def _lacking(pieces: Sequence[Piece], raw_since_ns: int) -> Interval | None:
+    """Return the time from the first to the last raw sample that is wanted but no longer kept, if there is such."""
+    gone = [
+        (start_ns, min(end_ns, raw_since_ns))
+        for piece in pieces
+        if piece.tier is None
+        for start_ns, end_ns in piece.intervals
+        if start_ns < raw_since_ns
+    ]
+    return (gone[0][0], gone[-1][1]) if gone else None

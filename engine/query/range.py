@@ -241,6 +241,12 @@ class RangeReader:
             answer.count(source, rows, grid.newest_ns)
         for block in grid.blocks:
             answer.series.add(block)
+        if grid.lacking is not None:
+            start, end = (time_text(each) for each in grid.lacking)
+            answer.reason = (
+                f"raw samples from {start} to {end} are no longer kept, and what is asked for there is not whole"
+                " buckets of a tier: points of that time lack them"
+            )
 
     def _add(
         self, answer: RangeAnswer, query: RangeQuery, one: Selected, buckets: Buckets, source: str, rows_read: int

@@ -694,7 +694,7 @@ class Engine:
             self.recovery.require_finished("query")
             limited = replace(query, matchers=(*query.matchers, *caller.matchers))
             answer = self.ranges.answer(limited, raw_since_ns=self._raw_since_ns)
-            answer.reason = why_lacking(self.catalog, query, answer, caller.matchers)
+            answer.reason = why_lacking(self.catalog, query, answer, caller.matchers) or answer.reason
             return answer
 
     def prompt_query(self, query: RangeQuery, caller: Caller = EVERYONE) -> RangeAnswer | None:

@@ -13,7 +13,7 @@ from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND, 
 from engine.config import Config, Query, Retention
 from engine.config_units import Duration
 from engine.model.matchers import parse_matchers
-from engine.query import gridreader, prompt
+from engine.query import cells, gridreader, prompt
 from engine.query.range import RangeAnswer, RangeQuery
 from engine.runtime import Engine
 from tests.engine.test_engine_rollups import CONFIG, NOW_NS, Twin, random_batch
@@ -37,7 +37,8 @@ def _nothing_is_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=[(0, 0, 0), (0, 50, 20), (100, 400, 10**6)])
 def eager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tiers be read for few samples, and be flushed for none, some or all that are not in them."""
+    """Let tiers be read for few samples, be flushed for none, some or all that are not in them, and threads help."""
+    monkeypatch.setattr(cells, "CELLS_FOR_THREADS", request.param[0])
     preferred, beside, flush = request.param
     monkeypatch.setattr(gridreader, "RAW_SAMPLES_PREFERRED", preferred)
     monkeypatch.setattr(gridreader, "RAW_SAMPLES_BESIDE_KEPT", min(beside, preferred))
@@ -162,7 +163,10 @@ def test_samples_that_are_only_in_tiers_still_count(tmp_path: Path) -> None:
             query = RangeQuery("cpu_x", start_ns, start_ns + 24 * NS_PER_HOUR, step_ns, "sum")
             answer = engine.query(query)
             assert found_by(answer, None) == expected_by(twin.latest(), query)
-            assert answer.tier == "rollup_1h"
+            assert (answer.tier, answer.reason) == ("rollup_1h", None)
+        ragged = engine.query(RangeQuery("cpu_x", start_ns + 7, start_ns + 24 * NS_PER_HOUR, 100 * NS_PER_DAY, "sum"))
+        assert ragged.reason is not None
+        assert "are no longer kept" in ragged.reason
 
 
 def test_an_answer_says_what_it_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
