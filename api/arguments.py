@@ -50,6 +50,8 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
 def parse_start(text: str, now_ns: int, step_ns: int) -> int:
     """Parse a start; one that is relative to now is moved back to a whole step, so that buckets stay where they are."""
     start_ns = parse_time(text, now_ns)
+    if text.isdecimal():
+        return start_ns
     relative = parse_time(text, now_ns + 1) != start_ns
     return start_ns // step_ns * step_ns if relative and step_ns > 0 else start_ns
 

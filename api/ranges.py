@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -39,7 +40,7 @@ def range_json(answer: RangeAnswer, limit: int) -> bytes:
     """Return the body of ``GET /v1/query``, with at most ``limit`` series."""
     shown = answer.series.first(limit)
     head = msgspec.json.encode(range_metadata(answer) | {"truncated": len(shown) < len(answer.series)})
-    known: dict[int, list[bytes]] = {}
+    known = _Known({}, {})
     parts = [head[:-1], b',"series":[']
     for block in shown.blocks:
         parts += _parts_of(block, known)
@@ -52,16 +53,29 @@ def range_json(answer: RangeAnswer, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _parts_of(block: LineBlock, known: dict[int, list[bytes]]) -> list[bytes]:
-    """Return the pieces of a block's lines; ``known``: texts of labels by the identity of their list."""
-    texts = known.get(id(block.labels))
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Texts of what blocks of one answer have in common: of labels by the identity of their list, of times by those of
+    times and bounds (None where the lines have different ones).
+    """
+
+    labels: dict[int, list[bytes]]
+    times: dict[tuple[int, int], bytes | None]
+
+
+def _parts_of(block: LineBlock, known: _Known) -> list[bytes]:
+    """Return the pieces of a block's lines."""
+    texts = known.labels.get(id(block.labels))
     if texts is None:
-        texts = known[id(block.labels)] = [msgspec.json.encode(labels) for labels in block.labels]
+        texts = known.labels[id(block.labels)] = [msgspec.json.encode(labels) for labels in block.labels]
     # The texts that all lines share stand between those of their own: nothing is put together a line.
     metric = msgspec.json.encode(block.metric)
     columns: list[list[bytes]] = [texts]
     between = [_BETWEEN_LINES + b'{"metric":%b,"labels":' % metric]
-    times = _shared_times(block)
+    shape = id(block.times), id(block.bounds)
+    if shape not in known.times:
+        known.times[shape] = _shared_times(block)
+    times = known.times[shape]
     if times is None:
         columns.append(_runs(block.times, block.bounds))
         between.append(b',"times":[')
@@ -81,6 +95,8 @@ def _parts_of(block: LineBlock, known: dict[int, list[bytes]]) -> list[bytes]:
 
 def _shared_times(block: LineBlock) -> bytes | None:
     """Return the times that all lines of a block have, as lines without gaps do; None where these differ."""
+    if len(block) == 1:
+        return msgspec.json.encode(block.times.tolist())[1:-1]
     steps = len(block.times) // len(block)
     if not (np.diff(block.bounds) == steps).all():
         return None
@@ -90,6 +106,8 @@ def _shared_times(block: LineBlock) -> bytes | None:
 
 def _runs(numbers: Float64Array | Int64Array, bounds: Int64Array) -> list[bytes]:
     """Return each run of numbers, not empty, as text with commas between."""
+    if len(bounds) == 2:
+        return [msgspec.json.encode(numbers.tolist())[1:-1]]
     steps = len(numbers) // (len(bounds) - 1)
     if (np.diff(bounds) == steps).all():
         runs = numbers.reshape(-1, steps).tolist()

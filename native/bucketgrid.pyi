@@ -23,22 +23,32 @@ class BucketGrid:
     ) -> None: ...
     @staticmethod
     def size(fields: int, slot_count: int, start_ns: int, end_ns: int, width_ns: int) -> int: ...
+    def use(self, columns: Sequence[npt.NDArray[np.float64] | None]) -> None: ...
+    def use_matrix(self, values: npt.NDArray[np.float64], places: Sequence[int]) -> None: ...
     def take(
         self,
         tagset_ids: npt.NDArray[np.int32],
         times: npt.NDArray[np.int64],
-        columns: Sequence[npt.NDArray[np.float64] | None],
+        first: int,
         start_ns: int,
         end_ns: int,
         in_order: bool,
         most: int,
     ) -> int: ...
+    def take_indexed(
+        self,
+        sorted_ids: npt.NDArray[np.int32],
+        order: npt.NDArray[np.int32],
+        times: npt.NDArray[np.int64],
+        start_ns: int,
+        end_ns: int,
+        most: int,
+    ) -> int: ...
     def present(self) -> list[bool]: ...
-    def line(
-        self, field: int
+    def lines(
+        self,
     ) -> tuple[
-        list[int],
-        list[int],
+        list[tuple[int, int, int, int]],
         npt.NDArray[np.int64],
         npt.NDArray[np.float64],
         npt.NDArray[np.int64] | None,

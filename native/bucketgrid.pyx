@@ -71,6 +71,10 @@ cdef class BucketGrid:
     cdef vector[uint8_t] _present
     cdef uint8_t _sieve[SIEVE]
     cdef vector[Found] _found
+    # The columns of the source that is being taken from, how long they are, and what holds them.
+    cdef vector[const double*] _columns
+    cdef Py_ssize_t _rows
+    cdef object _holder
     cdef readonly int64_t samples, newest_ns
 
     def __cinit__(
@@ -120,47 +124,121 @@ cdef class BucketGrid:
         """Return how many cells a grid has."""
         return fields * slot_count * ((end_ns - start_ns - 1) // width_ns + 2)
 
-    def take(self, tagset_ids, times, columns, start_ns, end_ns, bint in_order, Py_ssize_t most):
+    def use(self, columns):
+        """Take values from these columns from now on: float64[n] for each field, None where there are no samples of it.
+
+        NaN is no sample.  Raises TypeError or ValueError for other input.
+        """
+        cdef const double[::1] column
+        cdef Py_ssize_t rows = -1
+        if len(columns) != self._fields:
+            raise ValueError(f"cannot add rows: got {len(columns)} columns, want {self._fields}")
+        self._columns.clear()
+        for each in columns:
+            if each is None:
+                self._columns.push_back(NULL)
+                continue
+            column = checked_array(each, "a column", np.float64, 1)
+            if rows >= 0:
+                same_length(each, "a column", rows, "the others")
+            rows = column.shape[0]
+            self._columns.push_back(&column[0])
+        self._holder, self._rows = list(columns), rows
+
+    def use_matrix(self, values, places):
+        """Do the same with rows of a float64[k, n] matrix, each contiguous: that of each field, -1 where it has none."""
+        cdef const double[:, :] matrix = values
+        cdef const double* column
+        cdef Py_ssize_t place
+        if len(places) != self._fields:
+            raise ValueError(f"cannot add rows: got {len(places)} columns, want {self._fields}")
+        if matrix.shape[1] > 1 and matrix.strides[1] != sizeof(double):
+            raise ValueError("cannot use values: want each of their rows contiguous")
+        self._columns.clear()
+        for place in places:
+            if place >= matrix.shape[0]:
+                raise ValueError(f"cannot use row {place} of {matrix.shape[0]}")
+            column = NULL
+            if place >= 0:
+                column = &matrix[place, 0]
+            self._columns.push_back(column)
+        self._holder, self._rows = values, matrix.shape[1]
+
+    def take(self, tagset_ids, times, Py_ssize_t first, start_ns, end_ns, bint in_order, Py_ssize_t most):
         """Add the samples of the grid's tag sets with ``start_ns <= time < end_ns``; return how many rows they were in.
 
-        ``tagset_ids`` int32[n]; ``times`` int64[n] ns; ``columns``: float64[n] for each field, None where there are no
-        samples of it; NaN is no sample.  ``in_order``: rows ascend by (tag set, time).  With more than ``most`` cells
-        to look at nothing is added, and the answer is TOO_MANY.  Raises TypeError or ValueError for other input.
+        ``tagset_ids`` int32[n]; ``times`` int64[n] ns, of the rows of the columns in use; those before ``first`` are
+        left out.  ``in_order``: rows ascend by (tag set, time).  With more than ``most`` cells to look at nothing is
+        added, and the answer is TOO_MANY.  Raises TypeError or ValueError for other input.
         """
         cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
-        cdef Py_ssize_t rows = ids.shape[0], field = 0, limit
+        cdef Py_ssize_t rows = ids.shape[0], limit
         same_length(checked_array(times, "times", np.int64, 1), "times", rows, "tagset_ids")
         cdef const int64_t[::1] at = times
         cdef int64_t low = start_ns, high = end_ns
         cdef bint fits
-        cdef const double[::1] column
-        if len(columns) != self._fields:
-            raise ValueError(f"cannot add rows: got {len(columns)} columns, want {self._fields}")
-        if low > high or high > self._end or (low < self._start and not self._before):
-            raise ValueError(f"cannot add rows: got times from {start_ns} to {end_ns}, want times of the buckets")
-        if rows > 0xFFFFFFFF:
-            raise ValueError(f"cannot add {rows} rows: want fewer")
-        if rows == 0 or low == high or self._tagsets.empty():
+        self._check(low, high, rows)
+        if first < 0 or first >= rows or low == high or self._tagsets.empty():
             return 0
         limit = most // max(1, self._fields)
         self._found.clear()
         if in_order:
-            fits = self._look_up(&ids[0], &at[0], rows, low, high, limit)
+            fits = self._look_up(&ids[0], &at[0], first, rows, low, high, limit)
         else:
-            fits = self._look_through(&ids[0], &at[0], rows, low, high, limit)
-        if not fits:
-            return TOO_MANY
+            fits = self._look_through(&ids[0], &at[0], first, rows, low, high, limit)
+        return self._add_all(&at[0]) if fits else TOO_MANY
+
+    def take_indexed(self, sorted_ids, order, times, start_ns, end_ns, Py_ssize_t most):
+        """Add samples as :meth:`take` does, of rows that an index finds.
+
+        ``order`` int32[m]: places of rows in ``times`` and the columns, in each tag set by time; ``sorted_ids``
+        int32[m], ascending: the tag set of each.
+        """
+        cdef const int32_t[::1] ids = checked_array(sorted_ids, "sorted_ids", np.int32, 1)
+        cdef const int32_t[::1] places = checked_array(order, "order", np.int32, 1)
+        cdef const int64_t[::1] at = checked_array(times, "times", np.int64, 1)
+        cdef Py_ssize_t count = ids.shape[0], rows = at.shape[0], limit, place, first = 0
+        cdef int64_t low = start_ns, high = end_ns
+        same_length(order, "order", count, "sorted_ids")
+        self._check(low, high, rows)
+        if count == 0 or low == high:
+            return 0
+        limit = most // max(1, self._fields)
+        self._found.clear()
+        for place in range(<Py_ssize_t>self._tagsets.size()):
+            first = first_of(&ids[0], first, count, self._tagsets[place])
+            while first < count and ids[first] == self._tagsets[place]:
+                if not 0 <= places[first] < rows:
+                    raise ValueError(f"cannot add rows: got row {places[first]} of {rows} in the order")
+                if low <= at[places[first]] < high and not self._note(places[first], place, at[places[first]], limit):
+                    return TOO_MANY
+                first += 1
+            if first == count:
+                break
+        return self._add_all(&at[0]) if rows else 0
+
+    cdef int _check(self, int64_t low, int64_t high, Py_ssize_t rows) except -1:
+        if <Py_ssize_t>self._columns.size() != self._fields or (self._rows >= 0 and self._rows != rows):
+            raise ValueError(f"cannot add {rows} rows: got columns of {self._rows}")
+        if low > high or high > self._end or (low < self._start and not self._before):
+            raise ValueError(f"cannot add rows: got times from {low} to {high}, want times of the buckets")
+        if rows > 0xFFFFFFFF:
+            raise ValueError(f"cannot add {rows} rows: want fewer")
+        return 0
+
+    cdef Py_ssize_t _add_all(self, const int64_t* times):
+        """Add the rows found; return how many they are."""
+        cdef Py_ssize_t field
         for field in range(self._fields):
-            if columns[field] is not None:
-                column = checked_array(columns[field], "a column", np.float64, 1)
-                same_length(columns[field], "a column", rows, "tagset_ids")
-                self._add(&column[0], &at[0], field)
+            if self._columns[field] != NULL:
+                self._add(self._columns[field], times, field)
         return self._found.size()
 
     cdef bint _look_up(
-        self, const int32_t* ids, const int64_t* times, Py_ssize_t rows, int64_t low, int64_t high, Py_ssize_t limit
+        self, const int32_t* ids, const int64_t* times, Py_ssize_t row, Py_ssize_t rows, int64_t low, int64_t high,
+        Py_ssize_t limit,
     ) noexcept:
-        cdef Py_ssize_t place, row = 0
+        cdef Py_ssize_t place
         for place in range(<Py_ssize_t>self._tagsets.size()):
             row = first_row(ids, times, row, rows, self._tagsets[place], low)
             while row < rows and ids[row] == self._tagsets[place] and times[row] < high:
@@ -172,16 +250,16 @@ cdef class BucketGrid:
         return True
 
     cdef bint _look_through(
-        self, const int32_t* ids, const int64_t* times, Py_ssize_t rows, int64_t low, int64_t high, Py_ssize_t limit
+        self, const int32_t* ids, const int64_t* times, Py_ssize_t row, Py_ssize_t rows, int64_t low, int64_t high,
+        Py_ssize_t limit,
     ) noexcept:
-        cdef Py_ssize_t count = <Py_ssize_t>self._tagsets.size(), row, place, end
+        cdef Py_ssize_t count = <Py_ssize_t>self._tagsets.size(), place, end
         cdef const int32_t* wanted = self._tagsets.data()
         cdef int32_t only, first = wanted[0], last = wanted[count - 1]
         cdef bint dense = <int64_t>last - first + 1 == count
         cdef int any
         if count == 1:
             only = first
-            row = 0
             while row < rows:
                 # Sixteen at a time, most of which are other tag sets' rows.
                 end = row + 16
@@ -200,7 +278,7 @@ cdef class BucketGrid:
                             return False
                 row = end
             return True
-        for row in range(rows):
+        for row in range(row, rows):
             if not self._sieve[ids[row] & (SIEVE - 1)] or times[row] < low or times[row] >= high:
                 continue
             if ids[row] < first or ids[row] > last:
@@ -265,17 +343,14 @@ cdef class BucketGrid:
         """Return a list of bools: which of the tag sets have had a sample at or after the start."""
         return [bool(one) for one in self._present]
 
-    def line(self, Py_ssize_t field):
-        """Return (slots, ends, buckets, values, newest times) of one field, for each (slot, bucket) that has samples.
+    def lines(self):
+        """Return (lines, buckets, values, newest times) of all (slot, bucket) that have samples, field by field.
 
-        ``slots`` and ``ends``: lists, of each slot with samples and where its buckets end in the arrays; ``buckets``
-        int64[m]: their numbers; ``values`` float64[m]; the newest times int64[m] ns of the aggregate last, else None.
-        Raises ValueError for a field that there is not.
+        Lines: a list of (field, slot, first, end), where the line's buckets are in the arrays; ``buckets`` int64[m]: their
+        numbers; ``values`` float64[m]; the newest times int64[m] ns of the aggregate last, else None.
         """
-        if not 0 <= field < self._fields:
-            raise ValueError(f"cannot read field {field} of {self._fields}")
-        cdef Py_ssize_t most = self._slots * (self._buckets - self._before), first = field * self._slots * self._buckets
-        cdef Py_ssize_t slot, bucket, at, found = 0, used
+        cdef Py_ssize_t most = self._fields * self._slots * (self._buckets - self._before)
+        cdef Py_ssize_t field, slot, bucket, at = 0, found = 0, first
         cdef bint timed = self._kind == LAST
         buckets, values = np.empty(most, np.int64), np.empty(most, np.float64)
         newest = np.empty(most if timed else 0, np.int64)
@@ -283,26 +358,25 @@ cdef class BucketGrid:
         cdef int64_t[::1] times = newest
         cdef double[::1] out = values
         cdef double previous
-        slots, ends = [], []
-        for slot in range(self._slots):
-            used = found
-            previous = NAN
-            for bucket in range(self._buckets):
-                at = first + slot * self._buckets + bucket
-                if self._cells[at].count == 0:
-                    continue
-                if bucket >= self._before:
-                    numbers[found] = bucket - self._before
-                    if timed:
-                        times[found] = self._ends[at].last_time
-                    out[found] = self._value(at, previous)
-                    found += 1
-                if self._kind == INCREASE:
-                    previous = self._ends[at].last
-            if found > used:
-                slots.append(slot)
-                ends.append(found)
-        return slots, ends, buckets[:found], values[:found], newest[:found] if timed else None
+        lines = []
+        for field in range(self._fields):
+            for slot in range(self._slots):
+                first = found
+                previous = NAN
+                for bucket in range(self._buckets):
+                    if self._cells[at].count:
+                        if bucket >= self._before:
+                            numbers[found] = bucket - self._before
+                            if timed:
+                                times[found] = self._ends[at].last_time
+                            out[found] = self._value(at, previous)
+                            found += 1
+                        if self._kind == INCREASE:
+                            previous = self._ends[at].last
+                    at += 1
+                if found > first:
+                    lines.append((field, slot, first, found))
+        return lines, buckets, values, newest if timed else None
 
     cdef inline double _value(self, Py_ssize_t at, double previous) noexcept:
         """Return the value of a cell; ``previous``: the series' last sample before, NaN where none is known."""
@@ -376,6 +450,18 @@ cdef inline Py_ssize_t first_row(
     while row < end:
         middle = row + (end - row) // 2
         if ids[middle] < wanted or (ids[middle] == wanted and times[middle] < low):
+            row = middle + 1
+        else:
+            end = middle
+    return row
+
+
+cdef inline Py_ssize_t first_of(const int32_t* ids, Py_ssize_t row, Py_ssize_t rows, int32_t wanted) noexcept:
+    """Return the first of the rows from ``row`` on whose tag set is not below ``wanted``."""
+    cdef Py_ssize_t end = rows, middle
+    while row < end:
+        middle = row + (end - row) // 2
+        if ids[middle] < wanted:
             row = middle + 1
         else:
             end = middle

@@ -8,18 +8,33 @@ from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 
 from engine.model.rows import Float64Array, Int32Array, Int64Array, Rows, absent_matrix, sort_merge
 from native.slabs import slab_array
+from native.sorting import sort_order
 
 FIRST_CAPACITY_ROWS = 256
 MAX_BLOCK_ROWS = 131_072
 #: Blocks of this capacity and more are in memory that is used again when they have been sealed.
 SLAB_ROWS = 16_384
+#: So many rows that no index has are looked through before a new one is made.
+UNINDEXED_ROWS = 4_096
 _block_numbers = itertools.count(1)
 _Arrays = tuple[Int32Array, Int64Array, Float64Array]
+
+
+@dataclass(frozen=True, slots=True)
+class RowIndex:
+    """Where each tag set's rows are among the first ``len(order)`` of a block that is not sorted.
+
+    ``order`` int32[n]: places of rows, by tag set and in each by time; ``tagset_ids`` int32[n]: whose they are.
+    """
+
+    tagset_ids: Int32Array
+    order: Int32Array
 
 
 def _allocate(fields: int, capacity: int) -> _Arrays:
@@ -41,7 +56,7 @@ class Block:
         self.late = late
         self.count = 0
         self.frozen = False
-        #: Readers look for few of its rows: once it is frozen it is worth sorting.
+        #: Readers look for few of its rows: once it is frozen it is worth sorting, before that an index.
         self.searched = False
         self.first_sequence = 0
         self.last_sequence = 0
@@ -50,6 +65,8 @@ class Block:
         # One attribute, so that a reader in another thread always gets three arrays that belong together.
         self._arrays: _Arrays = _allocate(len(field_ids), capacity)
         self._sorted: Rows | None = None
+        # With the arrays that it is an index of.
+        self._index: tuple[_Arrays, RowIndex] | None = None
         self._sort_lock = threading.Lock()
 
     @property
@@ -98,6 +115,24 @@ class Block:
         count = self.count
         return Rows(tagset_ids[:count], times[:count], self.field_ids, values[:, :count])
 
+    def indexed_view(self) -> tuple[Rows, RowIndex | None]:
+        """Return :meth:`view` and an index of its first rows if there is one."""
+        index, arrays, count = self._index, self._arrays, self.count
+        tagset_ids, times, values = arrays
+        rows = Rows(tagset_ids[:count], times[:count], self.field_ids, values[:, :count])
+        return rows, index[1] if index is not None and index[0] is arrays else None
+
+    def index_rows(self) -> bool:
+        """Make an index of the rows so far; return whether enough of them had none.  One thread at a time."""
+        arrays, count = self._arrays, self.count
+        indexed = len(self._index[1].order) if self._index is not None and self._index[0] is arrays else 0
+        if count - indexed < UNINDEXED_ROWS:
+            return False
+        tagset_ids = arrays[0][:count]
+        order = sort_order(tagset_ids, arrays[1][:count]).astype(np.int32)
+        self._index = arrays, RowIndex(tagset_ids[order], order)
+        return True
+
     @property
     def in_order(self) -> bool:
         """Whether :meth:`view` gives rows sorted by (tag set, time); once it does, it always will."""
@@ -111,6 +146,7 @@ class Block:
                 if not self.late:
                     # Strictly newer rows hold no key twice, so the sorted rows can stand in for the others.
                     self._arrays = rows.tagset_ids, rows.times, rows.values
+                self._index = None
                 # Last: whoever sees it takes the rows above for sorted.
                 self._sorted = rows
             return self._sorted

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.clock import NS_PER_MINUTE
-from engine.hot.block import MAX_BLOCK_ROWS, Block
+from engine.hot.block import MAX_BLOCK_ROWS, Block, RowIndex
 from engine.hot.places import Places
 from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows, absent_matrix
 from engine.segments.deletions import Hole, hole_mask, without_holes
@@ -51,6 +51,7 @@ class BlockView:
     min_time_ns: int
     max_time_ns: int
     in_order: bool = False
+    index: RowIndex | None = None
 
     @property
     def late(self) -> bool:
@@ -385,20 +386,28 @@ class HotStore:
             return {block.number for table in self._tables.values() for block in table.blocks}
 
     def arrange(self) -> int:
-        """Sort the frozen blocks in which readers have searched, so that they need not look at every row again.
+        """Sort the frozen blocks in which readers have searched, and index the others, so that they need not look at
+        every row again.
 
-        Returns how many blocks were sorted.  Holds no lock while it does.
+        Returns how many blocks were sorted or indexed.  Holds no lock while it does.
         """
         with self.lock:
             blocks = [
-                block
+                (block, block.frozen)
                 for table in self._tables.values()
                 for block in table.blocks
-                if block.frozen and block.searched and not block.late and not block.in_order
+                if block.searched and not block.late and not block.in_order
             ]
-        for block in blocks:
-            block.sorted_view()
-        return len(blocks)
+        arranged = 0
+        for block, frozen in blocks:
+            if frozen:
+                block.sorted_view()
+                arranged += 1
+            elif block.index_rows():
+                # Whoever searches again shall have a newer one.
+                block.searched = False
+                arranged += 1
+        return arranged
 
     # --- sealing
 
@@ -487,7 +496,8 @@ class HotStore:
 def _view_of(block: Block) -> BlockView:
     in_order = block.in_order
     # The order is asked for first: a block may be sorted at any moment, and stays so.
-    return BlockView(block, block.view(), block.min_time_ns, block.max_time_ns, in_order)
+    rows, index = block.indexed_view()
+    return BlockView(block, rows, block.min_time_ns, block.max_time_ns, in_order, index)
 
 
 def remaining_of(sealed: Sequence[Block], ranges: Sequence[tuple[int, int]]) -> dict[int, Block | None]:

@@ -37,20 +37,22 @@ class Matcher:
         """Build a matcher; raises BadRequest for an unknown operator or an unusable regular expression."""
         if operator not in ("=", "!=", "=~", "!~"):
             raise BadRequest(f"cannot match label {label!r}: got operator {operator!r}, want one of = != =~ !~")
-        pattern = texts = None
+        pattern = None
         if operator in ("=~", "!~"):
             if len(value) > MAX_PATTERN_LENGTH:
                 raise BadRequest(
                     f"cannot match label {label!r}: the pattern has {len(value)} characters,"
                     f" want at most {MAX_PATTERN_LENGTH}"
                 )
+            if not _SPECIAL.search(value):
+                # Compiling takes longer than most queries, and is not needed for these.
+                texts = frozenset(value.split("|"))
+                return Matcher(label, cast(Operator, operator), value, None, texts)
             try:
                 pattern = re.compile(value)
             except re.error as error:
                 raise BadRequest(f"cannot match label {label!r}: {value!r} is no regular expression: {error}") from None
-            if not _SPECIAL.search(value):
-                texts = frozenset(value.split("|"))
-        return Matcher(label, cast(Operator, operator), value, pattern, texts)
+        return Matcher(label, cast(Operator, operator), value, pattern)
 
     def wanted_texts(self) -> frozenset[str] | None:
         """Return the values of which a selected series has one, None where they cannot be listed."""
@@ -87,7 +89,9 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
             raise BadRequest(
                 f'cannot read matcher at character {at + 1} of {text!r}: want label="value", with = != =~ or !~'
             )
-        value = re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape.group(1), escape.group(0)), found["value"])
+        value = found["value"]
+        if "\\" in value:
+            value = re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape.group(1), escape.group(0)), value)
         matchers.append(Matcher.of(found["label"], found["operator"], value))
         at = found.end()
         if at < len(body):

@@ -8,21 +8,25 @@ no late row corrects another one in the time asked for, so each counts, and thos
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
 from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_SECOND
-from engine.model.rows import FIELD_ID_BITS
+from engine.hot.store import BlockView
+from engine.model.rows import FIELD_ID_BITS, Int64Array
 from engine.model.selection import FEW_TAGSETS
 from engine.query.grouping import lines_of
 from engine.query.samples import SampleStore
 from engine.query.selected import Lines, Selected
-from engine.query.serieslist import SeriesPoints
+from engine.query.serieslist import LineBlock
 from native.bucketgrid import MERGED, TOO_MANY, BucketGrid
 
+_FIELD = itemgetter(0)
 #: A query is prompt with no more cells of rows to add up, ...
 MAX_CELLS = 50_000
 #: ... rows in no order to look through, ...
@@ -37,7 +41,7 @@ MAX_TAGSETS = 2_000
 class Part:
     """Lines of one selection, how many samples they are from, and the time of the newest (None without any)."""
 
-    lines: list[SeriesPoints]
+    blocks: list[LineBlock]
     samples: int
     newest_ns: int | None
 
@@ -79,10 +83,10 @@ class PromptReader:
         grid = BucketGrid(folded, one.tagset_ids, lines.of_tagset, slots, fields, start_ns, end_ns, step_ns)
         if not self._fill(grid, one, start_ns - look_back_ns, end_ns, min(MAX_CELLS, most_cells)):
             return None
-        found = _points(grid, one, lines, start_ns, end_ns, step_ns)
+        found = _blocks(grid, one, lines, start_ns, end_ns, step_ns)
         if aggregate == "rate":
-            for line in found:
-                np.divide(line.values, step_ns / NS_PER_SECOND, out=line.values)
+            for block in found:
+                np.divide(block.values, step_ns / NS_PER_SECOND, out=block.values)
         return Part(found, grid.samples, grid.newest_ns if grid.samples else None)
 
     def _lines(self, one: Selected, by: tuple[str, ...] | None) -> Lines:
@@ -101,60 +105,85 @@ class PromptReader:
         if start_ns >= end_ns:
             return True
         fields = one.field_ids
-        looked_through = 0
-        for view in snapshot.fresh:
-            if not view.in_order:
-                looked_through += len(view.rows)
-        if looked_through > MAX_LOOKED_THROUGH or (snapshot.settled and len(one.tagset_ids) > FEW_TAGSETS):
+        few = len(one.tagset_ids) <= FEW_TAGSETS
+        looked_through = sum(_rows_without_order(view, few) for view in snapshot.fresh)
+        if looked_through > MAX_LOOKED_THROUGH or (snapshot.settled and not few):
             return False
         for meta in snapshot.settled:
             groups = self._samples.kept_columns(meta, start_ns, end_ns, one.tagset_ids, fields)
             if groups is None:
                 return False
             for tagset_ids, times, columns in groups:
-                taken = grid.take(tagset_ids, times, columns, start_ns, end_ns, True, most)
+                grid.use(columns)
+                taken = grid.take(tagset_ids, times, 0, start_ns, end_ns, True, most)
                 if taken == TOO_MANY:
                     return False
                 most -= taken * len(fields)
         for view in snapshot.fresh:
             view.block.searched |= not one.every
-            rows = view.rows
-            places = [rows.field_ids.index(each) if each in rows.field_ids else -1 for each in fields]
-            columns = [None if place < 0 else rows.values[place] for place in places]
-            taken = grid.take(rows.tagset_ids, rows.times, columns, start_ns, end_ns, view.in_order, most)
+            rows, indexed = view.rows, 0
+            known = rows.field_ids
+            grid.use_matrix(rows.values, [known.index(each) if each in known else -1 for each in fields])
+            if few and view.index is not None and not view.in_order:
+                # The rows in its order first: they came before the rest.
+                indexed = len(view.index.order)
+                taken = grid.take_indexed(view.index.tagset_ids, view.index.order, rows.times, start_ns, end_ns, most)
+                if taken == TOO_MANY:
+                    return False
+                most -= taken * len(fields)
+            taken = grid.take(rows.tagset_ids, rows.times, indexed, start_ns, end_ns, view.in_order, most)
             if taken == TOO_MANY:
                 return False
             most -= taken * len(fields)
         return True
 
 
-def _points(
-    grid: BucketGrid, one: Selected, lines: Lines, start_ns: int, end_ns: int, step_ns: int
-) -> list[SeriesPoints]:
-    """Return the lines of a filled grid, metric by metric; those of series without a sample are left out."""
-    every_time = start_ns + step_ns * np.arange((end_ns - start_ns - 1) // step_ns + 1, dtype=np.int64)
-    # Lines come in the order of their first series with a sample.
-    order = None
+def _rows_without_order(view: BlockView, few: bool) -> int:
+    """Return how many rows of a block have to be looked at one by one."""
+    if view.in_order:
+        return 0
+    return len(view.rows) - (len(view.index.order) if few and view.index is not None else 0)
+
+
+def _blocks(grid: BucketGrid, one: Selected, lines: Lines, start_ns: int, end_ns: int, step_ns: int) -> list[LineBlock]:
+    """Return the lines of a filled grid, a block for each metric; those of series without a sample are left out."""
+    found, buckets, values, newest = grid.lines()
+    steps = (end_ns - start_ns - 1) // step_ns + 1
+    order: dict[int, int] = {}
     if len(lines.labels) != len(lines.of_tagset) and len(lines.labels) > 1:
-        order = list(
-            dict.fromkeys(
-                slot for slot, present in zip(lines.of_tagset.tolist(), grid.present(), strict=True) if present
+        # Lines come in the order of their first series with a sample.
+        seen = (slot for slot, present in zip(lines.of_tagset.tolist(), grid.present(), strict=True) if present)
+        order = {slot: number for number, slot in enumerate(dict.fromkeys(seen))}
+    copied = [dict(labels) for labels in lines.labels]
+    # What the blocks of several metrics have in common is one object, which is then written once.
+    labels: dict[tuple[int, ...], list[dict[str, str]]] = {}
+    whole: dict[int, tuple[Int64Array, Int64Array]] = {}
+    blocks = []
+    for field, run in itertools.groupby(found, key=_FIELD):
+        spans = list(run)
+        first, end = spans[0][2], spans[-1][3]
+        places: slice | Int64Array = slice(first, end)
+        if order:
+            spans.sort(key=lambda span: order[span[1]])
+            places = np.concatenate([np.arange(span[2], span[3]) for span in spans])
+        slots = tuple(span[1] for span in spans)
+        if end - first == steps * len(spans):
+            if len(spans) not in whole:
+                every = start_ns + step_ns * np.arange(steps, dtype=np.int64)
+                bounds = steps * np.arange(len(spans) + 1, dtype=np.int64)
+                whole[len(spans)] = every if len(spans) == 1 else np.tile(every, len(spans)), bounds
+            times, bounds = whole[len(spans)]
+        else:
+            times = start_ns + step_ns * buckets[places]
+            bounds = np.cumsum([0, *(span[3] - span[2] for span in spans)], dtype=np.int64)
+        blocks.append(
+            LineBlock(
+                one.metrics[one.field_ids[field]],
+                labels.setdefault(slots, [copied[slot] for slot in slots]),
+                bounds,
+                times,
+                values[places],
+                None if newest is None else newest[places],
             )
         )
-    points: list[SeriesPoints] = []
-    for place, metric in enumerate(one.metrics.values()):
-        slots, ends, buckets, values, newest = grid.line(place)
-        made = {}
-        first = 0
-        for slot, end in zip(slots, ends, strict=True):
-            whole = end - first == len(every_time)
-            made[slot] = SeriesPoints(
-                dict(lines.labels[slot]),
-                every_time if whole else every_time[buckets[first:end]],
-                values[first:end],
-                metric,
-                None if newest is None else newest[first:end],
-            )
-            first = end
-        points += made.values() if order is None else [made[slot] for slot in order if slot in made]
-    return points
+    return blocks

@@ -221,7 +221,8 @@ class RangeReader:
         )
         if part is None:
             return False
-        answer.series.extend(part.lines)
+        for block in part.blocks:
+            answer.series.add(block)
         if part.samples:
             answer.count(RAW, part.samples, part.newest_ns)
         return True

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.hot import block as block_module
 from engine.hot.block import Block
 from engine.hot.store import HotStore, remaining_of
 from engine.model.rows import FOREVER_NS, NEVER_NS, Rows, absent_matrix, concat, sort_merge
@@ -264,3 +265,30 @@ def test_a_block_that_is_sorted_while_it_is_sealed_keeps_the_right_rows(monkeypa
     assert sorted(zip(rows.tagset_ids.tolist(), rows.times.tolist(), rows.values[0].tolist(), strict=True)) == [
         (tagset, time, float(time)) for tagset in (0, 1) for time in range(5, 10)
     ]
+
+
+def test_an_index_is_of_the_rows_it_was_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_module, "UNINDEXED_ROWS", 3)
+    block = Block((0,), late=False, capacity=8)
+
+    def append(start: int, count: int) -> None:
+        times = np.arange(start, start + count, dtype=np.int64)
+        block.append(Rows((times % 3).astype(np.int32), times, (0,), times[None, :].astype(np.float64)), start + 1)
+
+    append(0, 2)
+    assert not block.index_rows()
+    append(2, 5)
+    assert block.index_rows()
+    append(7, 1)
+    rows, index = block.indexed_view()
+    assert index is not None
+    assert (index.tagset_ids.tolist(), index.order.tolist()) == ([0, 0, 0, 1, 1, 2, 2], [0, 3, 6, 1, 4, 2, 5])
+    assert len(rows) == 8
+    assert not block.index_rows()
+    append(8, 4)
+    # It has grown: its rows are elsewhere, at the same places, and are indexed anew.
+    assert block.indexed_view()[1] is None
+    assert block.index_rows()
+    block.frozen = True
+    block.sorted_view()
+    assert block.indexed_view()[1] is None

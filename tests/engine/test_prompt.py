@@ -15,7 +15,9 @@ from engine.catalog.callers import EVERYONE, Caller
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND, ManualClock
 from engine.config import Config, Query, Retention
 from engine.config_units import Duration
+from engine.hot import block
 from engine.model.matchers import parse_matchers
+from engine.model.rows import FOREVER_NS, NEVER_NS
 from engine.query import prompt
 from engine.query.prompt import PromptReader
 from engine.query.range import RangeAnswer, RangeQuery
@@ -107,6 +109,31 @@ def test_rows_in_memory(engine: Engine) -> None:
         engine.hot.freeze(table_id)
     assert engine.hot.arrange() == 1
     engine.submit_lines(lines(2, range(1, 2))).result(30)
+    assert compared(engine) >= 3 * len(AGGREGATES)
+
+
+def test_rows_that_an_index_finds(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block, "UNINDEXED_ROWS", 1)
+    # The block grows with these and has room for more.
+    engine.submit_lines(lines(6, range(1, 2), range(1), minute_step=30)).result(30)
+    (view,) = engine.hot.snapshot(engine.hot.table_ids()[0], NEVER_NS, FOREVER_NS)
+    hot = view.block
+    searched(engine)
+    assert engine.hot.arrange() == 1
+    assert engine.hot.arrange() == 0
+    rows, index = hot.indexed_view()
+    assert index is not None
+    assert len(index.order) == len(rows)
+    assert compared(engine) >= 3 * len(AGGREGATES)
+    # Rows behind the index, and an index of rows that lie elsewhere now.
+    engine.submit_lines(lines(2, range(1, 2), range(1, HOSTS), minute_step=20)).result(30)
+    rows, index = hot.indexed_view()
+    assert index is not None
+    assert len(index.order) < len(rows)
+    assert compared(engine) >= 3 * len(AGGREGATES)
+    engine.hot.freeze(engine.hot.table_ids()[0])
+    hot.sorted_view()
+    assert hot.indexed_view()[1] is None
     assert compared(engine) >= 3 * len(AGGREGATES)
 
 

@@ -18,6 +18,7 @@ FIELDS = 2
 #: Tag sets that differ in more than the bits that are looked at first, and some that differ in no other.
 TAGSETS = st.sampled_from([0, 1, 2, 7, 4096, 4097, 9000])
 VALUE = st.one_of(st.just(math.nan), st.integers(-3, 9).map(float), st.just(0.1))
+HOWS = st.sampled_from(["in order", "indexed", "in two", "as they came"])
 ROWS = st.lists(st.tuples(TAGSETS, st.integers(0, 60), st.tuples(VALUE, VALUE)), max_size=40)
 
 
@@ -27,15 +28,31 @@ def sources(rows: list[oracle.Row], cuts: list[float]) -> list[list[oracle.Row]]
     return [rows[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def taken(grid: BucketGrid, rows: list[oracle.Row], low: int, high: int, *, in_order: bool, without: int) -> int:
+def taken(grid: BucketGrid, rows: list[oracle.Row], low: int, high: int, *, how: str, without: int) -> int:
     """Give a grid the rows of a source that lacks the field ``without``."""
-    if in_order:
-        rows = sorted(rows, key=lambda row: (row[0], row[1]))
+    order = sorted(range(len(rows)), key=lambda at: (rows[at][0], rows[at][1]))
+    if how == "in order":
+        rows = [rows[at] for at in order]
     columns: list[Any] = [np.array([row[2][field] for row in rows], np.float64) for field in range(FIELDS)]
     if 0 <= without < FIELDS:
         columns[without] = None
     tagsets, times = np.array([row[0] for row in rows], np.int32), np.array([row[1] for row in rows], np.int64)
-    return grid.take(tagsets, times, columns, low, high, in_order, 1_000)
+    if without % 2:
+        grid.use(columns)
+    else:
+        matrix = np.array([np.arange(len(rows)), *(column for column in columns if column is not None)], np.float64)
+        kept = [field for field in range(FIELDS) if field != without]
+        grid.use_matrix(matrix[:, : len(rows)], [kept.index(at) + 1 if at in kept else -1 for at in range(FIELDS)])
+    if how == "indexed":
+        places = np.array(order, np.int32)
+        return grid.take_indexed(tagsets[places], places, times, low, high, 1_000)
+    if how == "in two":
+        # The first half by an index, the rest as they came.
+        half = len(rows) // 2
+        places = np.array([at for at in order if at < half], np.int32)
+        first = grid.take_indexed(tagsets[places], places, times, low, high, 1_000)
+        return first + grid.take(tagsets, times, half, low, high, False, 1_000)
+    return grid.take(tagsets, times, 0, low, high, how == "in order", 1_000)
 
 
 @settings(max_examples=400, deadline=None)
@@ -48,7 +65,7 @@ def taken(grid: BucketGrid, rows: list[oracle.Row], low: int, high: int, *, in_o
     start=st.integers(0, 30),
     length=st.integers(1, 40),
     width=st.integers(1, 20),
-    ordered=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    hows=st.tuples(HOWS, HOWS, HOWS),
     without=st.integers(-1, FIELDS),
 )
 def test_a_grid_has_what_lists_of_samples_have(
@@ -60,7 +77,7 @@ def test_a_grid_has_what_lists_of_samples_have(
     start: int,
     length: int,
     width: int,
-    ordered: tuple[bool, ...],
+    hows: tuple[str, ...],
     without: int,
 ) -> None:
     # In order of time, and no key twice: what late rows would correct is not for a grid.
@@ -85,28 +102,26 @@ def test_a_grid_has_what_lists_of_samples_have(
     )
     known: list[oracle.Row] = []
     for number, source in enumerate(sources(rows, cuts)):
-        assert taken(grid, source, low, end, in_order=ordered[number], without=without) == sum(
+        assert taken(grid, source, low, end, how=hows[number], without=without) == sum(
             tagset in slot_of and low <= time < end for tagset, time, _ in source
         )
-        for tagset, time, values in source:
-            kept = [None if field == without else value for field, value in enumerate(values)]
+        for tagset, time, cells in source:
+            kept = [None if field == without else value for field, value in enumerate(cells)]
             if time >= low:
                 known.append((tagset, time, kept))
+    found, buckets, values, times = grid.lines()
     samples = newest = 0
     present: set[int] = set()
     for field in range(FIELDS):
         expected = oracle.lines(aggregate, known, slot_of, field, start, end, width)
-        found_slots, ends, buckets, values, times = grid.line(field)
-        assert sorted(expected) == found_slots
-        first = 0
-        for slot, last in zip(found_slots, ends, strict=True):
+        mine = [line[1:] for line in found if line[0] == field]
+        assert [slot for slot, _, _ in mine] == sorted(expected)
+        for slot, first, last in mine:
             line = expected[slot]
             assert buckets[first:last].tolist() == sorted(line)
             assert values[first:last].tolist() == [line[bucket][0] for bucket in sorted(line)]
             if times is not None:
                 assert times[first:last].tolist() == [line[bucket][1] for bucket in sorted(line)]
-            first = last
-        assert len(values) == first
         assert (times is not None) == (aggregate == "last")
         for tagset, time, kept in known:
             value = kept[field]
@@ -126,19 +141,22 @@ def grid_of(tagsets: list[int], aggregate: str = "max", fields: int = 1) -> Buck
 @pytest.mark.parametrize("in_order", [False, True])
 def test_more_rows_than_may_be_looked_at_are_not_added(in_order: bool) -> None:
     grid = grid_of([1, 2])
-    ids, times, values = np.array([1, 1, 2, 3], np.int32), np.arange(4), np.arange(4.0)
-    assert grid.take(ids, times, [values], 0, 100, in_order, 2) == TOO_MANY
-    assert (grid.samples, grid.line(0)[0]) == (0, [])
-    assert grid.take(ids, times, [values], 0, 100, in_order, 3) == 3
+    ids, times = np.array([1, 1, 2, 3], np.int32), np.arange(4)
+    grid.use([np.arange(4.0)])
+    assert grid.take(ids, times, 0, 0, 100, in_order, 2) == TOO_MANY
+    assert grid.take_indexed(ids, np.arange(4, dtype=np.int32), times, 0, 100, 2) == TOO_MANY
+    assert (grid.samples, grid.lines()[0]) == (0, [])
+    assert grid.take(ids, times, 0, 0, 100, in_order, 3) == 3
 
 
 def test_many_tag_sets_without_gaps_are_told_by_their_number() -> None:
     ids = np.tile(np.arange(100, 700, dtype=np.int32), 2)
     grid = grid_of(list(range(150, 650)))
-    assert grid.take(ids, np.repeat([5, 95], 600), [np.arange(1200.0)], 0, 100, False, 10_000) == 1000
-    slots, ends, buckets, values, _ = grid.line(0)
-    assert (slots, ends) == (list(range(500)), list(range(2, 1002, 2)))
-    assert buckets.tolist() == [0, 9] * 500
+    grid.use([np.arange(1200.0)])
+    assert grid.take(ids, np.repeat([5, 95], 600), 0, 0, 100, False, 10_000) == 1000
+    lines, buckets, values, _ = grid.lines()
+    assert lines == [(0, slot, 2 * slot, 2 * slot + 2) for slot in range(500)]
+    assert buckets[:1000].tolist() == [0, 9] * 500
     assert values[:4].tolist() == [50.0, 650.0, 51.0, 651.0]
 
 
@@ -158,14 +176,30 @@ def test_what_is_no_grid_and_no_source_is_refused() -> None:
         BucketGrid("max", np.array([1, 2], np.int32), np.zeros(1, np.int32), 1, 1, 0, 10, 1)
     grid = grid_of([1])
     times, values = np.array([5]), np.array([1.0])
+    with pytest.raises(ValueError, match="got columns of 0"):
+        grid.take(one, times, 0, 0, 100, False, 10)
     with pytest.raises(ValueError, match="got 2 columns, want 1"):
-        grid.take(one, times, [values, values], 0, 100, False, 10)
-    with pytest.raises(ValueError, match="got 2 rows, want 1"):
-        grid.take(one, times, [np.zeros(2)], 0, 100, False, 10)
+        grid.use([values, values])
     with pytest.raises(TypeError, match="dtype int64, want float64"):
-        grid.take(one, times, [times], 0, 100, False, 10)
+        grid.use([times])
+    with pytest.raises(ValueError, match="got 2 rows, want 1"):
+        grid_of([1], fields=2).use([values, np.zeros(2)])
+    with pytest.raises(ValueError, match="got 0 columns, want 1"):
+        grid.use_matrix(values[None], [])
+    with pytest.raises(ValueError, match="row 1 of 1"):
+        grid.use_matrix(values[None], [1])
+    with pytest.raises(ValueError, match="contiguous"):
+        grid.use_matrix(np.zeros((1, 4))[:, ::2], [0])
+    grid.use([np.zeros(2)])
+    with pytest.raises(ValueError, match="cannot add 1 rows: got columns of 2"):
+        grid.take(one, times, 0, 0, 100, False, 10)
+    grid.use_matrix(values[None], [0])
     for low, high in ((-1, 100), (0, 101), (50, 40)):
         with pytest.raises(ValueError, match="want times of the buckets"):
-            grid.take(one, times, [values], low, high, False, 10)
-    with pytest.raises(ValueError, match="cannot read field 1 of 1"):
-        grid.line(1)
+            grid.take(one, times, 0, low, high, False, 10)
+    with pytest.raises(ValueError, match="got row 1 of 1 in the order"):
+        grid.take_indexed(one, one, times, 0, 100, 10)
+    with pytest.raises(ValueError, match="got 2 rows, want 1 as in sorted_ids"):
+        grid.take_indexed(one, np.zeros(2, np.int32), times, 0, 100, 10)
+    assert grid.take(one, times, 1, 0, 100, False, 10) == 0
+    assert grid.take(one, times, 0, 0, 100, False, 10) == 1
