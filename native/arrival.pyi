@@ -8,7 +8,7 @@ def newest_rows(
     tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64], marks: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int64]: ...
 def touched_rows(
-    tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64], bucket_ns: int, marks: npt.NDArray[np.int32]
+    tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64], bucket_ns: int, told: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]: ...
 def update_latest(
     tagset_ids: npt.NDArray[np.int32],

@@ -4,6 +4,7 @@ The functions keep arrays indexed by tag set number, owned and grown by the call
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libcpp.vector cimport vector
 
 from native.absent cimport ABSENT_BITS
 from native.arguments cimport checked_array, checked_output, same_length
@@ -78,43 +79,44 @@ def newest_rows(tagset_ids, times, marks):
     return found[:count]
 
 
-def touched_rows(tagset_ids, times, int64_t bucket_ns, marks):
-    """Return (int32[k] tag sets, int64[k] starts of buckets) that cover all (tag set, bucket) pairs of the rows.
+def touched_rows(tagset_ids, times, int64_t bucket_ns, told):
+    """Return (int32[k] tag sets, int64[k] starts of buckets): the (tag set, bucket) pairs of the rows that are new.
 
-    A pair comes once while its tag set stays in the bucket, and again when it comes back to it.  ``tagset_ids``:
-    int32[n] below len(marks); ``times``: int64[n]; ``bucket_ns``: more than 0; ``marks``: int32[s], -1 everywhere, and
-    again when this returns.  Raises TypeError or ValueError for other input, before anything is changed.
+    A pair is new unless it is the one that its tag set was told of last.  ``tagset_ids``: int32[n] below len(told);
+    ``times``: int64[n]; ``bucket_ns``: more than 0; ``told``: int64[s], the start of the bucket that was told last, the
+    lowest number for none, updated in place.  Raises TypeError or ValueError for other input, before anything is changed.
     """
     cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
     cdef Py_ssize_t rows = ids.shape[0]
     same_length(checked_array(times, "times", np.int64, 1), "times", rows, "tagset_ids")
     cdef const int64_t[::1] stamps = times
-    cdef int32_t[::1] places = checked_output(marks, "marks", np.int32, 1)
+    cdef int64_t[::1] last = checked_output(told, "told", np.int64, 1)
     if bucket_ns <= 0:
         raise ValueError(f"cannot find buckets: got {bucket_ns} ns, want more than 0")
-    _checked_ids(ids, places.shape[0], "marks")
-    touched, buckets = np.empty(rows, np.int32), np.empty(rows, np.int64)
-    cdef int32_t[::1] out_ids = touched
-    cdef int64_t[::1] out_starts = buckets
+    _checked_ids(ids, last.shape[0], "told")
     cdef Py_ssize_t at
     cdef Py_ssize_t count = 0
-    cdef int32_t place
     cdef int64_t start = 0
+    cdef vector[Py_ssize_t] new
+    cdef vector[int64_t] starts
     with nogil:
         for at in range(rows):
             # Neighbouring rows are in one bucket as a rule, which saves the division.
             if <uint64_t>stamps[at] - <uint64_t>start >= <uint64_t>bucket_ns or at == 0:
                 start = stamps[at] % bucket_ns
                 start = stamps[at] - (start + bucket_ns if start < 0 else start)
-            place = places[ids[at]]
-            if place < 0 or out_starts[place] != start:
-                places[ids[at]] = <int32_t>count
-                out_ids[count] = ids[at]
-                out_starts[count] = start
-                count += 1
-        for at in range(count):
-            places[out_ids[at]] = -1
-    return touched[:count].copy(), buckets[:count].copy()
+            if last[ids[at]] != start:
+                last[ids[at]] = start
+                new.push_back(at)
+                starts.push_back(start)
+    count = new.size()
+    touched, buckets = np.empty(count, np.int32), np.empty(count, np.int64)
+    cdef int32_t[::1] out_ids = touched
+    cdef int64_t[::1] out_starts = buckets
+    for at in range(count):
+        out_ids[at] = ids[new[at]]
+        out_starts[at] = starts[at]
+    return touched, buckets
 
 
 def find_places(tagset_ids, directory, pages):

@@ -62,10 +62,28 @@ cdef extern from * nogil:
     double rise "tidegauge_wide_rise" (double value, double previous) noexcept
 
 
+cdef extern from * nogil:
+    """
+    #include <algorithm>
+    #include <cstddef>
+    struct TidegaugeTimedPlace { int64_t time; uint32_t part; uint32_t row; };
+    static inline void tidegauge_sort_by_time(TidegaugeTimedPlace* rows, size_t count) {
+        auto before = [](const TidegaugeTimedPlace& a, const TidegaugeTimedPlace& b) { return a.time < b.time; };
+        std::sort(rows, rows + count, before);
+    }
+    """
+    struct TimedPlace "TidegaugeTimedPlace":
+        int64_t time
+        uint32_t part
+        uint32_t row
+    void sort_by_time "tidegauge_sort_by_time" (TimedPlace* rows, size_t count) noexcept
+
+
 cdef struct Group:
-    # The rows of one (tag set, bucket): from place ``start`` to the next group's.
+    # The rows of one (tag set, bucket): those at places ``start`` to ``end``, which is not one of them.
     int64_t bucket
     Py_ssize_t start
+    Py_ssize_t end
 
 
 cdef struct Place:
@@ -74,13 +92,21 @@ cdef struct Place:
     uint32_t row
 
 
+cdef struct Found:
+    # A row of a wanted pair.
+    Place place
+    uint32_t pair
+
+
 cdef struct Cursor:
-    # One wanted tag set: its newest row so far, the first of its pairs that does not end before it, the end of its pairs.
+    # One wanted tag set: its last row, the first of its pairs that does not end before that, and its pairs.
     int64_t last_time
     uint32_t pair
+    uint32_t first_pair
     uint32_t end_pair
     bint seen
     bint disordered
+    bint repeated
 
 
 cdef struct Lines:
@@ -146,7 +172,7 @@ def aggregate_parts(parts, lines, tagset_ids, buckets, width_ns, counters=()):
     lines of values contiguous in themselves; those of other tag sets and buckets may be among the rows.  ``lines``: for
     each part k places of the fields' lines in its values, -1 for a field that it does not have.  ``tagset_ids``,
     ``buckets``: int32[m], int64[m], the wanted pairs, ascending and distinct.  ``width_ns``, ``counters``: as for
-    :func:`aggregate_rows`.  Tag sets whose rows, part by part, do not strictly ascend by time are left out; they are the
+    :func:`aggregate_rows`.  Tag sets that have two rows of the same time in a wanted bucket are left out; they are the
     second result, ascending.
     Raises TypeError or ValueError for other input, MemoryError when there is no room.
     """
@@ -160,7 +186,6 @@ def aggregate_parts(parts, lines, tagset_ids, buckets, width_ns, counters=()):
     cdef vector[const int64_t*] times_of
     cdef vector[Py_ssize_t] rows_of
     cdef vector[const double*] columns_of
-    cdef Py_ssize_t total = 0
     cdef Py_ssize_t at, field, line, rows
     cdef const int32_t[::1] ids
     cdef const int64_t[::1] stamps
@@ -190,11 +215,10 @@ def aggregate_parts(parts, lines, tagset_ids, buckets, width_ns, counters=()):
         ids_of.push_back(&ids[0])
         times_of.push_back(&stamps[0])
         rows_of.push_back(rows)
-        total += rows
 
     cdef vector[Cursor] cursors
     cdef vector[int32_t] cursor_of
-    cdef vector[int32_t] pair_of
+    cdef vector[Found] found
     cdef vector[uint32_t] ends
     cdef vector[Place] chosen
     cdef vector[Group] groups
@@ -205,12 +229,11 @@ def aggregate_parts(parts, lines, tagset_ids, buckets, width_ns, counters=()):
         right = _open_cursors(&wanted_ids[0], &wanted[0], pairs, width, cursors)
         if right and pairs:
             _table_of(&wanted_ids[0], cursors, cursor_of)
-            pair_of.resize(total)
             ends.resize(pairs + 1, 0)
-            _find_pairs(ids_of, times_of, rows_of, &wanted_ids[0], &wanted[0], width, cursors, cursor_of, pair_of, ends)
-            _leave_out(&wanted_ids[0], cursors, ends, left_out)
-            _place_rows(rows_of, pair_of, ends, chosen)
-            _group_pairs(&wanted_ids[0], &wanted[0], pairs, ends, groups, keys)
+            _find_rows(ids_of, times_of, rows_of, &wanted_ids[0], &wanted[0], width, cursors, cursor_of, found, ends)
+            _place_rows(found, ends, chosen)
+            _order_rows(times_of, cursors, ends, chosen)
+            _group_pairs(&wanted_ids[0], &wanted[0], cursors, ends, groups, keys, left_out)
     if not right:
         raise ValueError(
             f"cannot aggregate parts: want ascending distinct pairs, ids >= 0, whose buckets are multiples of {width}"
@@ -219,8 +242,6 @@ def aggregate_parts(parts, lines, tagset_ids, buckets, width_ns, counters=()):
     unordered = np.empty(left_out.size(), np.int32)
     _copy_vector(keys, tagsets)
     _copy_vector(left_out, unordered)
-    if not keys.size():
-        groups.resize(1)
     columns = _aggregated(
         tagsets, groups.data(), keys.size(), chosen.data(), times_of, columns_of, fields, counters
     )
@@ -405,7 +426,7 @@ def _without_empty(columns):
 cdef Py_ssize_t _group_rows(
     const int32_t* ids, const int64_t* times, Py_ssize_t rows, int64_t width, Group** groups_out
 ) noexcept nogil:
-    """Fill ``groups_out`` with each (tag set, bucket) and an end mark; return how many there are.
+    """Fill ``groups_out`` with each (tag set, bucket); return how many there are.
 
     Returns -1 when memory runs out and -2 when the rows are not strictly ascending.  The caller frees the array.
     """
@@ -416,7 +437,7 @@ cdef Py_ssize_t _group_rows(
     cdef int64_t time = 0
     cdef int64_t last_of_bucket = 0
     cdef int64_t bucket
-    cdef Group* groups = <Group*>malloc((room + 1) * sizeof(Group))
+    cdef Group* groups = <Group*>malloc(room * sizeof(Group))
     cdef Group* more
     if groups == NULL:
         return -1
@@ -429,7 +450,7 @@ cdef Py_ssize_t _group_rows(
             tagset = ids[at]
             if found == room:
                 room *= 2
-                more = <Group*>realloc(groups, (room + 1) * sizeof(Group))
+                more = <Group*>realloc(groups, room * sizeof(Group))
                 if more == NULL:
                     return -1
                 groups = more
@@ -440,7 +461,7 @@ cdef Py_ssize_t _group_rows(
             found += 1
             # The last bucket of int64 may be cut short.
             last_of_bucket = INT64_MAX if bucket > INT64_MAX - width + 1 else bucket + (width - 1)
-    groups[found].start = rows
+        groups[found - 1].end = at + 1
     return found
 
 
@@ -461,10 +482,9 @@ cdef bint _open_cursors(
         if pair and wanted_ids[pair] < wanted_ids[pair - 1]:
             return False
         cursor.last_time = 0
-        cursor.pair = <uint32_t>pair
+        cursor.pair = cursor.first_pair = <uint32_t>pair
         cursor.end_pair = <uint32_t>pair + 1
-        cursor.seen = False
-        cursor.disordered = False
+        cursor.seen = cursor.disordered = cursor.repeated = False
         cursors.push_back(cursor)
     return True
 
@@ -472,13 +492,13 @@ cdef bint _open_cursors(
 cdef int _table_of(const int32_t* wanted_ids, vector[Cursor]& cursors, vector[int32_t]& cursor_of) except -1 nogil:
     """Fill ``cursor_of``, which is by tag set minus the first one; it stays empty where they lie too far apart."""
     cdef int64_t first = wanted_ids[0]
-    cdef int64_t span = wanted_ids[cursors.back().pair] - first + 1
+    cdef int64_t span = wanted_ids[cursors.back().first_pair] - first + 1
     cdef Py_ssize_t at
     if span > DENSE_TAGSETS and span > <int64_t>cursors.size() * DENSE_SHARE:
         return 0
     cursor_of.resize(span, -1)
     for at in range(<Py_ssize_t>cursors.size()):
-        cursor_of[wanted_ids[cursors[at].pair] - first] = <int32_t>at
+        cursor_of[wanted_ids[cursors[at].first_pair] - first] = <int32_t>at
     return 0
 
 
@@ -495,110 +515,141 @@ cdef inline Py_ssize_t _cursor_of(
     high = cursors.size()
     while low < high:
         middle = low + (high - low) // 2
-        # The pair behind the last one of a tag set is the first one of the next.
-        if wanted_ids[cursors[middle].end_pair - 1] < tagset:
+        if wanted_ids[cursors[middle].first_pair] < tagset:
             low = middle + 1
         else:
             high = middle
-    if low < <Py_ssize_t>cursors.size() and wanted_ids[cursors[low].end_pair - 1] == tagset:
+    if low < <Py_ssize_t>cursors.size() and wanted_ids[cursors[low].first_pair] == tagset:
         return low
     return -1
 
 
-cdef void _find_pairs(
+cdef int _find_rows(
     const vector[const int32_t*]& ids_of, const vector[const int64_t*]& times_of, const vector[Py_ssize_t]& rows_of,
     const int32_t* wanted_ids, const int64_t* wanted, int64_t width, vector[Cursor]& cursors,
-    const vector[int32_t]& cursor_of, vector[int32_t]& pair_of, vector[uint32_t]& ends,
-) noexcept nogil:
-    """Note each row's pair, -1 for none, and count the rows of each one behind its place in ``ends``."""
-    cdef Py_ssize_t part, row, at, number
+    const vector[int32_t]& cursor_of, vector[Found]& found, vector[uint32_t]& ends,
+) except -1 nogil:
+    """Note the rows of wanted pairs, and count those of each pair behind its place in ``ends``."""
+    cdef Py_ssize_t part, row, number
     cdef int64_t time
     cdef const int32_t* ids
     cdef const int64_t* times
     cdef Cursor* cursor
-    at = 0
+    cdef Found one
     for part in range(<Py_ssize_t>rows_of.size()):
         ids = ids_of[part]
         times = times_of[part]
         for row in range(rows_of[part]):
-            pair_of[at] = -1
             number = _cursor_of(ids[row], wanted_ids, cursors, cursor_of)
-            if number >= 0:
-                cursor = &cursors[number]
-                time = times[row]
-                if cursor.seen and time <= cursor.last_time:
-                    cursor.disordered = True
-                cursor.seen = True
-                cursor.last_time = time
-                while (
-                    cursor.pair < cursor.end_pair and time >= wanted[cursor.pair]
-                    and not within_bucket(time, wanted[cursor.pair], width)
-                ):
-                    cursor.pair += 1
-                if cursor.pair < cursor.end_pair and time >= wanted[cursor.pair]:
-                    pair_of[at] = <int32_t>cursor.pair
-                    ends[cursor.pair + 1] += 1
-            at += 1
-
-
-cdef int _leave_out(
-    const int32_t* wanted_ids, const vector[Cursor]& cursors, vector[uint32_t]& ends, vector[int32_t]& left_out
-) except -1 nogil:
-    """Take the pairs of tag sets in disorder out of the counts, and turn these into where each pair's rows end."""
-    cdef Py_ssize_t at, pair, first
-    first = 0
-    for at in range(<Py_ssize_t>cursors.size()):
-        if cursors[at].disordered:
-            left_out.push_back(wanted_ids[first])
-            for pair in range(first, <Py_ssize_t>cursors[at].end_pair):
-                ends[pair + 1] = 0
-        first = cursors[at].end_pair
+            if number < 0:
+                continue
+            cursor = &cursors[number]
+            time = times[row]
+            if cursor.seen and time <= cursor.last_time:
+                cursor.disordered = True
+                _step_back(cursor, wanted, time, width)
+            cursor.seen = True
+            cursor.last_time = time
+            while (
+                cursor.pair < cursor.end_pair and time >= wanted[cursor.pair]
+                and not within_bucket(time, wanted[cursor.pair], width)
+            ):
+                cursor.pair += 1
+            if cursor.pair < cursor.end_pair and time >= wanted[cursor.pair]:
+                one.place.part = <uint32_t>part
+                one.place.row = <uint32_t>row
+                one.pair = cursor.pair
+                found.push_back(one)
+                ends[cursor.pair + 1] += 1
+    cdef Py_ssize_t pair
     for pair in range(1, <Py_ssize_t>ends.size()):
         ends[pair] += ends[pair - 1]
     return 0
 
 
+cdef void _step_back(Cursor* cursor, const int64_t* wanted, int64_t time, int64_t width) noexcept nogil:
+    """Let the cursor stand at the first pair that does not end before ``time``, which is not behind its last row."""
+    cdef uint32_t low = cursor.first_pair
+    cdef uint32_t high = cursor.pair
+    cdef uint32_t middle
+    while low < high:
+        middle = low + (high - low) // 2
+        if time >= wanted[middle] and not within_bucket(time, wanted[middle], width):
+            low = middle + 1
+        else:
+            high = middle
+    cursor.pair = low
+
+
 cdef int _place_rows(
-    const vector[Py_ssize_t]& rows_of, const vector[int32_t]& pair_of, const vector[uint32_t]& ends, vector[Place]& chosen
+    const vector[Found]& found, const vector[uint32_t]& ends, vector[Place]& chosen
 ) except -1 nogil:
     """Put the places of the rows into the order of their pairs."""
     cdef vector[uint32_t] following
-    cdef Py_ssize_t part, row, at
-    cdef int32_t pair
-    cdef uint32_t place
+    cdef Py_ssize_t at
+    cdef uint32_t pair
     following.resize(ends.size())
     memcpy(following.data(), ends.data(), ends.size() * sizeof(uint32_t))
-    chosen.resize(ends.back())
-    at = 0
-    for part in range(<Py_ssize_t>rows_of.size()):
-        for row in range(rows_of[part]):
-            pair = pair_of[at]
-            at += 1
-            # A pair that was left out has no room.
-            if pair >= 0 and ends[pair + 1] > ends[pair]:
-                place = following[pair]
-                following[pair] += 1
-                chosen[place].part = <uint32_t>part
-                chosen[place].row = <uint32_t>row
+    chosen.resize(found.size())
+    for at in range(<Py_ssize_t>found.size()):
+        pair = found[at].pair
+        chosen[following[pair]] = found[at].place
+        following[pair] += 1
+    return 0
+
+
+cdef int _order_rows(
+    const vector[const int64_t*]& times_of, vector[Cursor]& cursors, const vector[uint32_t]& ends, vector[Place]& chosen
+) except -1 nogil:
+    """Sort the rows of each pair of tag sets in disorder by time, and mark tag sets with two rows of the same time."""
+    cdef Py_ssize_t number
+    cdef uint32_t pair
+    cdef int64_t at
+    cdef vector[TimedPlace] rows
+    cdef TimedPlace one
+    cdef bint ascending
+    for number in range(<Py_ssize_t>cursors.size()):
+        if not cursors[number].disordered:
+            continue
+        for pair in range(cursors[number].first_pair, cursors[number].end_pair):
+            rows.clear()
+            ascending = True
+            for at in range(<int64_t>ends[pair], <int64_t>ends[pair + 1]):
+                one.part = chosen[at].part
+                one.row = chosen[at].row
+                one.time = times_of[one.part][one.row]
+                ascending = ascending and (rows.size() == 0 or rows.back().time < one.time)
+                rows.push_back(one)
+            if ascending:
+                continue
+            sort_by_time(rows.data(), rows.size())
+            for at in range(<int64_t>rows.size()):
+                chosen[ends[pair] + at].part = rows[at].part
+                chosen[ends[pair] + at].row = rows[at].row
+                if at and rows[at].time == rows[at - 1].time:
+                    cursors[number].repeated = True
     return 0
 
 
 cdef int _group_pairs(
-    const int32_t* wanted_ids, const int64_t* wanted, Py_ssize_t pairs, const vector[uint32_t]& ends,
-    vector[Group]& groups, vector[int32_t]& keys,
+    const int32_t* wanted_ids, const int64_t* wanted, const vector[Cursor]& cursors, const vector[uint32_t]& ends,
+    vector[Group]& groups, vector[int32_t]& keys, vector[int32_t]& left_out,
 ) except -1 nogil:
-    """Make a group of each pair that has rows, and an end mark."""
+    """Make a group of each pair that has rows, but for tag sets that are left out."""
     cdef Group group
-    cdef Py_ssize_t pair
-    for pair in range(pairs):
-        if ends[pair + 1] > ends[pair]:
-            group.bucket = wanted[pair]
-            group.start = ends[pair]
-            groups.push_back(group)
-            keys.push_back(wanted_ids[pair])
-    group.bucket = 0
-    group.start = ends.back()
-    groups.push_back(group)
+    cdef Py_ssize_t number
+    cdef uint32_t pair
+    for number in range(<Py_ssize_t>cursors.size()):
+        if cursors[number].repeated:
+            left_out.push_back(wanted_ids[cursors[number].first_pair])
+            continue
+        for pair in range(cursors[number].first_pair, cursors[number].end_pair):
+            if ends[pair + 1] > ends[pair]:
+                group.bucket = wanted[pair]
+                group.start = ends[pair]
+                group.end = ends[pair + 1]
+                groups.push_back(group)
+                keys.push_back(wanted_ids[pair])
     return 0
 
 
@@ -624,7 +675,7 @@ cdef bint _aggregate(
             cell = field * out.groups + group
             key = group if shared else cell
             at = groups[group].start
-            end = groups[group + 1].start
+            end = groups[group].end
             count = 0
             first = total = smallest = largest = previous = increase = 0.0
             while at < end:
@@ -683,7 +734,7 @@ cdef void _merge(
             key = cell if apart else group
             count = first_time = last_time = 0
             total = smallest = largest = first = last = increase = 0.0
-            for row in range(groups[group].start, groups[group + 1].start):
+            for row in range(groups[group].start, groups[group].end):
                 source = field * rows + row
                 source_key = source if apart else row
                 if given.count[source_key] == 0:

@@ -83,6 +83,9 @@ class HotTable:
         self.tagset_ids: Int32Array = np.empty(64, np.int32)
         self.last_times: Int64Array = np.full(64, NEVER_NS, np.int64)
         self.marks: Int32Array = np.full(64, -1, np.int32)
+        # By place as well: the minute that was told last to whom is told which minutes have new rows, and the round.
+        self.told_minutes: Int64Array = np.full(64, NEVER_NS, np.int64)
+        self.told_round = 0
         self.generation = next(_generations)
         # Tag sets below `seen_below` that have no place may have had rows up to `seen_until_ns`.
         self.seen_below = 0
@@ -104,6 +107,7 @@ class HotTable:
         self.tagset_ids = _grown(self.tagset_ids, self.count, size, -1)
         self.last_times = _grown(self.last_times, self.count, size, NEVER_NS)
         self.marks = np.full(size, -1, np.int32)
+        self.told_minutes = _grown(self.told_minutes, self.count, size, NEVER_NS)
         for field in self.latest_times:
             self._reserve_field(field, size)
 
@@ -129,6 +133,7 @@ class HotTable:
         # New arrays: whoever still reads the old ones is left alone.
         self.tagset_ids, self.last_times = self.tagset_ids[kept], self.last_times[kept]
         self.marks = np.full(len(kept), -1, np.int32)
+        self.told_minutes = np.full(len(kept), NEVER_NS, np.int64)
         for field in self.latest_times:
             self.latest_times[field] = self.latest_times[field][kept]
             self.latest_values[field] = self.latest_values[field][kept]
@@ -140,7 +145,7 @@ class HotTable:
         by_field = sum(
             self.latest_times[field].nbytes + self.latest_values[field].nbytes for field in self.latest_times
         )
-        return self.tagset_ids.nbytes + self.last_times.nbytes + self.marks.nbytes + by_field
+        return self.tagset_ids.nbytes + self.last_times.nbytes + self.marks.nbytes + self.told_minutes.nbytes + by_field
 
     def open_block(self, field_ids: tuple[int, ...], rows: int, *, late: bool) -> Block:
         """Return the block that takes ``rows`` more rows with these fields, starting another where needed."""
@@ -239,18 +244,24 @@ class HotStore:
             else:
                 update_latest(every_place, every.times, every.values[index], *latest)
 
-    def touched_minutes(self, table_id: int, rows: Rows) -> tuple[Int32Array, Int64Array]:
-        """Return tag sets and minutes (their starts) that cover all of the rows', which have been appended."""
+    def touched_minutes(self, table_id: int, rows: Rows, told_round: int) -> tuple[Int32Array, Int64Array]:
+        """Return tag sets and minutes (their starts) of the rows, which have been appended.
+
+        Those that a tag set was told of last are left out, if that was in the same round.
+        """
         with self.lock:
             table = self._tables[table_id]
+            if table.told_round != told_round:
+                table.told_round = told_round
+                table.told_minutes.fill(NEVER_NS)
             places, missing = self._places.of(rows.tagset_ids)
             if not missing:
-                touched, minutes = touched_rows(places, rows.times, NS_PER_MINUTE, table.marks)
+                touched, minutes = touched_rows(places, rows.times, NS_PER_MINUTE, table.told_minutes)
                 return table.tagset_ids[touched], minutes
         # Some were forgotten as soon as they had come: their rows are old.
         distinct, inverse = np.unique(rows.tagset_ids, return_inverse=True)
-        marks = np.full(len(distinct), -1, np.int32)
-        touched, minutes = touched_rows(inverse.astype(np.int32), rows.times, NS_PER_MINUTE, marks)
+        told = np.full(len(distinct), NEVER_NS, np.int64)
+        touched, minutes = touched_rows(inverse.astype(np.int32), rows.times, NS_PER_MINUTE, told)
         return distinct[touched], minutes
 
     def assume_seen(self, table_id: int, below: int, until_ns: int) -> None:

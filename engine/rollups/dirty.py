@@ -52,6 +52,8 @@ ROWS_AT_A_TIME = 500_000
 #: ... and as many (tag set, minute) pairs, by ranges of tag sets: each wider bucket is then touched once, and a single
 #: minute of very many series is bounded too.
 PAIRS_AT_A_TIME = 65_536
+#: ... or a multiple of that, where rows have fewer fields than this.
+WIDE_FIELDS = 4
 #: As many raw rows are read from files at a time, unless a single minute has more, by multiples of these: memory used
 #: again is far cheaper than fresh pages.  Those in memory are aggregated where they are.
 ROWS_READ_AT_A_TIME = 131_072
@@ -130,6 +132,10 @@ class DirtyBuckets:
         self._sequence = 0
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
+        #: Which flush will take the marks that are made now.
+        self.round = 1
+        #: Of each table, as the last recomputation found it.
+        self._fields: dict[int, int] = {}
         self.flushed_sequence = 0
         #: Buckets left as they were because a segment that they need is damaged.
         self.unreadable_buckets = 0
@@ -137,6 +143,20 @@ class DirtyBuckets:
     def mark(self, table_id: int, sequence: int, tagset_ids: Int32Array, times: Int64Array) -> None:
         """Mark the buckets of rows that have just become visible."""
         with self._lock:
+            self._mark(table_id, sequence, tagset_ids, times)
+
+    def mark_new(
+        self, told_round: int, table_id: int, sequence: int, tagset_ids: Int32Array, times: Int64Array
+    ) -> bool:
+        """Do the same without the buckets that have been marked in this round; return False when it is over."""
+        with self._lock:
+            if told_round != self.round:
+                return False
+            self._mark(table_id, sequence, tagset_ids, times)
+            return True
+
+    def _mark(self, table_id: int, sequence: int, tagset_ids: Int32Array, times: Int64Array) -> None:
+        if len(times):
             marks = self._marks.setdefault(table_id, _Marks())
             marks.add(tagset_ids, times, sequence)
             if marks.rows > max(CONDENSE_ROWS, 2 * marks.unique):
@@ -144,7 +164,7 @@ class DirtyBuckets:
                 condensed.add(*marks.condensed(), min(marks.sequences))
                 condensed.unique = condensed.rows
                 self._marks[table_id] = condensed
-            self._sequence = max(self._sequence, sequence)
+        self._sequence = max(self._sequence, sequence)
 
     @property
     def pending_rows(self) -> int:
@@ -188,6 +208,7 @@ class DirtyBuckets:
             with self._lock:
                 taken, self._marks = self._marks, {}
                 self._taken = taken
+                self.round += 1
                 sequence = self._sequence
             if not taken and sequence <= self.flushed_sequence:
                 return 0
@@ -284,13 +305,17 @@ class DirtyBuckets:
                     continue
             # In their old order, by tag set and bucket.
             chosen = np.sort(order[int(starts[first]) : end])
-            yield from Pairs(pairs.tagset_ids[chosen], pairs.buckets[chosen]).chunks(PAIRS_AT_A_TIME)
+            # Each step looks at all rows of its time: where rows are narrow it takes more of them.
+            most = PAIRS_AT_A_TIME * max(1, WIDE_FIELDS // self._fields.get(table_id, WIDE_FIELDS))
+            yield from Pairs(pairs.tagset_ids[chosen], pairs.buckets[chosen]).chunks(most)
             first = following
 
     def recompute(self, table_id: int, tagset_ids: Int32Array, buckets: Int64Array) -> TierRows:
         """Return the 1m rows of these (tag set, bucket) pairs, which are sorted and of one table."""
         parts = self._collect(table_id, int(buckets.min()), int(buckets.max()) + NS_PER_MINUTE, distinct(tagset_ids))
-        return aggregate_buckets(parts, Pairs(tagset_ids, buckets), partial(self._chosen, table_id))
+        rows = aggregate_buckets(parts, Pairs(tagset_ids, buckets), partial(self._chosen, table_id))
+        self._fields[table_id] = max(1, len(rows.field_ids))
+        return rows
 
 
 def minutes_of(times: Int64Array, oldest_ns: int) -> Iterable[int] | None:
@@ -325,9 +350,9 @@ def aggregate_buckets(
     counters, binned = chosen(field_ids)
     if not parts or binned:
         return _aggregate_sorted(parts, pairs, counters, binned)
-    # Rows mostly come in order of each tag set's time: they need not be moved, only looked at in the right order.
+    # Rows need not be moved, only looked at in the right order, unless two of them have to be merged.
     lines = [[part.field_ids.index(n) if n in part.field_ids else -1 for n in field_ids] for part in parts]
-    columns, unordered = aggregate_parts(
+    columns, repeated = aggregate_parts(
         [(part.tagset_ids, part.times, part.values) for part in parts],
         lines,
         pairs.tagset_ids,
@@ -336,9 +361,9 @@ def aggregate_buckets(
         tuple(field_ids.index(number) for number in counters),
     )
     rows = TierRows.of(columns, field_ids, counters)
-    if not len(unordered):
+    if not len(repeated):
         return rows
-    other = pairs.where(is_member(pairs.tagset_ids, unordered))
+    other = pairs.where(is_member(pairs.tagset_ids, repeated))
     return concat([rows, _aggregate_sorted(parts, other, counters, ())]).sorted()
 
 

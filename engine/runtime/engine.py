@@ -606,7 +606,12 @@ class Engine:
             raise
 
     def _applied(self, table_id: int, sequence: int, rows: Rows) -> None:
-        self.dirty.mark(table_id, sequence, *self.hot.touched_minutes(table_id, rows))
+        marked = False
+        while not marked:
+            # A flush may begin meanwhile: it takes marks that stand for these rows, and need not see them.
+            told_round = self.dirty.round
+            touched = self.hot.touched_minutes(table_id, rows, told_round)
+            marked = self.dirty.mark_new(told_round, table_id, sequence, *touched)
 
     # --- tiers
 

@@ -42,7 +42,7 @@ def test_pieces_are_bounded_even_within_one_minute(wanted: set[tuple[int, int]],
     marks = DirtyBuckets(collect, flush)
     ids, minutes = np.array(list(wanted), np.int64).T
     marks.mark(1, 1, ids.astype(np.int32), minutes * NS_PER_MINUTE + 1)
-    with patch.object(dirty, "PAIRS_AT_A_TIME", most):
+    with patch.object(dirty, "PAIRS_AT_A_TIME", most), patch.object(dirty, "WIDE_FIELDS", 1):
         assert marks.flush() == len(wanted)
     assert all(0 < len(piece.pairs) <= most for piece in flushed)
     pairs = [pair for p in flushed for pair in zip(p.pairs.tagset_ids.tolist(), p.pairs.buckets.tolist(), strict=True)]

@@ -235,10 +235,30 @@ def test_touched_minutes_are_told_even_of_what_has_just_been_forgotten() -> None
     rows = build([(7, 5, {0: 1}), (300, minute, {0: 1}), (7, minute + 9, {0: 1}), (7, 6, {0: 1})])
     store.append(1, rows, 1)
     expected = {(7, 0), (300, minute), (7, minute)}
-    for _ in range(2):
-        ids, minutes = store.touched_minutes(1, rows)
+    for told_round in range(1, 3):
+        ids, minutes = store.touched_minutes(1, rows, told_round)
         assert set(zip(ids.tolist(), minutes.tolist(), strict=True)) == expected
         assert store.forget_idle(10 * minute) in (2, 0)
+
+
+def test_a_minute_is_told_once_a_round() -> None:
+    store = HotStore()
+    minute = 60_000_000_000
+    first, second = (
+        build([(7, 5, {0: 1}), (8, 5, {0: 1})]),
+        build([(7, 6, {0: 1}), (8, minute, {0: 1}), (9, 6, {0: 1})]),
+    )
+    for sequence, rows in ((1, first), (2, second)):
+        store.append(1, rows, sequence)
+    told = [
+        store.touched_minutes(1, rows, number) for number, rows in ((1, first), (1, second), (1, second), (2, second))
+    ]
+    assert [list(zip(ids.tolist(), minutes.tolist(), strict=True)) for ids, minutes in told] == [
+        [(7, 0), (8, 0)],
+        [(8, minute), (9, 0)],
+        [],
+        [(7, 0), (8, minute), (9, 0)],
+    ]
 
 
 def test_a_block_that_is_sorted_while_it_is_sealed_keeps_the_right_rows(monkeypatch: pytest.MonkeyPatch) -> None:

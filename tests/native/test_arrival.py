@@ -75,14 +75,15 @@ def test_newest_rows_equals_its_twin(batches: list[list[tuple[int, int, int]]]) 
 def test_touched_rows_equals_its_twin(
     batches: list[list[tuple[int, int, int]]], bucket_ns: int, below_zero: bool
 ) -> None:
-    marks = np.full(TAGSETS, -1, np.int32)
+    told, last = np.full(TAGSETS, NEVER, np.int64), dict[int, int]()
     for batch in batches:
         ids, times, _ = columns_of(batch)
         times = -(times // 2) if below_zero else times
-        touched, starts = arrival.touched_rows(ids, times, bucket_ns, marks)
+        touched, starts = arrival.touched_rows(ids, times, bucket_ns, told)
         assert (touched.dtype, starts.dtype) == (np.int32, np.int64)
-        assert list(zip(touched.tolist(), starts.tolist(), strict=True)) == oracle.touched_rows(ids, times, bucket_ns)
-        assert marks.tolist() == [-1] * TAGSETS
+        want = oracle.touched_rows(ids, times, bucket_ns, last)
+        assert list(zip(touched.tolist(), starts.tolist(), strict=True)) == want
+        assert told.tolist() == [last.get(tagset, NEVER) for tagset in range(TAGSETS)]
 
 
 def test_a_duplicate_is_late_and_a_rise_is_not() -> None:
@@ -109,10 +110,10 @@ def test_an_unknown_tag_set_changes_nothing() -> None:
         arrival.split_late(ids, times, last)
     with pytest.raises(ValueError, match=r"got 2 in row 1, want 0..1 as in marks"):
         arrival.newest_rows(ids, times, np.full(2, -1, np.int32))
-    with pytest.raises(ValueError, match=r"got 2 in row 1, want 0..1 as in marks"):
-        arrival.touched_rows(ids, times, 60, np.full(2, -1, np.int32))
+    with pytest.raises(ValueError, match=r"got 2 in row 1, want 0..1 as in told"):
+        arrival.touched_rows(ids, times, 60, np.full(2, NEVER, np.int64))
     with pytest.raises(ValueError, match="got 0 ns, want more than 0"):
-        arrival.touched_rows(ids, times, 0, np.full(3, -1, np.int32))
+        arrival.touched_rows(ids, times, 0, np.full(3, NEVER, np.int64))
     with pytest.raises(ValueError, match=r"got -1 in row 0, want 0..1 as in latest_times"):
         arrival.update_latest(ids - 1, times, np.zeros(2), last, values)
     assert last.tolist() == [0, 0]

@@ -29,9 +29,8 @@ def newest_rows(tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64])
 
 
 def touched_rows(
-    tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64], bucket_ns: int
+    tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64], bucket_ns: int, last: dict[int, int]
 ) -> list[tuple[int, int]]:
-    last: dict[int, int] = {}
     touched: list[tuple[int, int]] = []
     for tagset, time in zip(tagset_ids.tolist(), times.tolist(), strict=True):
         start = time // bucket_ns * bucket_ns
