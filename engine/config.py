@@ -158,6 +158,7 @@ class Query(Settings, frozen=True, kw_only=True):
     max_rows: Annotated[int, Meta(ge=1, le=10**9)] = 1_000_000
     max_result: Annotated[ByteSize, within("64KiB")] = _size("256MiB")
     memory: Annotated[ByteSize, within("64MiB")] = _size("1GiB")
+    statement_memory: Annotated[ByteSize, within("8MiB")] = _size("128MiB")
     cache: Annotated[ByteSize, within("0B")] = _size("64MiB")
     tier_cache: Annotated[ByteSize, within("0B")] = _size("64MiB")
     rewrite_to_tiers: bool = True

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from typing import TypeVar
 
 import duckdb
 import msgspec
@@ -25,8 +26,9 @@ import pyarrow.ipc
 from engine.disk.filesystem import FileSystem
 from engine.errors import BadQuery, Bug, Cancelled, QueryLimit, TidegaugeError, Unavailable
 from engine.model.rows import Int32Array
-from engine.query.connection import LOG, Seat, connect, lock, set_aside
+from engine.query.connection import LOG, Seat, connect, set_aside
 from engine.query.deadlines import Deadlines, Stop, Watch
+from engine.query.instances import Instances, LargeBefore
 from engine.query.plans import Plan, Plans
 from engine.query.predicates import Evaluator
 from engine.query.relations import FINDINGS, FIXED_RELATIONS, Relations, VisibleRelations
@@ -53,6 +55,7 @@ BATCH_ROWS = 16_384
 BATCH_CELLS = 1 << 18
 LEAST_BATCH_ROWS = 2_048
 NEEDED_TIMEOUT_SECONDS = 30.0
+_T = TypeVar("_T")
 SeriesIds = Sequence[int] | npt.NDArray[np.int64] | None
 
 # Arrow has no type for these, or DuckDB exports them as something else: they are sent as text, digit for digit.
@@ -67,6 +70,8 @@ class Database:
         path: str | None = None,
         *,
         memory_limit_bytes: int = 1 << 30,
+        statement_bytes: int = 128 << 20,
+        statements: int = 4,
         threads: int | None = None,
         pooled_tables: Collection[str] = (),
         findings: Collection[str] = FINDINGS,
@@ -77,6 +82,8 @@ class Database:
     ) -> None:
         """Open the rollup database at ``path``, in memory where it is None.
 
+        ``memory_limit_bytes``: what all statements may use together, of which each of ``statements`` at once is sure of
+        ``statement_bytes``, and one at a time may have the rest (:mod:`engine.query.instances`).
         ``pooled_tables``: measurements whose metrics are named by the tag ``__name__``.  ``findings``: the relations of
         that kind there are.  ``catalogue``: where definitions are kept; one of its own by default, to be filled by
         :meth:`define`.
@@ -86,12 +93,12 @@ class Database:
         Raises Unavailable when another process has the file open, Damage when it is not readable.
         """
         self.path = path
-        self._memory_limit_bytes = memory_limit_bytes
         self.catalogue = catalogue if catalogue is not None else Catalogue()
         self._tags = TagStore(self.catalogue)
         self._relations = Relations(self.catalogue, self._tags, pooled_tables, findings)
         self._files = SegmentFiles()
         self._plans = Plans()
+        self._large_before = LargeBefore()
         self._deadlines = Deadlines()
         self._defining = threading.Lock()
         self._closing = threading.Condition()
@@ -114,7 +121,9 @@ class Database:
                 self._writing.store.initialise()
             # Reads have a connection of their own, so that a long flush does not make dashboards wait.
             self._reading = Seat(self._root.cursor(), self._packs)
-            lock(self._root, extensions)
+            self._root.execute("SET lock_configuration = true")
+            cores = threads or os.cpu_count() or 1
+            self._instances = Instances(memory_limit_bytes, statement_bytes, statements, cores, extensions)
         except duckdb.Error as error:
             # A full disk, for one: the supervisor tries again, and people read a sentence meanwhile.
             self._root.close()
@@ -133,6 +142,7 @@ class Database:
                 self._deadlines.expire_all()
                 self._closing.wait(0.1)
         self._deadlines.close()
+        self._instances.close()
         with self._writing.lock, self._reading.lock:
             if not self.broken:
                 # What is not moved into the file now is read from DuckDB's log when it is opened again.
@@ -160,8 +170,8 @@ class Database:
     def needed_relations(self, sql: str, parameters: Sequence[JsonScalar] = (), visible: Visible = ()) -> Needed:
         """Check a statement and say what must be prepared for it.  Raises BadQuery."""
         check_text(sql, parameters)
-        with self._cursor(NEEDED_TIMEOUT_SECONDS, sql) as (cursor, _):
-            plan = self._plan(cursor, sql, parameters, visible)
+        with self._watched(NEEDED_TIMEOUT_SECONDS, sql) as watch:
+            plan = self._with_room(sql, watch, lambda cursor: self._plan(cursor, sql, parameters, visible))
             found = needed_of(plan.relations, self._tags, plan.scopes, plan.statement)
         tier = "" if plan.rewrite is None else plan.rewrite.tier.name
         return msgspec.structs.replace(found, plan=self._plans.keep(plan), tier=tier)
@@ -211,47 +221,99 @@ class Database:
         for source in request.tables:
             if source.pooled and source.table_id < self.catalogue.table_count:
                 self._relations.mark_pooled(source.table_id)
-        limits = request.limits
-        with self._packs.reading(), self._cursor(limits.timeout_seconds, request.sql) as (cursor, watch):
+        with self._packs.reading(), self._watched(request.limits.timeout_seconds, request.sql) as watch:
             if stop is not None:
                 stop.attach(partial(self._deadlines.cancel, watch))
             taker = sink(partial(self._deadlines.paused, watch)) if sink is not None else None
             plan = self._plans.take(request.plan, (request.sql, tuple(request.parameters), request.visible))
-            if plan is None:
-                plan = self._plan(cursor, request.sql, request.parameters, request.visible)
-            statement = plan.statement
-            if statement.kind == "show_tables":
-                stream, rows = _stream(_show_tables(plan.relations).to_reader(), limits, watch, taker)
-                rows_read = files = 0
-            else:
-                views = Views(
-                    cursor,
-                    plan.relations,
-                    self._tags,
-                    self._files,
-                    statement,
-                    request.tables,
-                    request.findings,
-                    self._packs,
-                )
-                text = statement.text
-                if request.tier:
-                    text = self._create_over_tier(cursor, views, plan, request.tier)
-                else:
-                    views.create(plan.scopes, self._tiers)
-                cursor.execute("BEGIN TRANSACTION READ ONLY")
-                try:
-                    relation = cursor.sql(text, params=list(request.parameters) or None)
-                    batch_rows = max(LEAST_BATCH_ROWS, min(BATCH_ROWS, BATCH_CELLS // len(relation.columns)))
-                    stream, rows = _stream(_exportable(relation).to_arrow_reader(batch_rows), limits, watch, taker)
-                except (duckdb.Error, OSError) as error:
-                    if _is_scan_failure(error) and not watch.expired:
-                        for source in request.tables:
-                            self._files.check(source.parquet)
+            answer = self._with_room(
+                request.sql, watch, lambda cursor: self._answer(cursor, request, plan, watch, taker), taker
+            )
+        return msgspec.structs.replace(answer, elapsed_seconds=time.monotonic() - started)
+
+    def _with_room(
+        self,
+        sql: str,
+        watch: Watch,
+        work: Callable[[duckdb.DuckDBPyConnection], _T],
+        taker: Sink | None = None,
+    ) -> _T:
+        """Run a statement's work on a cursor with the memory that it is sure of, and again with more where it lacks it.
+
+        One that has needed more before gets that at once where it is free.  Raises QueryLimit when others had it until
+        the statement's time was over.
+        """
+        instances = self._instances
+        if self._large_before.known(sql):
+            with instances.large(lambda: False) as cursor:
+                if cursor is not None:
+                    with self._deadlines.on(watch, cursor):
+                        return work(cursor)
+        with instances.small(lambda: not watch.expired) as cursor:
+            if cursor is None:
+                raise BadQuery("interrupted")
+            try:
+                with self._deadlines.on(watch, cursor):
+                    return work(cursor)
+            except (duckdb.Error, pa.ArrowException, MemoryError, RuntimeError, OSError) as error:
+                if watch.expired or not _lacks_memory(error) or (taker is not None and not taker.restart()):
                     raise
-                rows_read, files = views.read()
-        elapsed = time.monotonic() - started
-        return SqlAnswer(stream=stream, rows=rows, elapsed_seconds=elapsed, rows_read=rows_read, files=files)
+        self._large_before.note(sql)
+        with instances.large(lambda: not watch.expired) as cursor:
+            if cursor is None:
+                if watch.cancelled or self._closed:
+                    raise BadQuery("interrupted")
+                raise QueryLimit(
+                    f"cannot run SQL: it needs more than the {instances.small_bytes >> 20} MiB of memory that each"
+                    " statement is sure of, and other statements had the rest until its time was over; ask again,"
+                    " restrict the time range, aggregate, or select fewer columns"
+                )
+            with self._deadlines.on(watch, cursor):
+                return work(cursor)
+
+    def _answer(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        request: SqlRequest,
+        plan: Plan | None,
+        watch: Watch,
+        taker: Sink | None,
+    ) -> SqlAnswer:
+        """Run one statement on a cursor."""
+        limits = request.limits
+        if plan is None:
+            plan = self._plan(cursor, request.sql, request.parameters, request.visible)
+        statement = plan.statement
+        if statement.kind == "show_tables":
+            stream, rows = _stream(_show_tables(plan.relations).to_reader(), limits, watch, taker)
+            return SqlAnswer(stream=stream, rows=rows, elapsed_seconds=0.0, rows_read=0, files=0)
+        views = Views(
+            cursor,
+            plan.relations,
+            self._tags,
+            self._files,
+            statement,
+            request.tables,
+            request.findings,
+            self._packs,
+        )
+        text = statement.text
+        if request.tier:
+            text = self._create_over_tier(cursor, views, plan, request.tier)
+        else:
+            views.create(plan.scopes, self._tiers)
+        cursor.execute("BEGIN TRANSACTION READ ONLY")
+        try:
+            relation = cursor.sql(text, params=list(request.parameters) or None)
+            batch_rows = max(LEAST_BATCH_ROWS, min(BATCH_ROWS, BATCH_CELLS // len(relation.columns)))
+            stream, rows = _stream(_exportable(relation).to_arrow_reader(batch_rows), limits, watch, taker)
+        except (duckdb.Error, OSError) as error:
+            if _is_scan_failure(error) and not watch.expired and not _lacks_memory(error):
+                for source in request.tables:
+                    self._files.check(source.parquet)
+            raise
+        rows_read, files = views.read()
+        return SqlAnswer(stream=stream, rows=rows, elapsed_seconds=0.0, rows_read=rows_read, files=files)
 
     def _create_over_tier(self, cursor: duckdb.DuckDBPyConnection, views: Views, plan: Plan, tier: str) -> str:
         """Create the view over a tier and return the statement that reads it."""
@@ -289,21 +351,19 @@ class Database:
             return store.parts_of(ranges)
 
     @contextmanager
-    def _cursor(self, timeout_seconds: float, sql: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, Watch]]:
-        """Give a cursor for one statement under watch, and turn what goes wrong in the block into our errors."""
+    def _watched(self, timeout_seconds: float, sql: str) -> Iterator[Watch]:
+        """Watch over one statement, and turn what goes wrong in the block into our errors."""
         with self._closing:
             if self._closed:
                 raise Unavailable("cannot run SQL: the database is closed")
             self._running += 1
-            cursor = self._root.cursor()
         try:
-            with self._deadlines.watch(cursor, timeout_seconds) as watch:
+            with self._deadlines.watch(None, timeout_seconds) as watch:
                 try:
-                    yield cursor, watch
+                    yield watch
                 except (TidegaugeError, duckdb.Error, pa.ArrowException, MemoryError, RuntimeError, OSError) as error:
                     raise self._translated(error, sql, timeout_seconds, watch) from None
         finally:
-            cursor.close()
             with self._closing:
                 self._running -= 1
                 self._closing.notify_all()
@@ -316,7 +376,7 @@ class Database:
         ):
             self.broken = True
             return Bug(f"cannot run SQL: {text.splitlines()[0]}")
-        if watch.expired:
+        if watch.expired and not isinstance(error, QueryLimit):
             if self._closed:
                 return Unavailable("cannot run SQL: the database is being closed")
             if watch.cancelled:
@@ -326,13 +386,12 @@ class Database:
             )
         if isinstance(error, TidegaugeError):
             return error
-        scanning = _is_scan_failure(error)
-        if _is_out_of_memory(error) or (scanning and ("alloc" in text or "MemoryError" in text)):
+        if _lacks_memory(error):
             return QueryLimit(
-                f"cannot run SQL: it needs more memory than the {self._memory_limit_bytes >> 20} MiB that statements"
-                " may use; restrict the time range, aggregate, or select fewer columns"
+                f"cannot run SQL: it needs more memory than the {self._instances.large_bytes >> 20} MiB that one"
+                " statement may use; restrict the time range, aggregate, or select fewer columns"
             )
-        if isinstance(error, pa.ArrowException) or scanning:
+        if isinstance(error, pa.ArrowException) or _is_scan_failure(error):
             return Unavailable(f"cannot run SQL: reading a source failed: {text.splitlines()[0]}")
         if isinstance(error, duckdb.Error):
             return explain_error(error, sql)
@@ -399,7 +458,7 @@ class Database:
             except (MemoryError, duckdb.Error, RuntimeError) as error:
                 seat.failed = True
                 if _is_out_of_memory(error):
-                    raise QueryLimit(f"cannot {action}: statements have taken all memory; try again") from None
+                    raise QueryLimit(f"cannot {action}: there is no memory left for it; try again") from None
                 text = str(error).splitlines()[0]
                 if isinstance(error, (duckdb.FatalException, duckdb.InternalException)) or "invalidated" in text:
                     self.broken = True
@@ -433,6 +492,12 @@ def _is_scan_failure(error: BaseException) -> bool:
     """Whether DuckDB reports what a source said while it was opened or read (in the words of version 1.5 or 2.0)."""
     text = str(error)
     return isinstance(error, OSError) or any(words in text for words in _SCAN_FAILURES)
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether a statement ended for want of memory, itself or what it reads."""
+    text = str(error)
+    return _is_out_of_memory(error) or (_is_scan_failure(error) and ("alloc" in text or "MemoryError" in text))
 
 
 def _serialiser(cursor: duckdb.DuckDBPyConnection) -> Callable[[str], str]:

@@ -46,7 +46,7 @@ class Stop:
 class Watch:
     """One statement under watch; ``expired`` says that its time is up, ``cancelled`` that it is not wanted any more."""
 
-    connection: Interruptible
+    connection: Interruptible | None
     deadline: float
     expired: bool = False
     cancelled: bool = False
@@ -62,8 +62,11 @@ class Deadlines:
         self._closed = False
 
     @contextmanager
-    def watch(self, connection: Interruptible, seconds: float) -> Iterator[Watch]:
-        """Interrupt ``connection`` once ``seconds`` have passed, as long as the block is not left."""
+    def watch(self, connection: Interruptible | None, seconds: float) -> Iterator[Watch]:
+        """Interrupt ``connection`` once ``seconds`` have passed, as long as the block is not left.
+
+        Without one the watch expires all the same; see :meth:`on`.
+        """
         watch = Watch(connection, time.monotonic() + seconds)
         with self._changed:
             self._watches.add(watch)
@@ -76,6 +79,17 @@ class Deadlines:
         finally:
             with self._changed:
                 self._watches.discard(watch)
+
+    @contextmanager
+    def on(self, watch: Watch, connection: Interruptible) -> Iterator[None]:
+        """Let a watch interrupt this connection while the block runs."""
+        with self._changed:
+            watch.connection = connection
+        try:
+            yield
+        finally:
+            with self._changed:
+                watch.connection = None
 
     def cancel(self, watch: Watch) -> None:
         """Let one watch expire now, because nobody wants the answer."""
@@ -119,7 +133,8 @@ class Deadlines:
                 for watch in self._watches:
                     if watch.deadline <= now:
                         watch.expired = True
-                        watch.connection.interrupt()
+                        if watch.connection is not None:
+                            watch.connection.interrupt()
                 waits = [
                     max(watch.deadline - now, REPEAT_SECONDS) for watch in self._watches if watch.deadline < math.inf
                 ]

@@ -117,6 +117,8 @@ class LocalLink:
                 self._opened = Database(
                     self._path,
                     memory_limit_bytes=int(self._settings.memory),
+                    statement_bytes=int(self._settings.statement_memory),
+                    statements=self._settings.concurrency,
                     pooled_tables=self._pooled_tables,
                     findings=self._findings,
                     extensions=self._extensions,
@@ -192,6 +194,8 @@ class ProcessLink:
         opened = wire.Open(
             path=path,
             memory_limit_bytes=int(settings.memory),
+            statement_bytes=int(settings.statement_memory),
+            statements=settings.concurrency,
             threads=threads or os.cpu_count() or 1,
             pooled_tables=tuple(pooled_tables),
             findings=tuple(findings),

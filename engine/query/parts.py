@@ -68,7 +68,7 @@ class Parts:
         #: What has not been sent yet.
         self.left: list[memoryview] = []
         self._size = self._written = 0
-        self.closed = False
+        self.closed = self._sent = False
 
     def write(self, data: bytes | pa.Buffer) -> int:
         """Take the next bytes of the stream; waits while the other side has no room for more."""
@@ -81,9 +81,17 @@ class Parts:
             self._size += len(piece)
             if self._size == PART_BYTES:
                 self._statement.take_room(PART_BYTES, self._paused)
+                self._sent = True
                 self._send(*self.left)
                 self.left, self._size = [], 0
         return len(data)
+
+    def restart(self) -> bool:
+        """Forget what was written, for another beginning; False when part of it has been sent."""
+        if self._sent:
+            return False
+        self.left, self._size, self._written, self.closed = [], 0, 0, False
+        return True
 
     def tell(self) -> int:
         return self._written

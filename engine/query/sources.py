@@ -105,6 +105,9 @@ class Sink(Protocol):
     def write(self, data: bytes | pa.Buffer) -> int:
         """Take the next bytes of an Arrow IPC stream; may wait until there is room."""
 
+    def restart(self) -> bool:
+        """Forget what was written, because it comes anew; False when that can no longer be."""
+
 
 class NeededTable(msgspec.Struct, frozen=True, kw_only=True):
     """One table that a statement reads, and the part of it that can matter: a superset of what it will look at.

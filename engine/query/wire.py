@@ -22,10 +22,14 @@ _Room = TypeVar("_Room", bytearray, bytearray | memoryview)
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
-    """First message to the worker.  ``path`` None: tiers in memory only; ``repair``: set damaged files aside."""
+    """First message to the worker.  ``path`` None: tiers in memory only; ``repair``: set damaged files aside;
+    ``statement_bytes``: what each of ``statements`` at once is sure of.
+    """
 
     path: str | None
     memory_limit_bytes: int
+    statement_bytes: int
+    statements: int
     threads: int
     pooled_tables: tuple[str, ...]
     findings: tuple[str, ...]

@@ -30,6 +30,7 @@ from engine.disk.real import RealFileSystem
 from engine.errors import Bug, QueryLimit, TidegaugeError
 from engine.query import wire
 from engine.query.database import Database
+from engine.query.instances import reserved_bytes
 from engine.query.memory import LARGE_BYTES, release_unused
 from engine.query.parts import Parts, Statement
 from engine.query.scans import mapped_bytes
@@ -93,6 +94,8 @@ class Worker:
             self._database = Database(
                 opened.path,
                 memory_limit_bytes=opened.memory_limit_bytes,
+                statement_bytes=opened.statement_bytes,
+                statements=opened.statements,
                 threads=opened.threads,
                 pooled_tables=opened.pooled_tables,
                 findings=opened.findings,
@@ -102,7 +105,8 @@ class Worker:
         except TidegaugeError as error:
             self._reply(wire.failed(0, error))
             return
-        self._space = AddressSpace(opened.memory_limit_bytes + MARGIN_BYTES)
+        reserved = reserved_bytes(opened.statements, opened.threads)
+        self._space = AddressSpace(opened.memory_limit_bytes + reserved + MARGIN_BYTES)
         threading.Thread(target=self._roll, name="rollups", daemon=True).start()
         # What is loaded by now stays: it need not be looked through with every collection.
         gc.collect()

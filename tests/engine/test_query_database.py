@@ -913,7 +913,7 @@ def test_memory_that_others_have_taken_is_no_mistake_of_the_statement(error: typ
 def test_memory_for_statements_is_limited() -> None:
     database = Database(None, threads=1, memory_limit_bytes=64 << 20)
     try:
-        with pytest.raises(QueryLimit, match="needs more memory than the 64 MiB"):
+        with pytest.raises(QueryLimit, match="needs more memory than the 32 MiB that one statement may use"):
             database.sql(
                 SqlRequest(sql="SELECT i, count(*) FROM range(10000000) r(i) GROUP BY i ORDER BY i DESC LIMIT 1")
             )

@@ -26,6 +26,7 @@ from engine.config import Query
 from engine.errors import BadQuery, Bug, Damage, QueryLimit, TidegaugeError, Unavailable
 from engine.query import process, wire
 from engine.query.deadlines import Deadlines
+from engine.query.instances import reserved_bytes
 from engine.query.link import LocalLink, ProcessLink, QueryLink
 from engine.query.sources import Needed, NeededTable, SqlLimits, SqlRequest
 from tests.engine.test_query_database import SECOND, T0, bucket_rows, cells, small_world, sources_of
@@ -372,8 +373,9 @@ def test_the_worker_has_limits_and_no_secrets(world: World, monkeypatch: pytest.
         status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines())
         virtual = int(status["VmSize"].split()[0]) * 1024
         assert limits["Max core file size"] == "0"
-        # The memory for statements and the margin on top of what the process has already.
-        assert MEMORY < int(limits["Max address space"]) <= virtual + MEMORY + (1 << 30) + (64 << 20)
+        # The memory for statements, the instances' own and the margin on top of what the process has already.
+        reserved = reserved_bytes(SETTINGS.concurrency, os.cpu_count() or 1)
+        assert MEMORY < int(limits["Max address space"]) <= virtual + MEMORY + reserved + (1 << 30) + (64 << 20)
         assert status["NoNewPrivs"].strip() == "1"
         assert b"hunter2" not in (proc / "environ").read_bytes()
         assert (proc / "oom_score_adj").read_text().strip() == "500"
