@@ -14,7 +14,8 @@ from engine.errors import Damage, NewerFormat
 from native.checksum import crc32c
 
 MAGIC = b"TGDET\x00\x00"
-VERSION = 1
+#: Version 1 is what was written before the univariate detector had weeks; the block itself is the same.
+VERSION = 2
 #: magic, version, length of the description, CRC-32C of description and arrays
 _HEADER = struct.Struct("<7sBII")
 
@@ -45,7 +46,7 @@ def decode(kind: str, data: bytes | memoryview, path: str) -> Arrays:
     if version > VERSION:
         raise NewerFormat(f"cannot read detector state: got version {version}, want at most {VERSION}", path=path)
     body = view[_HEADER.size :]
-    if version != VERSION or length > len(body) or crc32c(body) != checksum:
+    if version < 1 or length > len(body) or crc32c(body) != checksum:
         raise _damage(path, "its checksum is wrong")
     description = json.loads(bytes(body[:length]))
     if description["kind"] != kind:

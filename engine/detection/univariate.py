@@ -1,7 +1,7 @@
 """One detector for many series: each is judged against its own past.
 
 Holds the state of all series as arrays, one row a series, and takes samples of any of them in any mixture.  A sample
-costs about a twentieth of a microsecond, a series 376 bytes and 720 more for its daily profile.
+costs about a twentieth of a microsecond, a series 392 bytes, and 1,056 more for its daily and weekly profiles.
 """
 
 from __future__ import annotations
@@ -15,25 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.detection import snapshot
-from engine.errors import Bug, Damage
+from engine.detection.univariate_format import SHAPES, restored, saved
+from engine.errors import Bug
 from engine.model.rows import Float64Array, Int64Array
 from native.kernels import univariate_state as layout
 
 KIND = "univariate"
-_SHAPES: dict[str, tuple[int, npt.DTypeLike]] = {
-    "numbers": (layout.NUMBERS, np.float32),
-    "exact": (layout.EXACT, np.float64),
-    "times": (layout.TIMES, np.int64),
-    "profile": (layout.PLACES, np.float32),
-    "visits": (layout.PLACES, np.uint8),
-}
 #: From so many samples on two threads share the work; below that, starting one would cost more than it saves.
 SHARED_SAMPLES = 16_384
 #: So many samples are handed to the kernel at a time; of these all may be alarms.
 CHUNK = 16_384
-#: Bytes that a tick reads and writes of a series, and bytes of its daily profile.
-STATE_BYTES = sum(width * np.dtype(dtype).itemsize for width, dtype in list(_SHAPES.values())[:3])
-PROFILE_BYTES = sum(width * np.dtype(dtype).itemsize for width, dtype in list(_SHAPES.values())[3:])
+#: Bytes that a tick reads and writes of a series, and bytes of its daily and weekly profiles.
+STATE_BYTES = sum(width * np.dtype(dtype).itemsize for width, dtype in list(SHAPES.values())[:3])
+PROFILE_BYTES = sum(width * np.dtype(dtype).itemsize for width, dtype in list(SHAPES.values())[3:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +51,7 @@ class UnivariateDetector:
     """Knows ``series`` series, numbered from 0; :meth:`grow` adds more."""
 
     def __init__(self, series: int = 0) -> None:
-        self._state = {name: np.zeros((series, width), dtype) for name, (width, dtype) in _SHAPES.items()}
+        self._state = {name: np.zeros((series, width), dtype) for name, (width, dtype) in SHAPES.items()}
 
     @property
     def series(self) -> int:
@@ -96,23 +90,12 @@ class UnivariateDetector:
         return other
 
     def to_bytes(self) -> bytes:
-        return snapshot.encode(KIND, self._state | {"numbers": self._state["numbers"][:, layout.SAVED]})
+        return snapshot.encode(KIND, saved(self._state))
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, path: str = "bytes") -> Self:
-        arrays = snapshot.decode(KIND, data, path)
-        count = len(arrays.get("numbers", ()))
-        detector = cls(count)
-        for name, (width, dtype) in _SHAPES.items():
-            saved = len(layout.SAVED) if name == "numbers" else width
-            array = arrays.get(name)
-            if array is None or array.dtype != np.dtype(dtype) or array.shape != (count, saved):
-                want = f"{np.dtype(dtype)}[{count}, {saved}]"
-                raise Damage(f"cannot read detector state: array {name!r} is not {want}", path=path)
-            if name == "numbers":
-                detector._state[name][:, layout.SAVED] = array
-            else:
-                detector._state[name] = array
+        detector = cls()
+        detector._state = restored(snapshot.decode(KIND, data, path), path)
         return detector
 
     def _check(self, subjects: Int64Array) -> None:
@@ -151,6 +134,7 @@ def _advance(state: dict[str, npt.NDArray[Any]], subjects: Any, times: Any, valu
                 state["times"],
                 state["profile"],
                 state["visits"],
+                state["week"],
                 scores[chunk],
                 alarms,
                 found,

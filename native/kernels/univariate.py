@@ -14,42 +14,53 @@ from numba import types
 
 from native.kernels.compiling import changed, given, kernel, part
 from native.kernels.lanes import any_of, choose, fetch, lane, least, load, most, size_of, store
+from native.kernels.univariate_season import (
+    DAY_NS,
+    HOUR_NS,
+    PLACE_NS,
+    PLACES_AN_HOUR,
+    expected_here,
+    leave_place,
+)
 from native.kernels.univariate_state import (
     ALARM,
     AVERAGE,
+    CELL_COUNT,
+    CELL_SUM,
+    CELLS,
     CENTRE,
     COUNT,
     COUNTER,
-    DAY,
+    DAILY,
+    DAILY_STARTS,
     DAYS,
     FEATURES,
+    LEVEL_WEEKLY,
     LIMIT,
     LOUDNESS,
     MEAN,
     NEWEST,
+    NONE,
     NUMBERS,
     ORIGIN,
-    PLACE,
-    PLACE_COUNT,
-    PLACE_SUM,
     PLACES,
     PREDICTORS,
     PREVIOUS,
     RISES,
     SCALE,
     SEASON,
+    SINCE,
     SPREAD,
     STEP,
     STRANGE,
     TOP,
     UNSURE,
     USUAL,
-    WAITING,
-    WAITING_PLACE,
+    WEEKLY,
+    WEEKLY_ENDS,
+    WEEKLY_STARTS,
 )
-
-DAY_NS = 86_400_000_000_000
-PLACE_NS = DAY_NS // PLACES
+from native.kernels.univariate_week import FIRST_HOUR, choose_season, difference, leave_hour
 
 #: The state of the series that is judged so many samples later is brought into the cache meanwhile, and how many
 #: columns of ``numbers`` a line of the cache holds.
@@ -71,7 +82,11 @@ SMOOTHING = 0.4
 HALFWAY = 4.0
 WARM_UP = 20
 
+#: The feature of what the profile leaves over.
+OF_SEASON = 6
 AVERAGE_GAINS = np.array([1.0, 1 / 3, 1 / 15, 1 / 20, 1 / 200, 1 / 120, 1 / 20, 0.0])
+#: What a weekly profile leaves over changes with the hours.
+WEEKLY_GAINS = np.array([1.0, 1 / 3, 1 / 15, 1 / 20, 1 / 200, 1 / 120, 1 / 3, 0.0])
 #: 0: the feature is its own distance.
 CENTRE_GAINS = np.array([1 / 1500, 1 / 1500, 1 / 150, 0.0, 1 / 1500, 1 / 1500, 1 / 1500, 0.0])
 #: 1 where a feature has a centre.
@@ -80,7 +95,7 @@ CENTRED = np.array([1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0])
 OF_VALUE = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
 OF_CHANGE = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0])
 OF_ACTIVITY = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
-OF_PLAIN = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+OF_LEFT = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
 CENTRE_MOVE = 4.0
 SPREAD_GAIN = 1 / 5000
 LARGEST_SPREAD = 6.0
@@ -99,9 +114,6 @@ STRENGTH_SCALE = 4.0
 #: More than the rounding of the limits to float32 does to a strength.
 ROUNDED = 1e-3
 
-PROFILE_DAYS = 21.0
-PROFILE_MOVE = 3.0
-
 #: A value that has risen so often and never fallen is a counter; one that falls to more than this part of it is not.
 #: (Only a series' beginning can make it a counter: a gap that somebody filled with a line rises for long, too.)
 COUNTER_RISES = 64
@@ -112,30 +124,30 @@ ROUNDING = 1e-7
 
 
 @part
-def forget(numbers: Any, exact: Any, times: Any, visits: Any) -> None:
+def forget(numbers: Any, exact: Any, times: Any, visits: Any, week: Any) -> None:
     """Make the state of a series that nothing is known of."""
     numbers[:] = 0.0
     exact[:] = 0.0
     times[:] = 0
-    times[PLACE] = -1
     visits[:] = 0
+    week[:] = 0
 
 
 @part
-def judged_value(time: int, value: float, numbers: Any, exact: Any, times: Any, visits: Any) -> float:
+def judged_value(time: int, value: float, numbers: Any, exact: Any, times: Any, visits: Any, week: Any) -> float:
     """Return what is judged: the value, or for a counter what it gained a second; starts over when that changes."""
     started = numbers[COUNT] > 0
     previous = exact[PREVIOUS]
     if started and value < previous:
         if numbers[COUNTER] > 0 and value > COUNTER_RESET * previous:
-            forget(numbers, exact, times, visits)
+            forget(numbers, exact, times, visits, week)
         if numbers[COUNTER] == 0:
             numbers[RISES] = -1.0
     elif started and value > previous and numbers[RISES] >= 0 and numbers[COUNTER] == 0:
         numbers[RISES] += 1.0
         if numbers[RISES] >= COUNTER_RISES:
             newest = times[NEWEST]
-            forget(numbers, exact, times, visits)
+            forget(numbers, exact, times, visits, week)
             numbers[COUNTER] = 1.0
             times[NEWEST] = newest
             exact[PREVIOUS] = previous
@@ -143,66 +155,6 @@ def judged_value(time: int, value: float, numbers: Any, exact: Any, times: Any, 
         return value
     gained = value - previous if value >= previous else value
     return float(gained / max((time - times[NEWEST]) * 1e-9, 1e-3))
-
-
-@part
-def learn_waiting(numbers: Any, profile: Any, visits: Any) -> None:
-    """Let the profile learn the mean of the place that the series has left."""
-    place = int(numbers[WAITING_PLACE]) - 1
-    numbers[WAITING_PLACE] = 0.0
-    if visits[place] == 0:
-        profile[place] = numbers[WAITING]
-        visits[place] = 1
-        return
-    move = numbers[WAITING] - profile[place]
-    if numbers[SEASON] > 0:
-        most = PROFILE_MOVE * numbers[SCALE + PREDICTORS - 1]
-        move = min(max(move, -most), most)
-    profile[place] += max(1.0 / (visits[place] + 1.0), 1 / PROFILE_DAYS) * move
-    if visits[place] < 255:
-        visits[place] += 1
-
-
-@part
-def expected_here(time: int, x: float, numbers: Any, times: Any, profile: Any, visits: Any) -> float:
-    """Return the profile's value for this time of day, 0 without a profile, and give the sample to the profile.
-
-    The value lies on the line between the middles of two places.  What the series does today must not be compared with
-    itself: a place that has been left is learned only when the line does not touch it any more.
-    """
-    where = (time % DAY_NS) / PLACE_NS - 0.5  # a division: samples lie exactly on the borders of places
-    below = math.floor(where)
-    share = where - below
-    left = int(below) if below >= 0 else PLACES - 1
-    right = left + 1 if left + 1 < PLACES else 0
-    here = left if share < 0.5 else right
-    if times[PLACE] != here:
-        if numbers[WAITING_PLACE] > 0:
-            learn_waiting(numbers, profile, visits)
-        if times[PLACE] >= 0:
-            numbers[WAITING] = numbers[PLACE_SUM] / numbers[PLACE_COUNT]
-            numbers[WAITING_PLACE] = times[PLACE] + 1
-        times[PLACE] = here
-        numbers[PLACE_SUM] = 0.0
-        numbers[PLACE_COUNT] = 0.0
-    if numbers[WAITING_PLACE] > 0 and numbers[WAITING_PLACE] != left + 1:
-        learn_waiting(numbers, profile, visits)
-    numbers[PLACE_SUM] += x
-    numbers[PLACE_COUNT] += 1.0
-    if numbers[SEASON] == 0:
-        return 0.0
-    weight_left = 1.0 - share if visits[left] > 0 else 0.0
-    weight_right = share if visits[right] > 0 else 0.0
-    if weight_left + weight_right == 0:
-        # Never been here at this time of day: what came just before has to do.
-        if numbers[WAITING_PLACE] > 0:
-            return float(numbers[WAITING])
-        for back in range(PLACES):
-            before = (left - back + PLACES) % PLACES
-            if visits[before] > 0:
-                return float(profile[before])
-        return x
-    return float((profile[left] * weight_left + profile[right] * weight_right) / (weight_left + weight_right))
 
 
 @part
@@ -229,11 +181,11 @@ def strangeness(x: float, plain: float, count: float, numbers: Any) -> float:
 
 
 @part
-def end_day(day: int, numbers: Any, times: Any) -> None:
+def end_day(numbers: Any) -> None:
     """Learn the largest distances of the day that ends, and from which distance an alarm is possible today."""
-    times[DAY] = day
-    days = numbers[DAYS]
     for j in range(FEATURES):
+        # What another profile left over says nothing of what this one does.
+        days = numbers[SINCE] if j == OF_SEASON else numbers[DAYS]
         top = math.log(numbers[TOP + j] + BASE * numbers[SPREAD + j] + 1e-30)
         if days == 0:
             numbers[USUAL + j] = top
@@ -247,13 +199,16 @@ def end_day(day: int, numbers: Any, times: Any) -> None:
         numbers[TOP + j] = 0.0
         limit = numbers[USUAL + j] + LEAST_STRENGTH * max(numbers[UNSURE + j], LEAST_UNSURE)
         numbers[LIMIT + j] = math.exp(min(limit, 80.0))
-    numbers[DAYS] = min(days + 1.0, 1e6)
-    if numbers[SEASON] == 0:
-        numbers[SEASON] = 1.0
+    numbers[DAYS] = min(numbers[DAYS] + 1.0, 1e6)
+    numbers[SINCE] = min(numbers[SINCE] + 1.0, 1e6)
+    if numbers[SEASON] == NONE:
+        numbers[SEASON] = DAILY_STARTS
+    else:
+        choose_season(numbers)
 
 
 @part
-def features(x: float, plain: float, change: float, count: float, numbers: Any, distances: Any) -> bool:
+def features(x: float, left: float, change: float, count: float, numbers: Any, distances: Any) -> bool:
     """Measure what the value, its level, its changes and its distance from the profile do over longer times.
 
     Writes each feature's distance from its centre; returns whether one is so far out that an alarm is possible.
@@ -265,9 +220,12 @@ def features(x: float, plain: float, change: float, count: float, numbers: Any, 
     capped = min(change, 3.0 * usual_step) if count > WARM_UP else change
     numbers[STEP] += max(STEP_GAIN, first) * (capped - usual_step)
     seen = load(OF_VALUE, 0) * x + load(OF_CHANGE, 0) * change
-    seen = seen + (load(OF_ACTIVITY, 0) * activity + load(OF_PLAIN, 0) * plain)
+    seen = seen + (load(OF_ACTIVITY, 0) * activity + load(OF_LEFT, 0) * left)
     average = load(numbers, AVERAGE)
-    average = average + most(load(AVERAGE_GAINS, 0), first) * (seen - average)
+    gains = load(AVERAGE_GAINS, 0)
+    if numbers[SEASON] == WEEKLY:
+        gains = load(WEEKLY_GAINS, 0)
+    average = average + most(gains, first) * (seen - average)
     store(numbers, AVERAGE, average)
     centred = load(CENTRED, 0)
     centre, spread = load(numbers, CENTRE), load(numbers, SPREAD)
@@ -332,6 +290,7 @@ def alarm(time: int, numbers: Any, times: Any, distances: Any) -> tuple[float, i
     changed(types.int64, 2),
     changed(types.float32, 2),
     changed(types.uint8, 2),
+    changed(types.uint16, 2),
     changed(types.float64),
     changed(types.float64, 2),
     changed(types.int64),
@@ -348,6 +307,7 @@ def advance(
     all_times: Any,
     all_profiles: Any,
     all_visits: Any,
+    all_weeks: Any,
     scores: Any,
     alarms: Any,
     found: Any,
@@ -376,6 +336,7 @@ def advance(
                 place = at[i + AHEAD] % DAY_NS // PLACE_NS
                 fetch(all_profiles, coming, place)
                 fetch(all_visits, coming, place)
+                fetch(all_weeks, coming, (at[i + AHEAD] // HOUR_NS + FIRST_HOUR) % CELLS)
         if not lowest <= row < beyond:
             continue
         scores[i] = 0.0
@@ -384,42 +345,59 @@ def advance(
             continue
         # Views of one row: with places known to be positive the compiler leaves out the test for negative ones.
         numbers, exact, times = all_numbers[row], all_exact[row], all_times[row]
-        profile, visits = all_profiles[row], all_visits[row]
+        profile, visits, week = all_profiles[row], all_visits[row], all_weeks[row]
         time = at[i]
         if numbers[COUNT] == 0:
-            forget(numbers, exact, times, visits)
+            forget(numbers, exact, times, visits, week)
             exact[PREVIOUS] = value
             times[NEWEST] = time
         time = max(time, times[NEWEST])
         previous = exact[PREVIOUS]
-        judged = judged_value(time, value, numbers, exact, times, visits)
+        judged = judged_value(time, value, numbers, exact, times, visits, week)
         if numbers[COUNT] == 0:
             exact[ORIGIN] = judged if numbers[COUNTER] == 0 else 0.0
-            times[DAY] = time // DAY_NS
         exact[PREVIOUS] = value
-        times[NEWEST] = time
         x = min(max(judged - exact[ORIGIN], -FARTHEST), FARTHEST)
         count = min(numbers[COUNT] + 1.0, 1e7)
         numbers[COUNT] = count
 
-        expected = expected_here(time, x, numbers, times, profile, visits)
+        place, before = time // PLACE_NS, times[NEWEST] // PLACE_NS
+        times[NEWEST] = time
+        new_day = False
+        if place != before and count > 1:
+            leave_place(before % PLACES, numbers, profile, visits)
+            if place // PLACES_AN_HOUR != before // PLACES_AN_HOUR:
+                leave_hour(before // PLACES_AN_HOUR, numbers, week)
+            new_day = place // PLACES != before // PLACES
+        expected = expected_here(time, x, numbers, profile, visits)
         plain = x - expected
-        if numbers[SEASON] == 1:
-            # From here on the averages are of what the profile leaves over.
-            for k in range(PREDICTORS):
-                numbers[MEAN + k] = plain
-            numbers[AVERAGE + 6] = plain
-            numbers[CENTRE + 6] = plain
-            numbers[SEASON] = 2.0
-            numbers[COUNT] = min(count, 50.0)
+        season = numbers[SEASON]
+        if season != NONE:
+            numbers[CELL_SUM] += plain
+            numbers[CELL_COUNT] += 1.0
+        left = plain
+        if season != DAILY and season != NONE:
+            if season == DAILY_STARTS:
+                # From here on the averages are of what the profile leaves over.
+                for k in range(PREDICTORS):
+                    numbers[MEAN + k] = plain
+                numbers[COUNT] = min(count, 50.0)
+            elif season != WEEKLY_ENDS:
+                more = difference(place // PLACES_AN_HOUR, week) + numbers[LEVEL_WEEKLY]
+                left -= more
+                expected += more
+            if season != WEEKLY:
+                # This feature is of what another profile leaves over now.
+                numbers[AVERAGE + OF_SEASON] = left
+                numbers[CENTRE + OF_SEASON] = left
+                numbers[SEASON] = WEEKLY if season == WEEKLY_STARTS else DAILY
         strange = strangeness(x, plain, count, numbers)
         scores[i] = ALARM_SCORE * strange / (strange + HALFWAY)
 
-        day = time // DAY_NS
-        if day != times[DAY]:
-            end_day(day, numbers, times)
+        if new_day:
+            end_day(numbers)
         change = abs(x) if numbers[COUNTER] > 0 else min(abs(value - previous), FARTHEST)
-        if not features(x, plain, change, count, numbers, distances) or numbers[DAYS] == 0:
+        if not features(x, left, change, count, numbers, distances) or numbers[DAYS] == 0:
             continue
         strength, cause = alarm(time, numbers, times, distances)
         if strength == 0:
@@ -428,7 +406,7 @@ def advance(
         usual = math.exp(min(numbers[USUAL + cause], 80.0))
         middle = numbers[CENTRE + cause]
         seen = numbers[AVERAGE + cause]
-        if cause == 6:
+        if cause == OF_SEASON:
             middle += exact[ORIGIN] + expected
             seen += exact[ORIGIN] + expected
         elif cause < 3:

@@ -237,14 +237,14 @@ def read_detector_state(data: bytes) -> tuple[str, dict[str, tuple[list[int], li
     """detectors.md: the kind, and shape and numbers of each array."""
     version, length, checksum = struct.unpack_from("<BII", data, 7)
     assert data[:7] == b"TGDET\x00\x00"
-    assert version == 1
+    assert version in (1, 2)
     assert crc32c(data[16:]) == checksum
     description = json.loads(data[16 : 16 + length])
     arrays = {}
     at = 16 + length
     for name, dtype, shape in description["arrays"]:
         count = math.prod(shape)
-        form = f"<{count}{ {'<f4': 'f', '<f8': 'd', '<i8': 'q', '|u1': 'B'}[dtype] }"
+        form = f"<{count}{ {'<f4': 'f', '<f8': 'd', '<i8': 'q', '<u2': 'H', '|u1': 'B'}[dtype] }"
         arrays[name] = (shape, list(struct.unpack_from(form, data, at)))
         at += struct.calcsize(form)
     assert at == len(data)

@@ -8,13 +8,22 @@ from dataclasses import dataclass, field
 import numpy as np
 
 DAY_NS = 86_400_000_000_000
+HOUR_NS = DAY_NS // 24
 PLACE_NS = DAY_NS // 144
+#: A Monday's first hour, since 1970.
+MONDAY = -3 * 24
 
 
 def single(number: float) -> float:
     """What a number is after it was stored in four bytes."""
     with np.errstate(over="ignore"):
         return float(np.float32(number))
+
+
+def brief(number: float) -> float:
+    """What a number is after it was stored in the upper two of these four bytes."""
+    bits = (int(np.float32(number).view(np.uint32)) + 0x8000) >> 16 << 16
+    return float(np.uint32(bits).view(np.float32))
 
 
 def between(number: float, most: float) -> float:
@@ -41,6 +50,48 @@ class Feature:
 
 
 @dataclass
+class Week:
+    """What is known of the hours of the week, and how well the day and the week have predicted them."""
+
+    hours: dict[int, float] = field(default_factory=dict)
+    left: list[float] = field(default_factory=list)
+    levels: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    errors: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    compared: int = 0
+    used: bool = False
+    changed: bool = False
+    days: int = 0
+
+    def leave(self, hour: int) -> None:
+        if not self.left:
+            return
+        total = 0.0
+        for one in self.left:
+            total = single(total + one)
+        mean, self.left = total / len(self.left), []
+        place = (hour - MONDAY) % 168
+        learned = mean
+        if place in self.hours:
+            self.compared += 1
+            for which, number in enumerate((mean, mean - self.hours[place])):
+                error = abs(number - self.levels[which]) - self.errors[which]
+                self.errors[which] = single(self.errors[which] + max(1 / 336, 1 / self.compared) * error)
+                move = max(1 / 48, 1 / self.compared) * (number - self.levels[which])
+                self.levels[which] = single(self.levels[which] + move)
+            move = mean - self.hours[place]
+            if self.compared > 72:
+                move = between(move, 3.0 * self.errors[1])
+            learned = self.hours[place] + max(1 / 4, 1 / (2 + self.compared / 168)) * move
+        self.hours[place] = brief(learned if abs(learned) > 1e-30 else 1e-30)
+
+    def end_day(self) -> None:
+        self.days += 1
+        daily, weekly = self.errors
+        if (weekly > 0.9 * daily) if self.used else (self.compared >= 72 and weekly < 0.75 * daily):
+            self.used, self.changed, self.days = not self.used, True, 5
+
+
+@dataclass
 class Story:
     """What one series has been through."""
 
@@ -57,7 +108,6 @@ class Story:
     origin: float = 0.0
     previous: float = 0.0
     newest: int = 0
-    day: int = 0
     days: int = 0
     alarm_ns: int = 0
     loudness: float = 0.0
@@ -65,7 +115,7 @@ class Story:
     is_counter: bool = False
     season: int = 0
     profile: dict[int, tuple[float, int]] = field(default_factory=dict)
-    place: int | None = None
+    week: Week = field(default_factory=Week)
     here: list[float] = field(default_factory=list)
     waiting: tuple[int, float] | None = None
 
@@ -80,24 +130,33 @@ class Story:
         judged = self._judged(time, value)
         if self.count == 0:
             self.origin = 0.0 if self.is_counter else judged
-            self.day = time // DAY_NS
-        self.previous, self.newest = value, time
+        before, self.newest, self.previous = self.newest, time, value
         x = between(judged - self.origin, 1e30)
         count = self.count = min(self.count + 1, 1e7)
-        expected = self._expected(time, x)
-        plain = x - expected
+        if count > 1 and time // PLACE_NS != before // PLACE_NS:
+            self._leave_place(before // PLACE_NS % 144)
+        if count > 1 and time // HOUR_NS != before // HOUR_NS:
+            self.week.leave(before // HOUR_NS)
+        plain = x - self._expected(time, x)
+        if self.season > 0:
+            self.week.left.append(plain)
+        left = plain
+        if self.week.used:
+            left -= self.week.hours.get((time // HOUR_NS - MONDAY) % 168, 0.0) + self.week.levels[1]
         if self.season == 1:
             for predictor in self.predictors:
                 predictor.mean = single(plain)
-            self.features[6].average = self.features[6].centre = single(plain)
-            self.season = 2
             self.count = min(count, 50)
+        if self.season == 1 or self.week.changed:
+            self.features[6].average = self.features[6].centre = single(left)
+            self.features[6].window = 3 if self.week.used else 20
+            self.season, self.week.changed = 2, False
         self._predict(x, plain, count)
         score = 0.5 * self.strange / (self.strange + 4.0)
-        if time // DAY_NS != self.day:
-            self._end_day(time // DAY_NS)
+        if count > 1 and time // DAY_NS != before // DAY_NS:
+            self._end_day()
         change = abs(x) if self.is_counter else min(abs(value - previous), 1e30)
-        distances = self._measure([x, x, x, change, change, self._activity(change, count), plain], count)
+        distances = self._measure([x, x, x, change, change, self._activity(change, count), left], count)
         zs = []
         for feature, distance in zip(self.features, distances, strict=True):
             above = math.log(distance + 0.05 * feature.spread + 1e-30) - feature.usual
@@ -142,20 +201,20 @@ class Story:
             move = between(move, 3.0 * self.predictors[-1].scale)
         self.profile[place] = (single(value + max(1 / (visits + 1), 1 / 21) * move), min(visits + 1, 255))
 
+    def _leave_place(self, place: int) -> None:
+        if self.waiting is not None:
+            self._learn_waiting()
+        if self.here:
+            total = 0.0
+            for one in self.here:
+                total = single(total + one)
+            self.waiting = (place, single(total / len(self.here)))
+        self.here = []
+
     def _expected(self, time: int, x: float) -> float:
         where = (time % DAY_NS) / PLACE_NS - 0.5
         left, share = math.floor(where) % 144, where - math.floor(where)
         right = (left + 1) % 144
-        here = left if share < 0.5 else right
-        if self.place != here:
-            if self.waiting is not None:
-                self._learn_waiting()
-            if self.place is not None:
-                total = 0.0
-                for one in self.here:
-                    total = single(total + one)
-                self.waiting = (self.place, single(total / len(self.here)))
-            self.place, self.here = here, []
         if self.waiting is not None and self.waiting[0] != left:
             self._learn_waiting()
         self.here.append(x)
@@ -193,19 +252,20 @@ class Story:
         self.step = single(step + max(1 / 2000, 1 / count) * (capped - step))
         return min(change, 2.0 * step) / step if step > 0 else 0.0
 
-    def _end_day(self, day: int) -> None:
-        self.day = day
-        for feature in self.features:
+    def _end_day(self) -> None:
+        for number, feature in enumerate(self.features):
+            days = self.week.days if number == 6 else self.days
             top = math.log(feature.top + 0.05 * feature.spread + 1e-30)
-            if self.days == 0:
+            if days == 0:
                 feature.usual, feature.unsure = single(top), 0.25
             else:
                 move, unsure = top - feature.usual, feature.unsure
-                feature.usual = single(feature.usual + max(1 / 20, 1 / (self.days + 1)) * move)
+                feature.usual = single(feature.usual + max(1 / 20, 1 / (days + 1)) * move)
                 counted = min(abs(move), 3.0 * unsure)
-                feature.unsure = single(unsure + max(1 / 20, 1 / (self.days + 4)) * (counted - unsure))
+                feature.unsure = single(unsure + max(1 / 20, 1 / (days + 4)) * (counted - unsure))
             feature.top = 0.0
         self.days += 1
+        self.week.end_day()
         self.season = max(self.season, 1)
 
     def _measure(self, seen: list[float], count: float) -> list[float]:
