@@ -40,6 +40,10 @@ class Pairs:
         """Return the pairs that ``mask`` selects; this very object when that is all of them."""
         return self if mask.all() else Pairs(self.tagset_ids[mask], self.buckets[mask])
 
+    def inside(self, wider: Pairs, width_ns: int) -> npt.NDArray[np.bool_]:
+        """Return which of these lie in one of the pairs ``wider``, which are ``width_ns`` wide."""
+        return select_buckets(self.tagset_ids, self.buckets, width_ns, wider.tagset_ids, wider.buckets)
+
     def cover(self, rows: TierRows, width_ns: int) -> bool:
         """Return whether each of the sorted rows falls into one of these pairs."""
         return bool(select_buckets(rows.tagset_ids, rows.times, width_ns, self.tagset_ids, self.buckets).all())

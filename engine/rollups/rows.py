@@ -84,6 +84,11 @@ class TierRows:
         """Return how many (series, bucket) there are."""
         return int(np.count_nonzero(self.counts)) * (len(self.field_ids) if self.alike else 1)
 
+    def newest_times(self) -> Int64Array:
+        """Return int64[n]: the time of the newest sample of each row, of whichever field."""
+        newest: Int64Array = np.where(self.counts > 0, self.last_times, np.iinfo(np.int64).min).max(axis=0)
+        return newest
+
     def take(self, chosen: npt.NDArray[np.bool_] | Int64Array | slice) -> TierRows:
         """Return the chosen rows, in the order given; a slice gives views except of histograms."""
         if isinstance(chosen, np.ndarray) and chosen.dtype == np.bool_:

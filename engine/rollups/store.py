@@ -29,6 +29,7 @@ from engine.rollups.rows import TierRows, concat
 from engine.rollups.shelf import UNKNOWN_TABLE, DamagedPart, Part, Shelf
 from engine.rollups.stored import PartRange, stored_parts, stored_rows, tagset_range
 from engine.rollups.tiers import BASE, QUIET_NS, TIER_OF_NAME, TIERS, Tier, tier_above
+from native.rollup import select_buckets
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,6 +38,8 @@ LOG = logging.getLogger("tidegauge.rollups")
 #: Cells (rows times fields) that are merged at a time, about 80 bytes each.
 CELLS_AT_A_TIME = 1_000_000
 FOREVER_NS = 2**63 - 1
+#: Buckets that are made of so many narrower ones are not made anew when only newer ones are added.
+GROWING_RATIO = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,8 +352,9 @@ class RollupStore:
         self._replace(BASE, piece.table_id, live, rows, report, closed=end_ns % QUIET_NS == 0)
         fields = max(1, len(rows.field_ids))
         for tier in TIERS[1:]:
-            live = _live(tier, live.widened(tier.width_ns), kept_from, report)
-            self._recompute(tier, piece.table_id, live, fields, report, closed=end_ns % tier.width_ns == 0)
+            changed, live = live, _live(tier, live.widened(tier.width_ns), kept_from, report)
+            closed = end_ns % tier.width_ns == 0
+            self._recompute(tier, piece.table_id, live, fields, report, closed=closed, changed=changed)
         for tier in TIERS:
             self._compact(tier, piece.table_id)
 
@@ -369,15 +373,54 @@ class RollupStore:
         report.inserted[tier.name] += self._shelf.add_fresh(tier, table_id, rows, closed=closed)
 
     def _recompute(
-        self, tier: Tier, table_id: int, pairs: Pairs, fields: int, report: FlushReport, *, closed: bool = True
+        self,
+        tier: Tier,
+        table_id: int,
+        pairs: Pairs,
+        fields: int,
+        report: FlushReport,
+        *,
+        closed: bool = True,
+        changed: Pairs | None = None,
     ) -> None:
-        """Replace the buckets of ``pairs`` by what the tier below now gives."""
+        """Replace the buckets of ``pairs`` by what the tier below now gives.
+
+        ``changed``: which of that tier's buckets have changed, all of ``pairs`` hold one; None where it is not known.
+        """
         source = _source_of(tier)
         ratio = tier.width_ns // source.width_ns
-        for chunk in pairs.chunks(max(1, self._cells_at_a_time // (fields * ratio))):
+        for part in pairs.chunks(max(1, self._cells_at_a_time // (fields * ratio))):
+            chunk = part
+            if changed is not None and ratio >= GROWING_RATIO:
+                chunk = self._grow(tier, table_id, part, changed, report, closed=closed)
+                if not len(chunk):
+                    continue
             rows = concat(self._shelf.inside(source, table_id, chunk, tier.width_ns)).sorted()
             merged = rows.merged(tier.width_ns) if len(rows) else rows
             self._replace(tier, table_id, chunk, merged, report, closed=closed)
+
+    def _grow(
+        self, tier: Tier, table_id: int, pairs: Pairs, changed: Pairs, report: FlushReport, *, closed: bool
+    ) -> Pairs:
+        """Add to those buckets of ``pairs`` that only get newer ones of the tier below; return the other pairs.
+
+        A row is merged of narrower ones in order of time, so what it was before stands for all that went into it.
+        """
+        source = _source_of(tier)
+        stored = concat(self._shelf.inside(tier, table_id, pairs, tier.width_ns)).sorted()
+        wide = changed.buckets // tier.width_ns * tier.width_ns
+        first = np.ones(len(changed), np.bool_)
+        first[1:] = (changed.tagset_ids[1:] != changed.tagset_ids[:-1]) | (wide[1:] != wide[:-1])
+        known = select_buckets(changed.tagset_ids[first], wide[first], tier.width_ns, stored.tagset_ids, stored.times)
+        newest_ns = stored.newest_times() // source.width_ns * source.width_ns
+        old = stored.take(newest_ns < changed.buckets[first][known])
+        if not len(old):
+            return pairs
+        grown = Pairs(old.tagset_ids, old.times)
+        added = changed.where(changed.inside(grown, tier.width_ns))
+        rows = concat([old, *self._shelf.inside(source, table_id, added, source.width_ns)])
+        self._replace(tier, table_id, grown, rows.sorted().merged(tier.width_ns), report, closed=closed)
+        return pairs.where(~pairs.inside(grown, tier.width_ns))
 
     def _touched(self, tier: Tier, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> Pairs:
         """Return the stored (tag set, bucket) of these tag sets that the range touches."""

@@ -19,9 +19,11 @@ from engine.errors import Bug, Damage, NotFound
 from engine.rollups.long import NAMES as LONG_NAMES
 from engine.rollups.packs import Packs
 from engine.rollups.pairs import Pairs
+from engine.rollups.rows import TierRows
 from engine.rollups.schema import LAYOUT_VERSION
+from engine.rollups.shelf import Shelf
 from engine.rollups.store import RollupStore
-from engine.rollups.tiers import BASE, TIER_OF_NAME, TIERS, best_tier, tier_above
+from engine.rollups.tiers import BASE, TIER_OF_NAME, TIERS, Tier, best_tier, tier_above
 from tests.engine.tier_pieces import piece_of
 from tests.oracles import rollup as oracle
 from tests.oracles.merging import merge_buckets as oracle_merge
@@ -196,6 +198,38 @@ def test_tiers_equal_their_recomputation(tmp_path: Path, seed: int, whole_number
         check(store, raw, whole_numbers=whole_numbers)
         assert store.watermark() == sequence
         connection.close()
+
+
+def test_a_day_grows_by_its_newest_hours_alone(store: RollupStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, random = Raw(), np.random.default_rng(5)
+    asked: list[int] = []
+    inside = Shelf.inside
+
+    def noted(self: Shelf, tier: Tier, table_id: int, pairs: Pairs, width_ns: int) -> Iterator[TierRows]:
+        if tier.name == "rollup_1h":
+            asked.extend((pairs.buckets - DAY_NS) // width_ns)
+        return inside(self, tier, table_id, pairs, width_ns)
+
+    monkeypatch.setattr(Shelf, "inside", noted)
+    hours = [*range(22, 31), 3, 31]
+    for hour in hours:
+        asked.clear()
+        # One field comes only now and then, one tag set is late in the end.
+        flush(
+            store,
+            raw,
+            [
+                (tagset, field, DAY_NS + hour * NS_PER_HOUR + minute * NS_PER_MINUTE, float(random.normal()))
+                for tagset in ((0, 1) if hour != 3 else (1,))
+                for field in ((0, 3) if hour % 3 == 1 else (0,))
+                for minute in (0, 7, 55)
+            ],
+        )
+        check(store, raw, whole_numbers=False)
+        if hour not in (22, 24, 3):
+            # Hours are looked up among the changed ones alone, never a day's.
+            assert set(asked) == {hour}
+    assert len(rows_of(store, "rollup_1d", 0)) == 2
 
 
 class Killed(BaseException):
