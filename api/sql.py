@@ -177,8 +177,9 @@ class _Streamed(Response[Any]):
                 lines = [(name.lower().encode(), value.encode()) for name, value in self._told.items()]
                 await send({"type": "http.response.start", "status": 200, "headers": lines})
                 while (chunk := await self._threads.run(self._rendering.next)) is not None:
+                    whole = memoryview(chunk)
                     for start in range(0, len(chunk), SEND_BYTES):
-                        await self._send(send, chunk[start : start + SEND_BYTES])
+                        await self._send(send, whole[start : start + SEND_BYTES])
             except BaseException as raised:
                 error = raised
                 self._stop.ask()
@@ -188,7 +189,7 @@ class _Streamed(Response[Any]):
                 said = await self._threads.run(lambda: self._rendering.close(error))
             await self._end(scope, send, error, said)
 
-    async def _send(self, send: Send, chunk: bytes) -> None:
+    async def _send(self, send: Send, chunk: bytes | memoryview) -> None:
         """Send some bytes; raises _TooSlow when the client has kept the answer waiting for too long."""
         clock = asyncio.get_running_loop().time
         began = clock()

@@ -136,7 +136,8 @@ class GroupBlock:
 
     def gather(self, field_ids: Sequence[int], found: Selection) -> Float64Array:
         count = found.stop - found.start if isinstance(found, slice) else len(found)
-        values = absent_matrix(len(field_ids), count)
+        whole = all(field_id in self._stored for field_id in field_ids)
+        values = np.empty((len(field_ids), count)) if whole else absent_matrix(len(field_ids), count)
         missing: list[int] = []
         for index, field_id in enumerate(field_ids):
             if field_id not in self._stored:
@@ -202,7 +203,8 @@ class HotBlock:
     def gather(self, field_ids: Sequence[int], found: Selection) -> Float64Array:
         rows = self._view.rows
         count = found.stop - found.start if isinstance(found, slice) else len(found)
-        values = absent_matrix(len(field_ids), count)
+        whole = set(field_ids) <= set(rows.field_ids)
+        values = np.empty((len(field_ids), count)) if whole else absent_matrix(len(field_ids), count)
         for index, field_id in enumerate(field_ids):
             if field_id in rows.field_ids:
                 column = rows.values[rows.field_ids.index(field_id)]

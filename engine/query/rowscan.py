@@ -59,8 +59,9 @@ class ScanRequest:
 
 @dataclass(slots=True)
 class ScanCounts:
-    """How many rows of row groups and hot blocks were looked at, and in how many files and blocks; and how many of them
-    were of the tag sets and times asked for.
+    """How many rows of row groups and hot blocks were looked at, and in how many files and blocks.
+
+    ``found``: how many of them were of the tag sets and times asked for, where answers are to be prompt.
     """
 
     rows_read: int = 0
@@ -181,9 +182,10 @@ def _matching(
         wanted=_wanted_in(block, tagsets, request),
         in_order=block.in_order,
     )
-    counts.found += _count(found)
-    if request.promptly and counts.found > PROMPT_ROWS:
-        raise NotPrompt
+    if request.promptly:
+        counts.found += _count(found)
+        if counts.found > PROMPT_ROWS:
+            raise NotPrompt
     found = _outside(tagsets, times, found, block.holes)
     if late is not None:
         found = late.claim(block, found)

@@ -357,6 +357,16 @@ def test_limits_end_an_answer_with_an_error() -> None:
     assert not store.samples._readers
 
 
+def test_no_more_is_read_than_its_reader_has_taken() -> None:
+    store = filled()
+    with store.reader.open(QUERY, (), LIMITS, Stop()) as stream:
+        taken = 0
+        for batch in stream.batches():
+            taken += batch.num_rows
+            assert stream.metadata["rows_read"] == taken
+        assert taken == 120
+
+
 def test_time_that_the_reader_takes_is_not_the_questions() -> None:
     store, now = filled(), [0.0]
     limits = replace(LIMITS, timeout_seconds=1.0, monotonic=lambda: now[0])
