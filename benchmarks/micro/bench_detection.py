@@ -1,7 +1,7 @@
-"""engine.detection: samples a second of one core.
+"""engine.detection: samples a second.
 
-The batch case takes one series with a daily shape through its history, as ``tidegauge.lab`` does; the tick judges one
-sample of each of 100,000 series, whose state does not fit a cache.
+The batch cases take one series with a daily shape through its history, as ``tidegauge.lab`` does, on one core, and 64,
+on two; the tick judges one sample of each of 100,000 series, whose state does not fit a cache.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MACHINE_ROWS, COLUMNS = 4_000, 38
 Case = tuple[str, float, str, Callable[[], object]]
 
 
-def _batch() -> Case:
+def _batch(name: str, series: int) -> Case:
     random = np.random.default_rng(1)
-    rows = np.arange(ROWS)
+    subjects = np.repeat(np.arange(series), ROWS // series)
+    rows = np.arange(len(subjects)) % (ROWS // series)
     times = START_NS + rows * NS_PER_MINUTE
-    values = 50 + 10 * np.sin(rows * 2 * np.pi / 1440) + random.normal(size=ROWS)
-    subjects = np.zeros(ROWS, np.int64)
-    return ("batch-one-series", ROWS, "samples", lambda: UnivariateDetector(1).advance(subjects, times, values))
+    values = 50 + 10 * np.sin(rows * 2 * np.pi / 1440) + random.normal(size=len(rows))
+    return (name, len(rows), "samples", lambda: UnivariateDetector(series).advance(subjects, times, values))
 
 
 def _tick(name: str, *, quiet: bool) -> Case:
@@ -71,7 +71,8 @@ def _machine() -> Case:
 def cases() -> list[Case]:
     """Return the detectors at work."""
     return [
-        _batch(),
+        _batch("batch-one-series", 1),
+        _batch("batch-64-series", 64),
         _tick("tick-100k-noisy", quiet=False),
         _tick("tick-100k-constant", quiet=True),
         _save(),

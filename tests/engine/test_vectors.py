@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 import msgspec
+import numpy as np
 import pytest
 
 from engine.catalog.catalog import Catalog
@@ -20,6 +21,7 @@ from engine.detection import snapshot
 from engine.detection.univariate import UnivariateDetector
 from engine.disk.real import RealFileSystem
 from engine.errors import Damage, NewerFormat
+from engine.maintenance.detect import read_state
 from engine.model.rows import Rows
 from engine.query.connection import connect
 from engine.rollups import schema
@@ -211,6 +213,20 @@ def test_a_detector_goes_on_from_a_frozen_state(name: str) -> None:
     rows = expected(name).get("rows", 72 * 4)
     scores = detector.advance(*detector_samples(rows, 72 * 2, weeks=name != "detectors/1")).scores
     assert scores == pytest.approx(expected(name)["scores"], abs=2e-6)
+
+
+@pytest.mark.parametrize("name", versions("detectors"))
+def test_the_file_of_a_server_takes_a_frozen_state(name: str) -> None:
+    block = np.frombuffer(file_of(name).read_bytes(), np.uint8)
+    ids, until = np.arange(10, 14), np.full(4, 7)
+    file = bytearray(snapshot.encode("detection", {"series_ids": ids, "judged_until": until, "univariate": block}))
+    file[7] = int(name.partition("/")[2])
+    detector, series_ids, judged_until = read_state(bytes(file), "detectors.state")
+    assert detector.series == 4
+    assert (series_ids.tolist(), judged_until.tolist()) == (ids.tolist(), until.tolist())
+    file[7] = snapshot.VERSION + 1
+    with pytest.raises(NewerFormat, match=r"detectors\.state"):
+        read_state(bytes(file), "detectors.state")
 
 
 # --- the manifest
