@@ -7,7 +7,7 @@ the later one and counts a falling value as a reset to zero (Prometheus, ``incre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,21 +27,22 @@ from engine.query.buckets import (
     take_buckets,
     with_boundaries,
 )
-from engine.query.gridreader import RAW, GridPart, GridReader, Tiers
+from engine.query.gridreader import GridPart, GridReader
 from engine.query.grouping import lines_of
 from engine.query.newest import NewestReader
+from engine.query.planning import RAW, Planner, Tiers
 from engine.query.prompt import PromptReader
 from engine.query.quantiles import SHARES, GroupedQuantiles, bins_of_column, of_bins, of_samples
 from engine.query.ranking import highest
 from engine.query.samples import SampleStore
 from engine.query.selected import Selected, Selections
+from engine.query.sequences import COUNTED, ORDERED, SequenceReader
 from engine.query.serieslist import LineBlock, SeriesList
 from engine.rollups.bins import RELATIVE_ERROR
 from engine.rollups.long import HISTOGRAM, INCREASE, NAMES
 from engine.rollups.tiers import TIERS, Tier
 
 AGGREGATES = ("avg", "sum", "min", "max", "count", "first", "last", "increase", "rate", *SHARES)
-_COUNTED = ("increase", "rate")
 _WIDTHS = {RAW: 0} | {tier.name: tier.width_ns for tier in TIERS}
 MAX_POINTS_PER_SERIES = 100_000
 MAX_POINTS = 10_000_000
@@ -126,7 +127,9 @@ class RangeReader:
         self._catalog, self._samples, self._tiers = catalog, samples, tiers
         self._prompt = PromptReader(catalog, samples)
         self._selections = Selections()
-        self._grids = GridReader(catalog, samples, tiers)
+        planner = Planner(catalog, samples, tiers)
+        self._grids = GridReader(catalog, samples, planner)
+        self._sequences = SequenceReader(samples, planner)
 
     def answer(self, query: RangeQuery, *, raw_since_ns: Callable[[int], int]) -> RangeAnswer:
         """Answer one query; ``raw_since_ns(table_id)`` is the oldest time for which raw samples are still kept.
@@ -154,13 +157,19 @@ class RangeReader:
                 return None
             newest = self._newest_buckets(query, one, since_ns)
             if newest is not None:
-                self._add(answer, query, one, newest, RAW, int(newest.counts.sum()))
+                self._add(answer, query, one, newest, {RAW: int(newest.counts.sum())})
                 continue
             grid = self._grids.read(one, query.aggregate, query.by, whole, query.step_ns, since_ns)
             if grid is not None:
                 self._add_grid(answer, grid)
                 continue
-            tier = self._choose(query, one, since_ns)
+            sequences = self._sequences.read(one, query.aggregate, whole, query.step_ns, since_ns, LOOKBACK_NS)
+            if sequences is not None:
+                self._add(answer, query, one, *sequences)
+                continue
+            # Where all raw samples are kept and sequences are not for it, a tier lacks what is asked for.
+            kept = query.aggregate in ORDERED and query.start_ns - LOOKBACK_NS >= since_ns
+            tier = None if kept else self._choose(query, one, since_ns)
             read = self._read_quantiles if query.aggregate in SHARES else self._read_buckets
             if tier is not None and not read(answer, query, one, tier):
                 if query.start_ns < since_ns:
@@ -216,7 +225,7 @@ class RangeReader:
             query.start_ns,
             query.end_ns,
             query.step_ns,
-            LOOKBACK_NS if query.aggregate in _COUNTED else 0,
+            LOOKBACK_NS if query.aggregate in COUNTED else 0,
             RAW_SAMPLES_PREFERRED,
         )
         if part is None:
@@ -230,10 +239,10 @@ class RangeReader:
     def _read_buckets(self, answer: RangeAnswer, query: RangeQuery, one: Selected, tier: Tier | None) -> bool:
         """Add the lines of one table to the answer; return False, and add nothing, when the tier does not know it."""
         buckets = self._raw(query, one) if tier is None else self._tier(query, one, tier)
-        if tier is not None and query.aggregate in _COUNTED and np.isnan(buckets.increases).any():
+        if tier is not None and query.aggregate in COUNTED and np.isnan(buckets.increases).any():
             return False
         rows = int(buckets.counts.sum()) if tier is None else len(buckets.counts)
-        self._add(answer, query, one, buckets, RAW if tier is None else tier.name, rows)
+        self._add(answer, query, one, buckets, {RAW if tier is None else tier.name: rows})
         return True
 
     @staticmethod
@@ -250,12 +259,13 @@ class RangeReader:
             )
 
     def _add(
-        self, answer: RangeAnswer, query: RangeQuery, one: Selected, buckets: Buckets, source: str, rows_read: int
+        self, answer: RangeAnswer, query: RangeQuery, one: Selected, buckets: Buckets, sources: Mapping[str, int]
     ) -> None:
         """Add the lines of some buckets to the answer."""
         if not len(buckets.last_times):
             return
-        answer.count(source, rows_read, int(buckets.last_times.max()))
+        for source, rows_read in sources.items():
+            answer.count(source, rows_read, int(buckets.last_times.max()))
         # Fields of one tag set have the same labels: these are told apart once for all of them.
         labels, groups = lines_of(self._catalog, one.table_id, buckets.series_ids & -MAX_FIELDS, query.by)
         field_ids = buckets.series_ids & (MAX_FIELDS - 1)
@@ -380,14 +390,14 @@ class RangeReader:
         return max(usable, key=lambda tier: tier.width_ns)
 
     def _raw(self, query: RangeQuery, one: Selected) -> Buckets:
-        counted = query.aggregate in _COUNTED
+        counted = query.aggregate in COUNTED
         start = query.start_ns - LOOKBACK_NS if counted else query.start_ns
         rows = self._samples.collect(one.table_id, start, query.end_ns, one.narrowed, one.field_ids)
         buckets = buckets_of_rows(rows, query.step_ns, query.start_ns)
         return with_boundaries(buckets, query.start_ns) if counted else buckets
 
     def _tier(self, query: RangeQuery, one: Selected, tier: Tier) -> Buckets:
-        counted = query.aggregate in _COUNTED
+        counted = query.aggregate in COUNTED
         start = (query.start_ns - LOOKBACK_NS) // tier.width_ns * tier.width_ns if counted else query.start_ns
         names = (*NAMES, INCREASE) if counted else NAMES
         assert self._tiers is not None

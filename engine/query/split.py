@@ -35,14 +35,17 @@ class Piece:
 
 
 def split(
-    whole: Interval, step_ns: int, unflushed: Int64Array, is_worth: Callable[[Tier, Sequence[Interval]], bool]
+    whole: Interval,
+    origin_ns: int,
+    step_ns: int,
+    unflushed: Int64Array,
+    is_worth: Callable[[Tier, Sequence[Interval]], bool],
 ) -> list[Piece]:
     """Return what to read of ``whole`` from where, from the widest tier to raw samples; nothing is left out.
 
-    Steps of ``step_ns`` are counted from the range's start.  ``unflushed``: starts, ascending, of minutes that tiers
+    Steps of ``step_ns`` are counted from ``origin_ns``.  ``unflushed``: starts, ascending, of minutes that tiers
     may lack samples of.  ``is_worth``: whether a tier is better read for these intervals than raw samples.
     """
-    origin_ns = whole[0]
     rest: list[Interval] = [whole]
     pieces = []
     for tier in reversed(TIERS):

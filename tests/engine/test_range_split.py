@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND, ManualClock
-from engine.config import Config, Query, Retention
+from engine.config import Config, Query, Retention, Rollups
 from engine.config_units import Duration
 from engine.model.matchers import parse_matchers
-from engine.query import cells, gridreader, prompt
-from engine.query.range import RangeAnswer, RangeQuery
+from engine.query import cells, planning, prompt
+from engine.query.range import LOOKBACK_NS, RangeAnswer, RangeQuery
 from engine.runtime import Engine
-from tests.engine.test_engine_rollups import CONFIG, NOW_NS, Twin, random_batch
+from tests.engine.test_engine_rollups import CONFIG as PLAIN
+from tests.engine.test_engine_rollups import NOW_NS, Twin, random_batch
+
+CONFIG = msgspec.structs.replace(PLAIN, rollups=Rollups(counters=("cpu_*",)))
 
 START_NS = NOW_NS - 3 * NS_PER_DAY
 STEPS_NS = (7 * NS_PER_SECOND * 60, 90 * NS_PER_SECOND * 60, NS_PER_HOUR, 6 * NS_PER_HOUR, NS_PER_DAY, 100 * NS_PER_DAY)
@@ -26,6 +30,10 @@ AGGREGATES = {
     "min": pl.col("value").min(),
     "max": pl.col("value").max(),
     "count": pl.len().cast(pl.Float64),
+    "first": pl.col("value").first(),
+    "last": pl.col("value").last(),
+    "increase": pl.col("rise").sum(),
+    "rate": pl.col("rise").sum(),
 }
 Found = dict[tuple[str, str], dict[int, float]]
 
@@ -40,9 +48,9 @@ def eager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Let tiers be read for few samples, be flushed for none, some or all that are not in them, and threads help."""
     monkeypatch.setattr(cells, "CELLS_FOR_THREADS", request.param[0])
     preferred, beside, flush = request.param
-    monkeypatch.setattr(gridreader, "RAW_SAMPLES_PREFERRED", preferred)
-    monkeypatch.setattr(gridreader, "RAW_SAMPLES_BESIDE_KEPT", min(beside, preferred))
-    monkeypatch.setattr(gridreader, "RAW_SAMPLES_BEFORE_FLUSH", flush)
+    monkeypatch.setattr(planning, "RAW_SAMPLES_PREFERRED", preferred)
+    monkeypatch.setattr(planning, "RAW_SAMPLES_BESIDE_KEPT", min(beside, preferred))
+    monkeypatch.setattr(planning, "RAW_SAMPLES_BEFORE_FLUSH", flush)
 
 
 def found_by(answer: RangeAnswer, by: tuple[str, ...] | None) -> Found:
@@ -56,18 +64,24 @@ def found_by(answer: RangeAnswer, by: tuple[str, ...] | None) -> Found:
 
 def expected_by(latest: pl.DataFrame, query: RangeQuery) -> Found:
     host = pl.lit("") if query.by == () else pl.col("host")
+    previous = pl.col("value").shift(1).over("table", "host", "field")
+    rise = pl.when(pl.col("value") >= previous).then(pl.col("value") - previous).otherwise(pl.col("value"))
     frame = (
-        latest.with_columns(metric=pl.col("table") + "_" + pl.col("field"), line=host)
+        latest.filter(pl.col("time") >= query.start_ns - LOOKBACK_NS)
+        .sort("host", "time")
+        .with_columns(rise=pl.when(previous.is_null()).then(0.0).otherwise(rise))
+        .with_columns(metric=pl.col("table") + "_" + pl.col("field"), line=host)
         .filter(pl.col("metric").is_in(query.metrics))
         .filter(pl.col("time").is_between(query.start_ns, query.end_ns, closed="left"))
         .filter(pl.col("host").map_elements(lambda each: all(m.accepts(each) for m in query.matchers), pl.Boolean))
         .with_columns(step=(pl.col("time") - query.start_ns).floordiv(query.step_ns) * query.step_ns + query.start_ns)
-        .group_by("metric", "line", "step")
+        .group_by("metric", "line", "step", maintain_order=True)
         .agg(AGGREGATES[query.aggregate].alias("value"))
     )
     found: Found = {}
     for metric, line, step, value in frame.rows():
-        found.setdefault((metric, line), {})[step] = value
+        rate = query.aggregate == "rate"
+        found.setdefault((metric, line), {})[step] = value / (query.step_ns / NS_PER_SECOND) if rate else value
     return found
 
 
@@ -76,14 +90,17 @@ def random_query(rng: np.random.Generator) -> RangeQuery:
     unit = (NS_PER_SECOND, NS_PER_HOUR)[int(rng.integers(2))]
     start = (START_NS + int(rng.integers(-3, 26)) * NS_PER_HOUR + int(rng.integers(0, 3600)) * NS_PER_SECOND) // unit
     end = start + max(1, int(rng.integers(1, 30 * 3600)) * NS_PER_SECOND // unit)
+    aggregate = list(AGGREGATES)[int(rng.integers(len(AGGREGATES)))]
+    ways: tuple[tuple[str, ...] | None, ...] = (None, ("host",), ())
     return RangeQuery(
         "cpu_x",
         start * unit,
         end * unit,
         STEPS_NS[int(rng.integers(len(STEPS_NS)))],
-        list(AGGREGATES)[int(rng.integers(len(AGGREGATES)))],
+        aggregate,
         parse_matchers(("", 'host="h1"', 'host=~"h[12]"')[int(rng.integers(3))]),
-        (None, (), ("host",))[int(rng.integers(3))],
+        # Which series' sample is the first of several is theirs to tell.
+        ways[int(rng.integers(2 if aggregate in ("first", "last") else 3))],
         ((), ("cpu_y", "disk_z"))[int(rng.integers(2))],
     )
 
@@ -94,7 +111,7 @@ def check(engine: Engine, twin: Twin, rng: np.random.Generator, used: set[str], 
         query = random_query(rng)
         answer = engine.query(query)
         assert found_by(answer, query.by) == expected_by(latest, query), query
-        used |= set(answer.sources)
+        used |= {query.aggregate, *answer.sources} if len(answer.sources) > 1 else set()
         assert answer.rows_read == sum(answer.sources.values())
         inside = latest.filter(
             pl.col("time").is_between(query.start_ns, query.end_ns, closed="left"),
@@ -133,7 +150,7 @@ def test_whatever_is_read_from_where_the_answer_is_that_of_the_samples(tmp_path:
                 case _:
                     pass
             check(engine, twin, rng, used)
-        assert gridreader.RAW_SAMPLES_PREFERRED > 0 or used >= {"raw", "rollup_1h"}
+        assert planning.RAW_SAMPLES_PREFERRED > 0 or used >= {"raw", "rollup_1h", "increase", "last", "sum"}
     finally:
         engine.close()
 
@@ -170,8 +187,8 @@ def test_samples_that_are_only_in_tiers_still_count(tmp_path: Path) -> None:
 
 
 def test_an_answer_says_what_it_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gridreader, "RAW_SAMPLES_PREFERRED", 0)
-    monkeypatch.setattr(gridreader, "RAW_SAMPLES_BESIDE_KEPT", 0)
+    monkeypatch.setattr(planning, "RAW_SAMPLES_PREFERRED", 0)
+    monkeypatch.setattr(planning, "RAW_SAMPLES_BESIDE_KEPT", 0)
     hour_ns = NOW_NS // NS_PER_HOUR * NS_PER_HOUR - 5 * NS_PER_HOUR
     sent = [(hour_ns + minute * NS_PER_MINUTE, minute) for minute in range(180)]
     asked: list[Any] = []

@@ -22,9 +22,10 @@ HALF = MINUTE // 2
     st.sampled_from([1, 3, 2, 10, 30, 120, 180, 240, 2_880, 100_000]),
     st.sets(st.integers(-300, 4_000), max_size=12),
     st.integers(0, 2_000),
+    st.integers(-20, 20),
 )
 def test_every_time_comes_once_and_buckets_are_whole(
-    start: int, length: int, step: int, unflushed: set[int], enough: int
+    start: int, length: int, step: int, unflushed: set[int], enough: int, shift: int
 ) -> None:
     whole = (start * HALF, (start + length) * HALF)
     step_ns = step * HALF
@@ -34,7 +35,7 @@ def test_every_time_comes_once_and_buckets_are_whole(
         assert isinstance(rest, list)
         return sum(end - begin for begin, end in rest) > enough * MINUTE
 
-    pieces = split(whole, step_ns, minutes, is_worth)
+    pieces = split(whole, whole[0] + shift * HALF, step_ns, minutes, is_worth)
     found: list[Interval] = sorted(interval for piece in pieces for interval in piece.intervals)
     assert (found[0][0], found[-1][1]) == whole
     assert all(before[1] == after[0] for before, after in itertools.pairwise(found))
@@ -48,13 +49,13 @@ def test_every_time_comes_once_and_buckets_are_whole(
             assert begin % piece.tier.width_ns == end % piece.tier.width_ns == 0
             for bucket in range(begin, end, piece.tier.width_ns):
                 last = bucket + piece.tier.width_ns - 1
-                assert (bucket - whole[0]) // step_ns == (last - whole[0]) // step_ns
+                assert (bucket - whole[0] - shift * HALF) // step_ns == (last - whole[0] - shift * HALF) // step_ns
                 assert not any(bucket <= minute * MINUTE <= last for minute in unflushed)
 
 
 def test_the_widest_tier_comes_first_and_the_ragged_ends_are_raw() -> None:
     whole = (NS_PER_HOUR - 5 * MINUTE - HALF, 4 * NS_PER_HOUR + 7 * MINUTE)
-    pieces = split(whole, 10 * NS_PER_HOUR, np.array([2 * NS_PER_HOUR + 3 * MINUTE]), lambda *_: True)
+    pieces = split(whole, whole[0], 10 * NS_PER_HOUR, np.array([2 * NS_PER_HOUR + 3 * MINUTE]), lambda *_: True)
     assert [piece.tier.name if piece.tier else "raw" for piece in pieces] == [
         "rollup_1h", "rollup_15m", "rollup_5m", "rollup_1m", "raw",
     ]  # fmt: skip
@@ -66,10 +67,10 @@ def test_the_widest_tier_comes_first_and_the_ragged_ends_are_raw() -> None:
 
 
 def test_what_few_raw_samples_answer_is_raw() -> None:
-    [piece] = split((0, NS_PER_HOUR), NS_PER_HOUR, np.empty(0, np.int64), lambda *_: False)
+    [piece] = split((0, NS_PER_HOUR), 0, NS_PER_HOUR, np.empty(0, np.int64), lambda *_: False)
     assert (piece.tier, piece.intervals) == (None, ((0, NS_PER_HOUR),))
 
 
 def test_steps_that_would_leave_many_pieces_are_read_from_a_narrower_tier_or_raw() -> None:
-    pieces = split((0, 50 * NS_PER_HOUR), 90 * MINUTE, np.empty(0, np.int64), lambda *_: True)
+    pieces = split((0, 50 * NS_PER_HOUR), 0, 90 * MINUTE, np.empty(0, np.int64), lambda *_: True)
     assert [piece.tier.name if piece.tier else "raw" for piece in pieces] == ["rollup_15m"]
