@@ -149,6 +149,7 @@ def _blocks(grid: BucketGrid, one: Selected, lines: Lines, start_ns: int, end_ns
     """Return the lines of a filled grid, a block for each metric; those of series without a sample are left out."""
     found, buckets, values, newest = grid.lines()
     steps = (end_ns - start_ns - 1) // step_ns + 1
+    metrics = list(one.metrics.values())
     order: dict[int, int] = {}
     if len(lines.labels) != len(lines.of_tagset) and len(lines.labels) > 1:
         # Lines come in the order of their first series with a sample.
@@ -166,20 +167,23 @@ def _blocks(grid: BucketGrid, one: Selected, lines: Lines, start_ns: int, end_ns
         if order:
             spans.sort(key=lambda span: order[span[1]])
             places = np.concatenate([np.arange(span[2], span[3]) for span in spans])
-        slots = tuple(span[1] for span in spans)
+        slots = tuple([span[1] for span in spans])
         if end - first == steps * len(spans):
-            if len(spans) not in whole:
+            known = whole.get(len(spans))
+            if known is None:
                 every = start_ns + step_ns * np.arange(steps, dtype=np.int64)
                 bounds = steps * np.arange(len(spans) + 1, dtype=np.int64)
-                whole[len(spans)] = every if len(spans) == 1 else np.tile(every, len(spans)), bounds
-            times, bounds = whole[len(spans)]
+                known = whole[len(spans)] = every if len(spans) == 1 else np.tile(every, len(spans)), bounds
+            times, bounds = known
         else:
             times = start_ns + step_ns * buckets[places]
             bounds = np.cumsum([0, *(span[3] - span[2] for span in spans)], dtype=np.int64)
+        if slots not in labels:
+            labels[slots] = [copied[slot] for slot in slots]
         blocks.append(
             LineBlock(
-                one.metrics[one.field_ids[field]],
-                labels.setdefault(slots, [copied[slot] for slot in slots]),
+                metrics[field],
+                labels[slots],
                 bounds,
                 times,
                 values[places],

@@ -26,7 +26,7 @@ class SeriesPoints:
     sample_times: Int64Array | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LineBlock:
     """k lines of one metric: line i has ``labels[i]`` and the points from ``bounds[i]`` to ``bounds[i + 1]``.
 
