@@ -6,6 +6,7 @@ import numpy.typing as npt
 AGGREGATES: dict[str, int]
 MERGED: frozenset[str]
 TOO_MANY: int
+GUARDED: int
 
 class BucketGrid:
     samples: int
@@ -25,6 +26,7 @@ class BucketGrid:
     def size(fields: int, slot_count: int, start_ns: int, end_ns: int, width_ns: int) -> int: ...
     def use(self, columns: Sequence[npt.NDArray[np.float64] | None]) -> None: ...
     def use_matrix(self, values: npt.NDArray[np.float64], places: Sequence[int]) -> None: ...
+    def guard(self, tagset_ids: npt.NDArray[np.int32], times: npt.NDArray[np.int64]) -> None: ...
     def take(
         self,
         tagset_ids: npt.NDArray[np.int32],

@@ -36,8 +36,10 @@ AGGREGATES = {
 }
 #: Those whose value for a group is found by adding its series' samples to one cell, in whatever order.
 MERGED = frozenset(("min", "max", "count"))
-#: What :meth:`BucketGrid.take` returns when it has taken nothing because the rows were too many.
+#: What :meth:`BucketGrid.take` returns when it has taken nothing because the rows were too many, ...
 TOO_MANY = -1
+#: ... or one of them has a key that is guarded.
+GUARDED = -2
 
 cdef struct Cell:
     int64_t count
@@ -71,6 +73,10 @@ cdef class BucketGrid:
     cdef vector[uint8_t] _present
     cdef uint8_t _sieve[SIEVE]
     cdef vector[Found] _found
+    # Of each tag set the ascending times of keys that are not to be taken: from one place to the next.
+    cdef vector[int64_t] _guarded
+    cdef vector[Py_ssize_t] _guarded_from
+    cdef int _refused
     # The columns of the source that is being taken from, how long they are, and what holds them.
     cdef vector[const double*] _columns
     cdef Py_ssize_t _rows
@@ -164,12 +170,34 @@ cdef class BucketGrid:
             self._columns.push_back(column)
         self._holder, self._rows = values, matrix.shape[1]
 
+    def guard(self, tagset_ids, times):
+        """Take no row with one of these keys: int32[n] and int64[n], ascending by (tag set, time), of the grid's tag sets."""
+        cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
+        cdef Py_ssize_t count = ids.shape[0], at = 0, place
+        same_length(checked_array(times, "times", np.int64, 1), "times", count, "tagset_ids")
+        cdef const int64_t[::1] given = times
+        self._guarded.clear()
+        self._guarded_from.clear()
+        if count == 0:
+            return
+        for place in range(<Py_ssize_t>self._tagsets.size()):
+            self._guarded_from.push_back(at)
+            while at < count and ids[at] == self._tagsets[place]:
+                if at and ids[at - 1] == ids[at] and given[at - 1] >= given[at]:
+                    break
+                self._guarded.push_back(given[at])
+                at += 1
+        self._guarded_from.push_back(at)
+        if at < count:
+            self._guarded_from.clear()
+            raise ValueError("cannot guard keys: want ascending ones of the grid's tag sets")
+
     def take(self, tagset_ids, times, Py_ssize_t first, start_ns, end_ns, bint in_order, Py_ssize_t most):
         """Add the samples of the grid's tag sets with ``start_ns <= time < end_ns``; return how many rows they were in.
 
         ``tagset_ids`` int32[n]; ``times`` int64[n] ns, of the rows of the columns in use; those before ``first`` are
-        left out.  ``in_order``: rows ascend by (tag set, time).  With more than ``most`` cells to look at nothing is
-        added, and the answer is TOO_MANY.  Raises TypeError or ValueError for other input.
+        left out.  ``in_order``: rows ascend by (tag set, time).  With more than ``most`` cells to look at, or a guarded
+        key, nothing is added, and the answer is TOO_MANY or GUARDED.  Raises TypeError or ValueError for other input.
         """
         cdef const int32_t[::1] ids = checked_array(tagset_ids, "tagset_ids", np.int32, 1)
         cdef Py_ssize_t rows = ids.shape[0], limit
@@ -186,7 +214,7 @@ cdef class BucketGrid:
             fits = self._look_up(&ids[0], &at[0], first, rows, low, high, limit)
         else:
             fits = self._look_through(&ids[0], &at[0], first, rows, low, high, limit)
-        return self._add_all(&at[0]) if fits else TOO_MANY
+        return self._add_all(&at[0]) if fits else self._refused
 
     def take_indexed(self, sorted_ids, order, times, start_ns, end_ns, Py_ssize_t most):
         """Add samples as :meth:`take` does, of rows that an index finds.
@@ -211,7 +239,7 @@ cdef class BucketGrid:
                 if not 0 <= places[first] < rows:
                     raise ValueError(f"cannot add rows: got row {places[first]} of {rows} in the order")
                 if low <= at[places[first]] < high and not self._note(places[first], place, at[places[first]], limit):
-                    return TOO_MANY
+                    return self._refused
                 first += 1
             if first == count:
                 break
@@ -289,10 +317,14 @@ cdef class BucketGrid:
         return True
 
     cdef inline bint _note(self, Py_ssize_t row, Py_ssize_t place, int64_t time, Py_ssize_t limit) noexcept:
-        """Note a row of the tag set at ``place``; return False when there are too many."""
+        """Note a row of the tag set at ``place``; return False when there are too many, or it has a guarded key."""
         cdef Py_ssize_t bucket = 0
         cdef Found found
         if <Py_ssize_t>self._found.size() >= limit:
+            self._refused = TOO_MANY
+            return False
+        if not self._guarded_from.empty() and self._is_guarded(place, time):
+            self._refused = GUARDED
             return False
         if time >= self._start:
             bucket = <Py_ssize_t>(<uint64_t>(time - self._start) // <uint64_t>self._width) + self._before
@@ -301,6 +333,16 @@ cdef class BucketGrid:
         found.cell = <uint32_t>(self._slot_of[place] * self._buckets + bucket)
         self._found.push_back(found)
         return True
+
+    cdef bint _is_guarded(self, Py_ssize_t place, int64_t time) noexcept:
+        cdef Py_ssize_t low = self._guarded_from[place], end = self._guarded_from[place + 1], last = end, middle
+        while low < end:
+            middle = (low + end) // 2
+            if self._guarded[middle] < time:
+                low = middle + 1
+            else:
+                end = middle
+        return low < last and self._guarded[low] == time
 
     cdef void _add(self, const double* column, const int64_t* times, Py_ssize_t field) noexcept:
         cdef Py_ssize_t first = field * self._slots * self._buckets

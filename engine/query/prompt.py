@@ -1,16 +1,17 @@
 """Range queries about few samples: answered from memory in one pass, without waiting for anything.
 
 What is read is known to be little before it is read, so that such a query may run where nothing may take long.  Hot
-blocks are looked through or searched, segments by the columns of them that are kept.  Rows are added up where they lie:
-no late row corrects another one in the time asked for, so each counts, and those of one tag set come in order of time
-(segments before blocks, blocks in order of arrival).
+blocks are looked through or searched, segments by the columns of them that are kept.  Rows are added up where they lie,
+and those of one tag set come in order of time (segments before blocks, blocks in order of arrival).  Late rows that
+correct none are added behind them where order does not matter; elsewhere the rows asked for are sorted and merged.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 
 import numpy as np
@@ -18,13 +19,14 @@ import numpy as np
 from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_SECOND
 from engine.hot.store import BlockView
-from engine.model.rows import FIELD_ID_BITS, Int64Array
-from engine.model.selection import FEW_TAGSETS
+from engine.model.rows import FIELD_ID_BITS, Int64Array, Rows, concat, sort_merge
+from engine.model.selection import FEW_TAGSETS, find_rows, select
 from engine.query.grouping import lines_of
-from engine.query.samples import SampleStore
+from engine.query.samples import SampleStore, Snapshot
 from engine.query.selected import Lines, Selected
 from engine.query.serieslist import LineBlock
-from native.bucketgrid import MERGED, TOO_MANY, BucketGrid
+from engine.segments.columns import KeptGroup
+from native.bucketgrid import GUARDED, MERGED, BucketGrid
 
 _FIELD = itemgetter(0)
 #: A query is prompt with no more cells of rows to add up, ...
@@ -33,8 +35,11 @@ MAX_CELLS = 50_000
 MAX_LOOKED_THROUGH = 400_000
 #: ... buckets to keep (64 bytes each), ...
 MAX_BUCKETS = 16_384
+#: ... late rows to sort, ...
+MAX_LATE_ROWS = 4_096
 #: ... and tag sets.
 MAX_TAGSETS = 2_000
+_NO_ROWS = Rows.empty()
 
 
 @dataclass(slots=True)
@@ -80,8 +85,12 @@ class PromptReader:
         if BucketGrid.size(fields, slots, start_ns, end_ns, step_ns) > MAX_BUCKETS:
             return None
         folded = "increase" if aggregate == "rate" else aggregate
-        grid = BucketGrid(folded, one.tagset_ids, lines.of_tagset, slots, fields, start_ns, end_ns, step_ns)
-        if not self._fill(grid, one, start_ns - look_back_ns, end_ns, min(MAX_CELLS, most_cells)):
+        make = partial(BucketGrid, folded, one.tagset_ids, lines.of_tagset, slots, fields, start_ns, end_ns, step_ns)
+        sources = self._sources(one, start_ns - look_back_ns, end_ns)
+        if sources is None:
+            return None
+        grid = sources.filled(make, folded in MERGED, min(MAX_CELLS, most_cells))
+        if grid is None:
             return None
         found = _blocks(grid, one, lines, start_ns, end_ns, step_ns)
         if aggregate == "rate":
@@ -96,46 +105,131 @@ class PromptReader:
             known = one.lines[by] = Lines(labels, groups.astype(np.int32))
         return known
 
-    def _fill(self, grid: BucketGrid, one: Selected, start_ns: int, end_ns: int, most: int) -> bool:
-        """Add the samples of all sources; return False when that would take too long."""
-        snapshot = self._samples.undisturbed(one.table_id, start_ns, end_ns)
+    def _sources(self, one: Selected, start_ns: int, end_ns: int) -> _Sources | None:
+        """Return where the rows are; None when looking through them would take too long."""
+        snapshot = self._samples.prompt_snapshot(one.table_id, start_ns, end_ns)
         if snapshot is None:
-            return False
-        start_ns = max(start_ns, snapshot.start_ns)
-        if start_ns >= end_ns:
-            return True
-        fields = one.field_ids
+            return None
         few = len(one.tagset_ids) <= FEW_TAGSETS
-        looked_through = sum(_rows_without_order(view, few) for view in snapshot.fresh)
+        looked_through = sum(_rows_without_order(view, few) for view in (*snapshot.fresh, *snapshot.late))
         if looked_through > MAX_LOOKED_THROUGH or (snapshot.settled and not few):
-            return False
+            return None
+        groups: list[KeptGroup] = []
         for meta in snapshot.settled:
-            groups = self._samples.kept_columns(meta, start_ns, end_ns, one.tagset_ids, fields)
-            if groups is None:
-                return False
-            for tagset_ids, times, columns in groups:
-                grid.use(columns)
-                taken = grid.take(tagset_ids, times, 0, start_ns, end_ns, True, most)
-                if taken == TOO_MANY:
-                    return False
-                most -= taken * len(fields)
-        for view in snapshot.fresh:
-            view.block.searched |= not one.every
+            found = self._samples.kept_columns(meta, snapshot.start_ns, end_ns, one.tagset_ids, one.field_ids)
+            if found is None:
+                return None
+            groups += found
+        return _Sources(one, snapshot, groups, few)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where the rows of a selection are.  ``few``: they are of so few tag sets that these are looked up one by one."""
+
+    one: Selected
+    snapshot: Snapshot
+    groups: list[KeptGroup]
+    few: bool
+
+    def filled(self, make: Callable[[], BucketGrid], merged: bool, most: int) -> BucketGrid | None:
+        """Return a grid with all samples, None when there are more than ``most`` cells.
+
+        ``merged``: it does not matter in which order the samples of a tag set come.
+        """
+        grid = make()
+        if self.snapshot.start_ns >= self.snapshot.end_ns:
+            return grid
+        late = self._late_rows() if self.snapshot.late else _NO_ROWS
+        if len(late) > MAX_LATE_ROWS:
+            return None
+        if not len(late):
+            return grid if self._take(grid, most) >= 0 else None
+        if merged:
+            # Late rows that correct none are just more rows.
+            grid.guard(late.tagset_ids, late.times)
+            left = self._take(grid, most)
+            if left >= 0:
+                grid.guard(late.tagset_ids[:0], late.times[:0])
+            if left != GUARDED:
+                return grid if left >= 0 and self._take_sorted(grid, late, left) else None
+            grid = make()
+        if not self.few:
+            return None
+        return grid if self._take_sorted(grid, self._gathered(), most) else None
+
+    def _take(self, grid: BucketGrid, most: int) -> int:
+        """Add the rows that are not late; return how many more cells there may be, or why they were not added."""
+        fields = self.one.field_ids
+        start_ns, end_ns = self.snapshot.start_ns, self.snapshot.end_ns
+        for tagset_ids, times, columns in self.groups:
+            grid.use(columns)
+            taken = grid.take(tagset_ids, times, 0, start_ns, end_ns, True, most)
+            if taken < 0:
+                return taken
+            most -= taken * len(fields)
+        for view in self.snapshot.fresh:
+            view.block.searched |= not self.one.every
             rows, indexed = view.rows, 0
-            known = rows.field_ids
-            grid.use_matrix(rows.values, [known.index(each) if each in known else -1 for each in fields])
-            if few and view.index is not None and not view.in_order:
+            _use(grid, rows, fields)
+            if self.few and view.index is not None and not view.in_order:
                 # The rows in its order first: they came before the rest.
                 indexed = len(view.index.order)
                 taken = grid.take_indexed(view.index.tagset_ids, view.index.order, rows.times, start_ns, end_ns, most)
-                if taken == TOO_MANY:
-                    return False
+                if taken < 0:
+                    return taken
                 most -= taken * len(fields)
             taken = grid.take(rows.tagset_ids, rows.times, indexed, start_ns, end_ns, view.in_order, most)
-            if taken == TOO_MANY:
-                return False
+            if taken < 0:
+                return taken
             most -= taken * len(fields)
-        return True
+        return most
+
+    def _take_sorted(self, grid: BucketGrid, rows: Rows, most: int) -> bool:
+        _use(grid, rows, self.one.field_ids)
+        start_ns, end_ns = self.snapshot.start_ns, self.snapshot.end_ns
+        return grid.take(rows.tagset_ids, rows.times, 0, start_ns, end_ns, True, most) >= 0
+
+    def _late_rows(self) -> Rows:
+        """Return the late rows asked for, sorted, each key once."""
+        return sort_merge(concat([self._select(view) for view in self.snapshot.late]))
+
+    def _gathered(self) -> Rows:
+        """Return all rows asked for, sorted, each key once, late ones having corrected the others."""
+        parts = []
+        for tagset_ids, times, columns in self.groups:
+            found = find_rows(
+                tagset_ids,
+                times,
+                start_ns=self.snapshot.start_ns,
+                end_ns=self.snapshot.end_ns,
+                wanted=self.one.tagset_ids,
+                in_order=True,
+            )
+            stored = {
+                field_id: column[found]
+                for field_id, column in zip(self.one.field_ids, columns, strict=True)
+                if column is not None
+            }
+            values = np.stack(list(stored.values())) if stored else np.empty((0, len(times[found])))
+            parts.append(Rows(tagset_ids[found], times[found], tuple(stored), values))
+        parts += [self._select(view) for view in (*self.snapshot.fresh, *self.snapshot.late)]
+        return sort_merge(concat(parts))
+
+    def _select(self, view: BlockView) -> Rows:
+        return select(
+            view.rows,
+            start_ns=self.snapshot.start_ns,
+            end_ns=self.snapshot.end_ns,
+            tagset_ids=self.one.narrowed,
+            field_ids=self.one.field_ids,
+            in_order=view.in_order,
+        )
+
+
+def _use(grid: BucketGrid, rows: Rows, field_ids: Sequence[int]) -> None:
+    known = rows.field_ids
+    grid.use_matrix(rows.values, [known.index(each) if each in known else -1 for each in field_ids])
 
 
 def _rows_without_order(view: BlockView, few: bool) -> int:

@@ -211,15 +211,13 @@ class SampleStore:
         fresh = tuple(view for view in views if not view.late)
         return Snapshot(table_id, start_ns, end_ns, tuple(settled), tuple(disturbed), fresh, late)
 
-    def undisturbed(self, table_id: int, start_ns: int, end_ns: int) -> Snapshot | None:
-        """Return the same snapshot at once; None where late rows may be in its time or a write is under way."""
+    def prompt_snapshot(self, table_id: int, start_ns: int, end_ns: int) -> Snapshot | None:
+        """Return the same snapshot at once, all segments taken for settled; None where a write is under way."""
         if not self.hot.lock.acquire(blocking=False):
             return None
         try:
             start_ns = max(start_ns, self._visible_from_ns(table_id))
             views = self.hot.snapshot(table_id, start_ns, end_ns)
-            if views and views[-1].late:
-                return None
             segments = tuple(
                 meta
                 for meta in self._segments.get(table_id, ())
@@ -227,7 +225,12 @@ class SampleStore:
             )
         finally:
             self.hot.lock.release()
-        return Snapshot(table_id, start_ns, end_ns, segments, (), views, ())
+        late: tuple[BlockView, ...] = ()
+        if views and views[-1].late:
+            # They are the last ones.
+            late = tuple(view for view in views if view.late)
+            views = views[: -len(late)]
+        return Snapshot(table_id, start_ns, end_ns, segments, (), views, late)
 
     def newest_time_ns(self, table_id: int) -> int:
         """Return the newest time of a row of the table, or the earliest possible time when it has none."""

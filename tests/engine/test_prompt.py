@@ -29,8 +29,8 @@ AGGREGATES = ("avg", "sum", "min", "max", "count", "first", "last", "increase", 
 HOSTS = 6
 
 
-def lines(seed: int, hours: range, hosts: range = range(HOSTS), minute_step: int = 5) -> bytes:
-    """Lines of one measurement in order of time; some fields are missing, NaN is among the values."""
+def lines(seed: int, hours: range, hosts: range = range(HOSTS), minute_step: int = 5, shift_ns: int = 0) -> bytes:
+    """Lines of one measurement in order of time; some fields are missing."""
     rng = np.random.default_rng(seed)
     found = []
     for hour, minute, host in itertools.product(hours, range(0, 60, minute_step), hosts):
@@ -38,7 +38,7 @@ def lines(seed: int, hours: range, hosts: range = range(HOSTS), minute_step: int
         if rng.random() < 0.7:
             fields.append(f"idle={rng.integers(0, 9999) / 100}")
         zone = f",zone=z{host % 2}" if host % 5 else ""
-        time_ns = NOW_NS + hour * NS_PER_HOUR + minute * NS_PER_MINUTE + host
+        time_ns = NOW_NS + hour * NS_PER_HOUR + minute * NS_PER_MINUTE + host + shift_ns
         found.append(f"cpu,host=h{host}{zone} {','.join(fields)} {time_ns}")
     return "\n".join(found).encode()
 
@@ -156,19 +156,29 @@ def test_no_file_is_opened_or_decoded_for_a_prompt_answer(engine: Engine, monkey
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_late_rows_correct_others(engine: Engine, sealed: bool) -> None:
+@pytest.mark.parametrize("shift_ns", [0, 7, -1])
+def test_late_rows_correct_others_or_stand_between_them(engine: Engine, sealed: bool, shift_ns: int) -> None:
     if sealed:
         engine.sealer.seal()
         searched(engine)
-    engine.submit_lines(lines(4, range(-1, 0), range(1, 4))).result(30)
-    assert engine.prompt_query(QUERIES[0]) is None
-    compared(engine, prompt_ones=False)
-    # What is not late is prompt again, and so is all of it once it has been merged.
-    early = replace(QUERIES[0], start_ns=NOW_NS - 3 * NS_PER_HOUR, end_ns=NOW_NS - 2 * NS_PER_HOUR)
-    assert sealed or told(engine.prompt_query(early)) == told(general(engine, early))  # type: ignore[arg-type]
+    before = told(engine.query(QUERIES[0]))
+    engine.submit_lines(lines(4, range(-1, 0), range(1, 4), shift_ns=shift_ns)).result(30)
+    # The same once more: of late rows too the later one counts.
+    engine.submit_lines(lines(5, range(-1, 0), range(2, 5), 10, shift_ns=shift_ns)).result(30)
+    assert engine.hot.late_rows_total == 3 * 12 + 3 * 6
+    assert told(engine.query(QUERIES[0])) != before
+    assert compared(engine) >= 3 * len(AGGREGATES)
     engine.sealer.seal()
     searched(engine)
     assert compared(engine) >= 3 * len(AGGREGATES)
+
+
+def test_many_late_rows_are_left_to_the_general_path(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.submit_lines(lines(4, range(-1, 0), range(1, 4))).result(30)
+    assert engine.prompt_query(QUERIES[0]) is not None
+    monkeypatch.setattr(prompt, "MAX_LATE_ROWS", 11)
+    assert engine.prompt_query(QUERIES[0]) is None
+    compared(engine, prompt_ones=False)
 
 
 @pytest.mark.parametrize("sealed", [False, True])

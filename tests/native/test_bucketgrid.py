@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native.bucketgrid import AGGREGATES, MERGED, TOO_MANY, BucketGrid
+from native.bucketgrid import AGGREGATES, GUARDED, MERGED, TOO_MANY, BucketGrid
 from tests.oracles import bucketgrid as oracle
 
 FIELDS = 2
@@ -147,6 +147,33 @@ def test_more_rows_than_may_be_looked_at_are_not_added(in_order: bool) -> None:
     assert grid.take_indexed(ids, np.arange(4, dtype=np.int32), times, 0, 100, 2) == TOO_MANY
     assert (grid.samples, grid.lines()[0]) == (0, [])
     assert grid.take(ids, times, 0, 0, 100, in_order, 3) == 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=ROWS, guarded=st.sets(st.tuples(st.sampled_from([1, 7, 4097]), st.integers(0, 60)), max_size=8), how=HOWS)
+def test_nothing_is_taken_of_a_source_with_a_guarded_key(
+    rows: list[oracle.Row], guarded: set[tuple[int, int]], how: str
+) -> None:
+    rows = sorted({(row[0], row[1]): row for row in rows}.values(), key=lambda row: row[1])
+    grid = grid_of([1, 7, 4097], fields=FIELDS)
+    keys = sorted(guarded)
+    grid.guard(np.array([key[0] for key in keys], np.int32), np.array([key[1] for key in keys], np.int64))
+    found = taken(grid, rows, 0, 100, how=how, without=-1)
+    wanted = [row for row in rows if row[0] in (1, 7, 4097)]
+    if any((row[0], row[1]) in guarded for row in wanted):
+        assert found == GUARDED or how == "in two"
+        assert found != len(wanted)
+        grid.guard(np.empty(0, np.int32), np.empty(0, np.int64))
+        assert taken(grid, rows, 0, 100, how="in order", without=-1) == len(wanted)
+    else:
+        assert found == len(wanted)
+
+
+def test_only_ascending_keys_of_the_grid_are_guarded() -> None:
+    grid = grid_of([1, 2])
+    for tagsets, times in (([3], [1]), ([2, 1], [1, 1]), ([1, 1], [2, 1]), ([1, 1], [1, 1])):
+        with pytest.raises(ValueError, match="cannot guard keys"):
+            grid.guard(np.array(tagsets, np.int32), np.array(times, np.int64))
 
 
 def test_many_tag_sets_without_gaps_are_told_by_their_number() -> None:
