@@ -41,7 +41,8 @@ class Rule(Settings, frozen=True, kw_only=True):
     The number: ``aggregate`` of ``metric``, by ``divide_by`` a ratio, times ``scale``; with ``compare_with`` how it
     relates to the same hour of past days or weeks, with ``forecast`` what it will be so far ahead.  ``clear`` (and
     ``clear_upper``) is the level at which a firing alert resolves (None: ``threshold``, ``upper``).  Without
-    ``cooldown`` the category's own counts.  ``labels`` are templates that its alerts have beside those of the series.
+    ``cooldown`` the category's own counts.  ``confirm``: it fires when a second reading breaks it too.  ``labels`` are
+    templates that its alerts have beside those of the series.
     """
 
     name: Name
@@ -56,6 +57,7 @@ class Rule(Settings, frozen=True, kw_only=True):
     clear: float | None = None
     clear_upper: float | None = None
     for_: Wait = msgspec.field(default=_duration("0s"), name="for")
+    confirm: bool = False
     keep_firing: Wait = _duration("0s")
     cooldown: Wait = _OF_CATEGORY
     aggregate: RuleAggregate = "last"
@@ -151,6 +153,8 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         op=">",
         threshold=2_000.0,
         clear=1_500.0,
+        # Single slow answers are ordinary.
+        confirm=True,
         summary="{service} on {host} answers in {value} ms",
     ),
     Rule(

@@ -109,6 +109,12 @@ def _test(name: str, config: Config) -> int:
     if name not in channels:
         known = ", ".join(channels) or "an entry in [[channels]] and its file as --config"
         raise WrongUse(f"cannot test channel {name!r}: the configuration has no such channel, want {known}")
+    if channels[name].type == "dashboard":
+        print(
+            f"channel {name!r} (dashboard) has no receiver: the server keeps what it is told, "
+            f"GET /v1/dashboard?channel={name}"
+        )
+        return 0
     now_ns = time.time_ns()
     delivery = secrets.token_hex(16)
     body = notification_body("test", alert_json(_example(name, now_ns)), delivery=delivery, channel=name)

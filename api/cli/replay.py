@@ -53,6 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loads", metavar="DIR", help="with --labelled: recorded request rates (traces.json) that drive the fleets"
     )
+    parser.add_argument(
+        "--rough", action="store_true", help="with --labelled: heavy-tailed spikes, lost readings, weekdays, bursts"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
 
 
@@ -63,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
             if value is not None:
                 raise WrongUse(f"cannot use {name} with --labelled: it plays days of its own")
         return _labelled(arguments)
-    for name, value in (("--seeds", arguments.seeds), ("--loads", arguments.loads)):
+    rough = arguments.rough or None
+    for name, value in (("--seeds", arguments.seeds), ("--loads", arguments.loads), ("--rough", rough)):
         if value is not None:
             raise WrongUse(f"cannot use {name} without --labelled")
     if arguments.start is None:
@@ -201,7 +205,9 @@ def _labelled(arguments: argparse.Namespace) -> int:
     found = labelled.Judgement()
     for seed in seeds:
         load = None if traces is None else traces[seed % len(traces)]
-        found.add(labelled.rehearse(seed, config, load=load, progress=progress or labelled.ignore))
+        found.add(
+            labelled.rehearse(seed, config, load=load, rough=arguments.rough, progress=progress or labelled.ignore)
+        )
         if progress is not None:
             progress.clear()
     if arguments.format == "json":

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from api.demo.incident import Incident
+from api.demo.weather import RESPONSE_MOST_MS, Weather, WeekLoad
 from engine.clock import NS_PER_SECOND
 from engine.collect.points import Point, encode_lines
 
@@ -82,9 +83,10 @@ class DailyLoad:
 
 
 class Instance:
-    """One simulated host that runs one service.  With ``noisy`` values scatter as measured ones do."""
+    """One simulated host that runs one service.  With ``noisy`` values scatter as measured ones do, with ``rough`` they
+    have :mod:`rough weather <api.demo.weather>` beside."""
 
-    def __init__(self, seed: int, number: int, load: Load, *, noisy: bool = False) -> None:
+    def __init__(self, seed: int, number: int, load: Load, *, noisy: bool = False, rough: bool = False) -> None:
         service = SERVICES[number % len(SERVICES)]
         self.service = service
         self.host = f"{service}-{number:02d}"
@@ -94,6 +96,7 @@ class Instance:
             "region": REGIONS[number // len(SERVICES) % len(REGIONS)],
         }
         self._seed, self._load, self._noisy = f"{seed}/{number}", load, noisy
+        self._weather = Weather(self._seed, self.tags["region"]) if rough else None
         self._cpu_base = 40.0 + 8.0 * self._share("cpu")
         self._memory_base = 58.0 + 8.0 * self._share("memory")
         self._disk_base = 45.0 + 15.0 * self._share("disk")
@@ -127,12 +130,14 @@ class Instance:
         seconds = (time_ns - _COUNTERS_START_NS) / NS_PER_SECOND
         mine = [each for each in incidents if each.start_ns <= time_ns and each.touches(self.service, self.host)]
         now = [(each.kind, each.level(time_ns), each.size) for each in mine if time_ns < each.end_ns]
-        if any(kind.silent for kind, _, _ in now):
+        weather = self._weather
+        if any(kind.silent for kind, _, _ in now) or (weather is not None and weather.silent(time_ns)):
             return
         noise = self._noise(time_ns)
         load = self._load.at(seconds)
 
         cpu = self._cpu_base * load + 6.0 * self._waves["cpu"].at(seconds) + _NOISE_CPU_PERCENT * noise[0]
+        cpu += 0.0 if weather is None else weather.cpu_percent(time_ns)
         for kind, level, _ in now:
             if kind.cpu_percent is not None:
                 cpu += level * (kind.cpu_percent - cpu)
@@ -150,16 +155,21 @@ class Instance:
             },
         )
         memory = self._memory_base + 3.0 * self._waves["memory"].at(seconds) + _NOISE_MEMORY_PERCENT * noise[1]
+        memory += 0.0 if weather is None else weather.memory_percent(seconds)
         memory += sum(level * size * kind.memory_percent for kind, level, size in now)
         yield Point("memory", self.tags, {"used_percent": round(min(memory, 100.0), 2)})
         disk = self._disk_base + 2.0 * _DAY.at(seconds)
+        disk += 0.0 if weather is None else weather.disk_percent(seconds)
         disk += sum(level * size * kind.disk_percent for kind, level, size in now)
         yield Point("disk", {**self.tags, "path": "/"}, {"used_percent": round(min(disk, 100.0), 2)})
 
         response_ms = self._response_base * load + 20.0 * self._waves["response"].at(seconds)
         response_ms *= math.exp(_NOISE_RESPONSE * noise[2])
+        if weather is not None:
+            response_ms = min(response_ms * weather.response_factor(time_ns), RESPONSE_MOST_MS)
         response_ms += sum(level * size * kind.response_ms for kind, level, size in now)
         queue = 4.0 * load + 3.0 * self._waves["queue"].at(seconds) + _NOISE_QUEUE * noise[3]
+        queue += 0.0 if weather is None else weather.queue(time_ns)
         queue += sum(level * kind.queue for kind, level, _ in now)
         in_flight = 2.0 + 0.05 * self._requests_per_second * load
         in_flight += sum(level * kind.in_flight for kind, level, _ in now)
@@ -236,9 +246,17 @@ class Fleet:
     With ``noisy`` readings must be 5 s apart or more, or counters would fall.
     """
 
-    def __init__(self, seed: int = 1, instances: int = 20, *, load: Load | None = None, noisy: bool = False) -> None:
-        load = load or DailyLoad()
-        self.instances = tuple(Instance(seed, number, load, noisy=noisy) for number in range(instances))
+    def __init__(
+        self,
+        seed: int = 1,
+        instances: int = 20,
+        *,
+        load: Load | None = None,
+        noisy: bool = False,
+        rough: bool = False,
+    ) -> None:
+        load = load or (WeekLoad(seed) if rough else DailyLoad())
+        self.instances = tuple(Instance(seed, number, load, noisy=noisy, rough=rough) for number in range(instances))
         self.incidents: tuple[Incident, ...] = ()
 
     def lines(self, now_ns: int) -> bytes:

@@ -108,11 +108,12 @@ def rehearse(
     kinds: Sequence[Scripted] = INCIDENTS,
     times: int = 2,
     learn_days: int = LEARN_DAYS,
+    rough: bool = False,
     progress: Progress = ignore,
 ) -> Judgement:
-    """Play the day of ``seed`` and judge what was said of it."""
-    fleet = Fleet(seed, INSTANCES, load=load, noisy=True)
-    plan = script(seed, fleet, kinds=kinds, times=times)
+    """Play the day of ``seed`` and judge what was said of it.  ``rough``: in the weather of ``api/demo/weather.py``."""
+    fleet = Fleet(seed, INSTANCES, load=load, noisy=True, rough=rough)
+    plan = script(seed, fleet, kinds=kinds, times=times, rough=rough)
     fleet.incidents = plan.incidents
     began_ns = plan.start_ns - learn_days * NS_PER_DAY
     catalog = Catalog()

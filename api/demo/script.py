@@ -149,8 +149,18 @@ class Script:
         return tuple(sorted(every, key=lambda each: each.start_ns))
 
 
-def script(seed: int, fleet: Fleet, *, kinds: Sequence[Scripted] = INCIDENTS, times: int = _TIMES_A_DAY) -> Script:
-    """Return the day of a seed: each of ``kinds`` so many ``times``, those that take hours once."""
+def script(
+    seed: int,
+    fleet: Fleet,
+    *,
+    kinds: Sequence[Scripted] = INCIDENTS,
+    times: int = _TIMES_A_DAY,
+    rough: bool = False,
+) -> Script:
+    """Return the day of a seed: each of ``kinds`` so many ``times``, those that take hours once.
+
+    ``rough``: with bursts of load and of failures in all services at once, and services restarted host by host.
+    """
     random = Random(f"script {seed}")
     start_ns = _FIRST_DAY_NS + seed % 70 * NS_PER_DAY
     labelled = [*_slow(random, fleet, start_ns, kinds)]
@@ -164,7 +174,10 @@ def script(seed: int, fleet: Fleet, *, kinds: Sequence[Scripted] = INCIDENTS, ti
         labelled.append(Labelled(incident, incident.start_ns + _nanoseconds(each.deadline_seconds)))
         at_ns = incident.end_ns + _nanoseconds(random.uniform(20 * _MINUTE, 45 * _MINUTE))
     end_ns = max(at_ns, *(each.incident.end_ns for each in labelled)) + _nanoseconds(_HOUR)
-    harmless = tuple(_harmless(random, fleet, start_ns, end_ns, [each.incident for each in labelled]))
+    incidents = [each.incident for each in labelled]
+    harmless = tuple(_harmless(random, fleet, start_ns, end_ns, incidents))
+    if rough:
+        harmless += tuple(_together(Random(f"together {seed}"), fleet, start_ns, end_ns, incidents))
     return Script(start_ns, end_ns - end_ns % NS_PER_MINUTE, tuple(labelled), harmless)
 
 
@@ -230,6 +243,41 @@ def _harmless(
             # What is no incident must not be taken for a part of one, nor make one worse.
             if not any(_near(harmless, each) for each in incidents):
                 yield harmless
+
+
+def _together(
+    random: Random, fleet: Fleet, start_ns: int, end_ns: int, incidents: Sequence[Incident]
+) -> Iterator[Incident]:
+    """Yield what is harmless and happens to many at once: bursts, and restarts one after the other."""
+    hours = (end_ns - start_ns) / NS_PER_SECOND / _HOUR
+    services = sorted({instance.service for instance in fleet.instances})
+    for kind, a_day, seconds in (
+        (SURGE, 3, (5 * _MINUTE, 20 * _MINUTE)),
+        (SLOW_SPELL, 4, (1 * _MINUTE, 3 * _MINUTE)),
+        (FEW_ERRORS, 4, (1 * _MINUTE, 4 * _MINUTE)),
+    ):
+        for _ in range(max(1, round(a_day * hours / 24))):
+            at_ns = start_ns + _nanoseconds(random.uniform(0.3, hours - 0.5) * _HOUR)
+            lasts, size = round(random.uniform(*seconds)), min(2.5, random.paretovariate(2.0))
+            for service in services:
+                burst = Incident(at_ns, service, lasts, ramp_seconds=0.2 * lasts, kind=kind, size=size)
+                if not any(_near(burst, each) for each in incidents):
+                    yield burst
+    for _ in range(max(1, round(3 * hours / 24))):
+        at_ns = start_ns + _nanoseconds(random.uniform(0.3, hours - 1.0) * _HOUR)
+        service = random.choice(services)
+        for number, instance in enumerate(each for each in fleet.instances if each.service == service):
+            lasts = round(random.uniform(35.0, 80.0))
+            restart = Incident(
+                at_ns + number * 3 * NS_PER_MINUTE,
+                service,
+                lasts,
+                ramp_seconds=0.2 * lasts,
+                kind=RESTART,
+                host=instance.host,
+            )
+            if not any(_near(restart, each) for each in incidents):
+                yield restart
 
 
 def _near(one: Incident, other: Incident) -> bool:

@@ -20,7 +20,7 @@ def condition(rule: Rule) -> str:
         number = f"{number} in {rule.forecast.text}"
     level = f"{rule.threshold:g}" if rule.upper is None else f"{rule.threshold:g}..{rule.upper:g}"
     waiting = f" for {rule.for_.text}" if rule.for_ else ""
-    return f"{number} {rule.op} {level}{waiting}"
+    return f"{number} {rule.op} {level}{waiting}{', confirmed' if rule.confirm else ''}"
 
 
 def _number(rule: Rule) -> str:

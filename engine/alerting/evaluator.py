@@ -9,6 +9,7 @@ time.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeVar
@@ -106,7 +107,7 @@ def evaluate(rule: Rule, state: RuleState, given: RuleInput, now_ns: int, *, sta
         wanted &= times >= oldest_ns
     if len(state) == len(tagset_ids) and np.array_equal(state.tagset_ids, tagset_ids):
         # Copies, because the next state may keep them and the caller may fill its arrays anew.
-        return _judge(rule, state, values.copy(), times.copy(), now_ns, oldest_ns)
+        return _judge(rule, state, values.copy(), times.copy(), now_ns, oldest_ns, given.alone)
     missing = _NOTHING_MISSING
     if len(state):
         positions = np.searchsorted(tagset_ids, state.tagset_ids)
@@ -125,7 +126,7 @@ def evaluate(rule: Rule, state: RuleState, given: RuleInput, now_ns: int, *, sta
         return NOTHING_CHANGED
     if len(tagset_ids) != len(state):
         state = state.spread(np.searchsorted(tagset_ids, state.tagset_ids), tagset_ids)
-    return _judge(rule, state, values, times, now_ns, oldest_ns)
+    return _judge(rule, state, values, times, now_ns, oldest_ns, given.alone)
 
 
 def _absent(tagset_ids: Int32Array, wanted_ids: Int32Array, positions: Int64Array) -> BoolArray:
@@ -137,7 +138,13 @@ def _absent(tagset_ids: Int32Array, wanted_ids: Int32Array, positions: Int64Arra
 
 
 def _judge(
-    rule: Rule, before: RuleState, values: Float64Array, times: Int64Array, now_ns: int, oldest_ns: int
+    rule: Rule,
+    before: RuleState,
+    values: Float64Array,
+    times: Int64Array,
+    now_ns: int,
+    oldest_ns: int,
+    alone: Callable[[Int32Array], BoolArray] | None,
 ) -> Transitions:
     """Return the changes of the series in ``before``; ``values`` and ``times`` are aligned with its rows."""
     known = ~np.isnan(values)
@@ -169,7 +176,14 @@ def _judge(
     fired = (begun | pending) & breaching & (now_ns - since_ns >= rule.for_)
     if rule.for_ == 0:
         # With a sample from the future, now - since is negative; without a wait it does not matter.
-        fired |= begun
+        fired |= (begun | pending) & breaching if rule.confirm else begun
+    if rule.confirm:
+        # What is silent has no second reading, and with a first one there is nothing to compare.
+        confirmed = (times > since_ns) | (overdue & decided)
+        if alone is not None and begun.any():
+            rows = np.flatnonzero(begun)
+            confirmed[rows] |= alone(before.tagset_ids[rows])
+        fired &= confirmed
     became_pending = begun & ~fired
     cancelled = pending & (overdue | judged) & ~breaching
     began_clearing = firing & released

@@ -57,12 +57,14 @@ class RuleInput:
 
     ``tagset_ids`` int32[n], ascending and distinct; negative ones are groups of series.  ``values`` float64[n]: what
     is compared with the threshold, NaN where there is no value.  ``times`` int64[n]: nanoseconds since 1970 of the
-    newest sample behind each value; of no meaning where the value is NaN.
+    newest sample behind each value; of no meaning where the value is NaN.  ``alone``: which of some series have had no
+    other sample lately, for rules that want to be confirmed; None: none of them.
     """
 
     tagset_ids: Int32Array
     values: Float64Array
     times: Int64Array
+    alone: Callable[[Int32Array], BoolArray] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.tagset_ids) == len(self.values) == len(self.times):

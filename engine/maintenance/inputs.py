@@ -7,11 +7,13 @@ reading the newest values costs; :meth:`RuleInputs.prepare` does it ahead of tim
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from engine.alerting.baselines import compared, slopes, usual
 from engine.alerting.rules import RuleInput, breaks
+from engine.alerting.states import BoolArray
 from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND
 from engine.config import Rule
@@ -23,6 +25,8 @@ from engine.query.observe import Observed, Observer
 from engine.query.pasts import Pasts, width_for
 
 PERIODS_NS = {"days": NS_PER_DAY, "weeks": 7 * NS_PER_DAY}
+#: A series without another sample within so long has nothing by which a reading could be confirmed.
+CONFIRMED_WITHIN_NS = 10 * NS_PER_MINUTE
 #: How long before the next hour its past is read.
 AHEAD_NS = 5 * NS_PER_MINUTE
 #: After a past that could not be read, the next attempt comes this much later.
@@ -102,7 +106,15 @@ class RuleInputs:
             except TidegaugeError as error:
                 self._failed(rule, error, now_ns)
                 values = np.full(len(values), np.nan)
-        return RuleInput(found.tagset_ids, values, found.times)
+        alone = partial(self._alone, rule, now_ns) if rule.confirm else None
+        return RuleInput(found.tagset_ids, values, found.times, alone)
+
+    def _alone(self, rule: Rule, now_ns: int, ids: Int32Array) -> BoolArray:
+        """Return which series have had one sample of the rule's metric lately; a group has several."""
+        counted = self._observer.metric(
+            rule.metric, rule.matchers, now_ns, aggregate="count", over_ns=CONFIRMED_WITHIN_NS
+        )
+        return np.isin(ids, counted.tagset_ids[counted.values == 1.0])
 
     def prepare(self, rules: Sequence[Rule], now_ns: int) -> None:
         """Read ahead of time what the past tells the next ticks, and forget what is over."""

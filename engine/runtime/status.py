@@ -59,6 +59,7 @@ def _settings(rule: Rule) -> dict[str, Any]:
         "severity": rule.severity,
         "category": rule.category,
         "for_seconds": rule.for_.seconds,
+        "confirm": rule.confirm,
         "keep_firing_seconds": rule.keep_firing.seconds,
         "cooldown_seconds": rule.cooldown.seconds,
         "when_missing": rule.when_missing,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.cli.main import main
+from tests.mail_server import MailServer
 from tests.recording_server import Answer, RecordingServer
 
 
@@ -32,6 +33,44 @@ def test_a_channel_that_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert main(["notify", "test", "ops", "--config", config(tmp_path, server.url)]) == 1
     error = capsys.readouterr().err
     assert error == "tidegauge notify: cannot notify channel 'ops': the answer was 500\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("webhook", 'url = "{url}/hook"'),
+        ("slack", 'url = "{url}/services/x"'),
+        ("sms", 'url = "{url}/send"\nto = ["+491"]\nencoding = "form"'),
+        ("apprise", 'url = "{json}/topic"'),
+    ],
+)
+def test_each_type_of_channel_over_http_is_tried(
+    tmp_path: Path, kind: str, settings: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "apprise":
+        pytest.importorskip("apprise")
+    file = tmp_path / "t.toml"
+    with RecordingServer(lambda _: Answer(200)) as server:
+        given = settings.format(url=server.url, json=server.url.replace("http", "json", 1))
+        file.write_text(f'[[channels]]\nname = "ops"\ntype = "{kind}"\n{given}\n')
+        assert main(["notify", "test", "ops", "--config", str(file)]) == 0
+    (request,) = server.seen
+    assert b"This is a test of Tidegauge" in request.body.replace(b"+", b" ")
+    assert f"channel 'ops' ({kind}) took the test notification" in capsys.readouterr().out
+
+
+def test_a_mail_is_tried_and_a_dashboard_has_no_receiver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "t.toml"
+    board = '[[channels]]\nname = "board"\ntype = "dashboard"\n'
+    with MailServer() as server:
+        mail = f'server = "{server.address}"\nsecurity = "none"\nfrom = "tide@example.org"\nto = ["ops@example.org"]\n'
+        file.write_text(f'{board}[[channels]]\nname = "ops"\ntype = "email"\n{mail}')
+        assert main(["notify", "test", "ops", "--config", str(file)]) == 0
+    (sent,) = server.mails
+    assert sent.recipients == ("ops@example.org",)
+    assert b"This is a test of Tidegauge" in sent.text
+    assert main(["notify", "test", "board", "--config", str(file)]) == 0
+    assert "(dashboard) has no receiver: the server keeps what it is told" in capsys.readouterr().out
 
 
 def test_what_cannot_be_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

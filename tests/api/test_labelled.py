@@ -16,8 +16,9 @@ from api.demo.incident import Incident
 from api.demo.labelled import TAIL_NS, Judgement, judge, rehearse, render
 from api.demo.script import INCIDENTS, RESTART, Labelled, Script, script
 from api.demo.traces import TraceLoad
+from api.demo.weather import _FIRST_WEEKDAY, WeekLoad
 from engine.alerting.alerts import Alert
-from engine.clock import NS_PER_MINUTE, NS_PER_SECOND
+from engine.clock import NS_PER_DAY, NS_PER_MINUTE, NS_PER_SECOND
 from engine.config import Config, Detection, Watch
 from engine.config_units import Duration
 
@@ -152,13 +153,68 @@ def test_lost_requests_are_lost() -> None:
     assert gained(fleet, 1_200, 2_400) == pytest.approx(gained(quiet, 1_200, 2_400), abs=2)
 
 
+def test_rough_weather_has_heavy_tails_lost_readings_and_comes_again_alike() -> None:
+    times = range(NOW, NOW + NS_PER_DAY, 30 * NS_PER_SECOND)
+    fleet, calm = Fleet(3, 1, noisy=True, rough=True), Fleet(3, 1, noisy=True)
+    assert fleet.lines(NOW) == Fleet(3, 1, noisy=True, rough=True).lines(NOW)
+    rough, tame = (
+        [
+            point.fields["response_time_ms"]
+            for time_ns in times
+            for point in each.instances[0].points(time_ns)
+            if point.table == "app"
+        ]
+        for each in (fleet, calm)
+    )
+    assert len(tame) == len(times)
+    # Two in a hundred readings are lost, and some more while a region is out of reach.
+    assert 0.94 * len(times) < len(rough) < 0.99 * len(times)
+    assert max(tame) < 2 * np.median(tame)
+    assert max(rough) > 5 * np.median(rough)
+    assert np.mean(np.array(rough) > 2 * np.median(rough)) < 0.02
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 50), st.floats(0, 3e8), st.floats(0, 3e5))
+def test_the_integral_of_a_week(seed: int, start: float, length: float) -> None:
+    load = WeekLoad(seed)
+    edges = np.linspace(start, start + length, 8_001)
+    total = sum(load.at(second) for second in (edges[1:] + edges[:-1]) / 2) * length / 8_000
+    assert load.integral(start + length) - load.integral(start) == pytest.approx(total, rel=1e-3, abs=100.0)
+
+
+def test_weekends_are_quieter() -> None:
+    monday = next(day for day in range(7) if (_FIRST_WEEKDAY + day) % 7 == 0)
+    days = [
+        WeekLoad(1).integral((day + 1) * 86_400.0) - WeekLoad(1).integral(day * 86_400.0)
+        for day in range(monday, monday + 7)
+    ]
+    assert min(days[:5]) > 1.3 * max(days[5:])
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1_000))
+def test_rough_scripts_keep_clear_of_incidents(seed: int) -> None:
+    fleet = Fleet(seed, 10)
+    plan, rough = script(seed, fleet), script(seed, fleet, rough=True)
+    assert (rough.labelled, rough.harmless[: len(plan.harmless)]) == (plan.labelled, plan.harmless)
+    together = rough.harmless[len(plan.harmless) :]
+    assert together
+    for harmless in together:
+        for each in plan.labelled:
+            apart = harmless.end_ns < each.incident.start_ns or harmless.start_ns > each.incident.end_ns
+            assert harmless.service != each.incident.service or apart
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 200), st.lists(st.integers(5, 60), min_size=2, max_size=10))
-def test_noisy_counters_never_fall(seed: int, gaps: list[int]) -> None:
-    fleet = Fleet(seed, 1, noisy=True)
+@given(st.integers(0, 200), st.lists(st.integers(5, 60), min_size=2, max_size=10), st.booleans())
+def test_noisy_counters_never_fall(seed: int, gaps: list[int], rough: bool) -> None:
+    fleet = Fleet(seed, 1, noisy=True, rough=rough)
     time_ns, before = NOW, -1.0
     for gap in gaps:
         time_ns += gap * NS_PER_SECOND
+        if not fleet.lines(time_ns):
+            continue
         (app,) = (point for point in fleet.instances[0].points(time_ns) if point.table == "app")
         assert app.fields["requests_total"] >= before
         before = app.fields["requests_total"]
@@ -184,6 +240,7 @@ def test_the_integral_of_a_trace(rates: list[float], offset: float, start: float
     [
         (["--labelled", "--from", "now-1h"], "cannot use --from with --labelled"),
         (["--seeds", "1", "--from", "now-1h"], "cannot use --seeds without --labelled"),
+        (["--rough", "--from", "now-1h"], "cannot use --rough without --labelled"),
         (["--labelled", "--seeds", "one"], "want whole numbers"),
         (["--labelled", "--loads", "/nowhere"], "cannot read traces"),
     ],

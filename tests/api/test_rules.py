@@ -81,6 +81,7 @@ def test_settings_are_shown_as_they_count(tmp_path: Path) -> None:
         "compare_past": 3,
         "compare_as": "percent",
         "for_seconds": 120.0,
+        "confirm": False,
         "keep_firing_seconds": 180.0,
         "clear": 1.0,
         "clear_upper": 5.0,

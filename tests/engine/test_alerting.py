@@ -91,6 +91,7 @@ RULES = st.builds(
     threshold=st.just(90.0),
     clear=st.sampled_from([None, 85.0]),
     for_=st.sampled_from([0, 10, 60]),
+    confirm=st.booleans(),
     keep_firing=st.sampled_from([0, 10, 60]),
     cooldown=st.sampled_from([0, 30, 300]),
     when_missing=st.sampled_from(["stale", "ok", "firing", "keep"]),
@@ -100,6 +101,7 @@ RULES = st.builds(
     threshold=st.just(85.0),
     clear=st.sampled_from([None, 90.0]),
     for_=st.sampled_from([0, 10]),
+    confirm=st.booleans(),
     keep_firing=st.sampled_from([0, 10]),
     cooldown=st.sampled_from([0, 300]),
     when_missing=st.sampled_from(["stale", "ok", "firing", "keep"]),
@@ -257,6 +259,29 @@ def test_while_pending_the_threshold_counts_and_while_firing_the_clear_level() -
     assert story.at(40, 95.0) == [("firing", True)]
     assert story.at(45, 86.0) == []
     assert story.at(50, 85.0) == [("resolved", True)]
+
+
+def test_a_rule_to_be_confirmed_fires_at_the_second_reading() -> None:
+    story = Story(confirm=True)
+    assert story.at(0, 95.0) == [("pending", False)]
+    # The same reading again is no second one, however long it stands.
+    assert story.at(5, 95.0, 0) == []
+    assert story.at(120, 95.0, 0) == []
+    assert story.at(125, 40.0) == [("cancelled", False)]
+    assert story.at(155, 95.0) == [("pending", False)]
+    assert story.at(185, 96.0) == [("firing", True)]
+    waiting = Story(confirm=True, for_=60)
+    assert waiting.at(0, 95.0) == [("pending", False)]
+    assert waiting.at(30, 95.0) == []
+    assert waiting.at(60, 95.0, 30) == [("firing", True)]
+    # Without another sample lately there is nothing to wait for.
+    first = Story(confirm=True)
+    given = input_of({7: (95.0, 0), 8: (95.0, 0)})
+    lone = RuleInput(given.tagset_ids, given.values, given.times, lambda ids: ids == 7)
+    found = evaluate(first.rule, first.state, lone, T0, stale_after_ns=STALE_AFTER_S * S)
+    assert told(found) == [(7, "firing", True), (8, "pending", False)]
+    silent = Story(confirm=True, when_missing="firing")
+    assert silent.at(STALE_AFTER_S + 1, 10.0, 0) == [("firing", True)]
 
 
 def test_keep_firing_bridges_a_short_recovery() -> None:

@@ -337,6 +337,19 @@ def test_what_has_left_memory_is_as_old_as_its_newest_sample_was() -> None:
     assert restarted.judged(rule, T0 + 29 * HOUR) == {(): (93_600.0, T0 + 29 * HOUR)}
 
 
+def test_which_series_have_had_one_sample_lately() -> None:
+    site = Site()
+    for labels, minutes in ((LABELS[0], (0,)), (LABELS[1], (0, 9)), (LABELS[2], (0, 11)), (LABELS[3], ())):
+        for ago in minutes:
+            site.write("cpu_x", labels, T0 - ago * MINUTE, 1.0)
+    given = site.inputs.of(rule_of(metric="cpu_x", confirm=True), T0)
+    assert given.alone is not None
+    hosts = [site.inputs.labels(int(subject)) for subject in given.tagset_ids[given.alone(given.tagset_ids)]]
+    assert hosts == [LABELS[0], LABELS[2]]
+    assert not given.alone(np.array([-1], np.int32)).any()
+    assert site.inputs.of(rule_of(metric="cpu_x"), T0).alone is None
+
+
 def test_a_series_grows_old_alone_or_with_its_group() -> None:
     site = Site()
     site.write("t_x", {"host": "a", "zone": "x"}, T0, 1.0)

@@ -67,7 +67,7 @@ class SeriesStory:
             self.since_ns = time_ns
             if usable:
                 self.seen_ns = time_ns
-            if rule.for_ == 0 or now_ns - self.since_ns >= rule.for_:
+            if (rule.for_ == 0 or now_ns - self.since_ns >= rule.for_) and (not rule.confirm or by_silence):
                 return [self._fire(now_ns)]
             self.state = "pending"
             return [("pending", False)]
@@ -76,9 +76,9 @@ class SeriesStory:
             if (overdue or usable) and not above:
                 self.state = "inactive"
                 return [("cancelled", False)]
-            if above and now_ns - self.since_ns >= rule.for_:
-                return [self._fire(now_ns)]
-            return []
+            waited = rule.for_ == 0 or now_ns - self.since_ns >= rule.for_
+            confirmed = not rule.confirm or time_ns > self.since_ns or by_silence
+            return [self._fire(now_ns)] if above and waited and confirmed else []
 
         told: list[tuple[str, bool]] = []
         if overdue and not by_silence:
