@@ -71,6 +71,8 @@ class Journal:
         self._groups = Groups(self.read, self._writes, notifying.groupings, now_ns)
         self._steps, self._router = notifying.steps, notifying.router
         self._rescheduled: set[int] = set()
+        #: Whether a step of an escalation was taken, and whether flapping held back something owed.
+        self.taken_steps = self.flapped = False
         # The open alerts of the series that are being recorded, by fingerprint.
         self._open: dict[str, Alert] = {}
         self.events: list[AlertEvent] = []
@@ -294,6 +296,7 @@ class Journal:
         """
         if self._holds.reason(alert) is not None:
             return None
+        self.taken_steps = True
         self._writes.add("escalations", alert.id, step.name, self._now_ns)
         self.reschedule(alert)
         new = tuple(channel for channel in step.channels if channel not in alert.channels)
@@ -344,6 +347,9 @@ class Journal:
 
     def pay(self, alert: Alert) -> AlertEvent | None:
         """Send what is owed of ``alert`` unless something holds it back still."""
-        if alert.owed is None or self._holds.reason(alert) is not None or self._holds.flaps(alert) is not None:
+        if alert.owed is None or self._holds.reason(alert) is not None:
+            return None
+        if self._holds.flaps(alert) is not None:
+            self.flapped = True
             return None
         return self.notify(alert, "unsilenced", alert.owed, "nothing holds it back any more")

@@ -50,6 +50,10 @@ class AlertStore(AlertReader):
         super().__init__(control, service_labels)
         self.in_force = RulesInForce(control)
         self._notifying, self._steps_known = notifying, False
+        # What held back everything that is owed, by what it tells, and each step that is due; looked at again once that
+        # is otherwise.
+        self._all_owed_held: dict[str, tuple[object, ...]] = {}
+        self._all_due_held: tuple[object, ...] | None = None
         self._counting = threading.Lock()
         self._withheld: Counter[str] = Counter()
 
@@ -330,11 +334,22 @@ class AlertStore(AlertReader):
         self._know_steps(now_ns)
         if not self._control.rows(f"SELECT 1 FROM alerts {_STEP_DUE} LIMIT 1", (now_ns,)):
             return []
+        ((count,),) = self._control.rows(f"SELECT count(*) FROM alerts {_STEP_DUE}", (now_ns,))
+        holding = (*self._what_holds(now_ns), count)
+        if holding == self._all_due_held:
+            return []
         with self._journal(now_ns) as journal:
             for step in self._notifying.steps:
                 for alert in journal.select(*_due(step, now_ns)):
                     journal.escalate(alert, step)
+            self._all_due_held = None if journal.taken_steps else holding
         return journal.events
+
+    def _what_holds(self, now_ns: int) -> tuple[object, ...]:
+        """Return what decides what is held back, but for flapping: silences in force, what has happened to alerts."""
+        silences = self._control.rows("SELECT id FROM silences WHERE start_ns <= ?1 AND end_ns > ?1", (now_ns,))
+        events = self._control.rows("SELECT seq FROM sqlite_sequence WHERE name = 'alert_events'")
+        return tuple(silences), tuple(events), self._notifying
 
     def _know_steps(self, now_ns: int) -> None:
         """Once: find out anew when the steps of every alert are due, where others were in force before."""
@@ -354,9 +369,16 @@ class AlertStore(AlertReader):
         where = "INDEXED BY alerts_owed WHERE owed = ? AND state = ? ORDER BY id"
         if not self._select(f"{where} LIMIT 1", (tells, tells)):
             return []
+        holding = self._what_holds(now_ns)
+        if holding == self._all_owed_held.pop(tells, None):
+            self._all_owed_held[tells] = holding
+            return []
         with self._journal(now_ns) as journal:
             for alert in journal.select(where, (tells, tells)):
                 journal.pay(alert)
+            # What flaps settles with time alone.
+            if not journal.flapped and not journal.events:
+                self._all_owed_held[tells] = holding
         return journal.events
 
     def close(self, alert_id: int, *, by: str, note: str = "", now_ns: int) -> AlertEvent:

@@ -147,6 +147,38 @@ def test_under_a_silence_no_step_is_taken_before_its_end(server: Server) -> None
     assert server.tick(455, HOT) == []
 
 
+def test_what_is_held_back_is_looked_at_again_once_that_may_have_changed(tmp_path: Path) -> None:
+    server = server_of(tmp_path / "control.db", step_of("team", 100, "phone"))
+    silences = SilenceStore(server.control)
+
+    def silence(match: str) -> int:
+        matchers = parse_matchers(match)
+        return silences.add(matchers, start_ns=T0, end_ns=T0 + 9_000 * S, author="ann", now_ns=T0).id
+
+    first, second = silence('host="web-7"'), silence('host="web-8"')
+    server.tick(0, {6: 95.0, 7: 95.0, 8: 95.0})
+    hot = {6: 95.0, 7: 95.0, 8: 95.0}
+    assert sent(server) == [("ops", "firing")]
+    # The first one's step is due, and held from now on.
+    third = silence('host="web-6"')
+    for now_s in (100, 105, 110):
+        assert server.tick(now_s, hot) == []
+    silences.end(first, T0 + 111 * S)
+    assert server.tick(115, hot) == ["unsilenced"]
+    for now_s in (120, 125):
+        assert server.tick(now_s, hot) == []
+    # Another becomes due while the first is held still.
+    assert server.tick(215, hot) == ["escalated"]
+    silences.end(third, T0 + 216 * S)
+    assert server.tick(220, hot) == ["escalated"]
+    # What has ended under a silence that goes on is owed nobody.
+    server.tick(225, {6: 95.0, 7: 95.0, 8: 10.0})
+    assert server.tick(230, {6: 95.0, 7: 95.0, 8: 10.0}) == []
+    silences.end(second, T0 + 231 * S)
+    assert server.tick(235, {6: 95.0, 7: 95.0, 8: 10.0}) == []
+    server.control.close()
+
+
 def test_an_alert_that_nobody_was_told_of_does_not_escalate(tmp_path: Path) -> None:
     server = server_of(tmp_path / "control.db", step_of("team", 10, "phone"), cooldown=1_000)
     server.tick(0, HOT)
