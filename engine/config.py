@@ -174,6 +174,7 @@ class Watch(Settings, frozen=True, kw_only=True):
     tick: Annotated[Duration, within("1s", "5m")] = _duration("5s")
     stale_after: Annotated[Duration, within("5s", "1d")] = _duration("5m")
     default_rules: bool = True
+    confirm: bool = False
     rule_files: tuple[str, ...] = ()
     default_routes: bool = True
     default_escalation: bool = True
@@ -295,6 +296,11 @@ class Config(Settings, frozen=True, kw_only=True):
         """The default rules, unless switched off, then the file's; those replace a default of their name."""
         own = {rule.name for rule in self.rules}
         defaults = DEFAULT_RULES if self.watch.default_rules else ()
+        if self.watch.confirm:
+            defaults = tuple(
+                msgspec.structs.replace(rule, confirm=True) if rule.aggregate == "last" and not rule.for_ else rule
+                for rule in defaults
+            )
         return (*(rule for rule in defaults if rule.name not in own), *self.rules)
 
     @property

@@ -22,7 +22,15 @@ LOG = logging.getLogger("tidegauge")
 
 #: What is taken up beside rules and channels: whole tables, and settings of ``[watch]``.
 _PARTS = ("routes", "escalation", "inhibit")
-_WATCH = ("default_rules", "rule_files", "default_routes", "default_escalation", "flap_changes", "flap_window")
+_WATCH = (
+    "default_rules",
+    "confirm",
+    "rule_files",
+    "default_routes",
+    "default_escalation",
+    "flap_changes",
+    "flap_window",
+)
 #: What a file looked like: path, and modification time, size and file number, None when it was not there.
 _Look = tuple[str, tuple[int, int, int] | None]
 

@@ -288,6 +288,17 @@ def test_a_job_that_is_stopped_does_not_run_again_and_its_name_is_free() -> None
     assert ran == []
 
 
+def test_built_in_rules_may_be_confirmed(tmp_path: Path) -> None:
+    run = Running(tmp_path, "[query]\nin_process = true\n")
+    before = {each.name for each in run.engine.rule_watch.rules if each.confirm}
+    run.write("[watch]\nconfirm = true\n[query]\nin_process = true\n")
+    changed = run.engine.reloader.reload().rules.changed
+    after = {each.name for each in run.engine.rule_watch.rules if each.confirm}
+    run.engine.close()
+    assert before == {"response-slow"}
+    assert set(changed) == after - before == {"cpu-saturated", "memory-exhausted", "probe-down"}
+
+
 def test_default_routes_and_escalation_follow_the_channels(tmp_path: Path) -> None:
     run = Running(tmp_path, HEAD + board("a") + rule("hot"))
     assert run.engine.alerts._notifying.steps == ()
