@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -22,8 +23,12 @@ RAW_SAMPLES_PREFERRED = 100_000
 RAW_SAMPLES_BESIDE_KEPT = 5_000
 #: Up to so many are read rather than flushed into the tiers first.
 RAW_SAMPLES_BEFORE_FLUSH = 2_000_000
-#: Of fewer than one in so many tag sets the tiers' rows are fetched alone, and not kept.
+#: ... unless for a row of a tier at least so many cells of files would have to be decoded.
+CELLS_FOR_A_ROW = 16
+#: Of fewer than one in so many tag sets the tiers' rows are fetched alone, and not kept, ...
 KEPT_SHARE = 16
+#: ... unless those of all tag sets are no more than these.
+FEW_TIER_ROWS = 100_000
 RAW = "raw"
 
 
@@ -63,15 +68,22 @@ class Planner:
         if tiers is None or not (whole[0] < raw_since_ns or self.expected(one, [whole]) > RAW_SAMPLES_BESIDE_KEPT):
             return [Piece(None, (whole,))]
 
+        @cache
+        def undecoded() -> int:
+            return self._samples.undecoded_cells(one.table_id, *whole, one.narrowed, one.field_ids)
+
         def is_worth(tier: Tier, rest: Sequence[Interval]) -> bool:
             if any(start < raw_since_ns for start, _ in rest):
                 return True
             samples = self.expected(one, rest)
             if samples <= RAW_SAMPLES_BESIDE_KEPT:
                 return False
-            return samples > RAW_SAMPLES_PREFERRED or tiers.cache.knows(
+            if samples > RAW_SAMPLES_PREFERRED or tiers.cache.knows(
                 tier, one.table_id, one.field_ids, rest[0][0], rest[-1][1]
-            )
+            ):
+                return True
+            rows = self._tier_row_count(one, tier, rest)
+            return rows <= FEW_TIER_ROWS and undecoded() > CELLS_FOR_A_ROW * rows
 
         unflushed = tiers.unflushed(one.table_id, *whole)
         if unflushed is not None:
@@ -94,16 +106,22 @@ class Planner:
         """Yield (field, rows) of a piece that is read from a tier; rows that are not asked for come with them."""
         assert self._tiers is not None
         assert piece.tier is not None
-        cache, tier = self._tiers.cache, piece.tier
+        kept_rows, tier = self._tiers.cache, piece.tier
         start_ns, end_ns = piece.intervals[0][0], piece.intervals[-1][1]
         every = self._catalog.tagset_ids(one.table_id)
-        kept = cache.knows(tier, one.table_id, one.field_ids, start_ns, end_ns) or (
-            len(one.tagset_ids) * KEPT_SHARE >= len(every)
-            and cache.keeps(tier, len(every), len(one.field_ids), start_ns, end_ns)
+        few = self._tier_row_count(one, tier, piece.intervals) <= FEW_TIER_ROWS
+        kept = kept_rows.knows(tier, one.table_id, one.field_ids, start_ns, end_ns) or (
+            (few or len(one.tagset_ids) * KEPT_SHARE >= len(every))
+            and kept_rows.keeps(tier, len(every), len(one.field_ids), start_ns, end_ns)
         )
         if kept:
-            return cache.read(tier, one.table_id, every, one.field_ids, start_ns, end_ns, names)
-        return cache.direct(tier, one.tagset_ids, one.field_ids, start_ns, end_ns, names)
+            return kept_rows.read(tier, one.table_id, every, one.field_ids, start_ns, end_ns, names)
+        return kept_rows.direct(tier, one.tagset_ids, one.field_ids, start_ns, end_ns, names)
+
+    def _tier_row_count(self, one: Selected, tier: Tier, intervals: Sequence[Interval]) -> int:
+        """Return how many rows a tier has at most in these intervals, of all tag sets of the table."""
+        buckets = sum(end // tier.width_ns - start // tier.width_ns + 1 for start, end in intervals)
+        return buckets * len(self._catalog.tagset_ids(one.table_id)) * len(one.metrics)
 
     def lacking(self, pieces: Sequence[Piece], raw_since_ns: int) -> Interval | None:
         """Return the time from the first to the last raw sample that is wanted but no longer kept, if there is such."""

@@ -349,6 +349,22 @@ class SampleStore:
         """
         return sort_merge(self.gather(table_id, start_ns, end_ns, tagset_ids, field_ids))
 
+    def undecoded_cells(
+        self, table_id: int, start_ns: int, end_ns: int, tagset_ids: Int32Array | None, field_ids: tuple[int, ...]
+    ) -> int:
+        """Return how many cells of row groups have to be decoded to read these, keys included.  Raises Damage."""
+        cells = 0
+        with self.reading():
+            snapshot = self.snapshot(table_id, start_ns, end_ns)
+            for meta in (*snapshot.settled, *snapshot.disturbed):
+                opened = self.open_segment(meta)
+                for group in opened.footer.groups_for(snapshot.start_ns, end_ns, tagset_ids):
+                    key = (opened.path, meta.footer_crc32c, group)
+                    unknown = sum(self.columns.known((*key, field_id)) is None for field_id in (KEYS, *field_ids))
+                    if unknown:
+                        cells += unknown * int(opened.footer.metadata.row_group(group).num_rows)
+        return cells
+
     def disjoint(
         self,
         table_id: int,

@@ -186,6 +186,27 @@ def test_samples_that_are_only_in_tiers_still_count(tmp_path: Path) -> None:
         assert "are no longer kept" in ragged.reason
 
 
+def test_a_tier_is_read_where_files_would_have_to_be_decoded_for_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "RAW_SAMPLES_BESIDE_KEPT", 10)
+    hour_ns = NOW_NS // NS_PER_HOUR * NS_PER_HOUR - 5 * NS_PER_HOUR
+    lines = [
+        f"cpu,host={host} x={second}i {hour_ns + second * NS_PER_SECOND}"
+        for host in "ab"
+        for second in range(0, 3600, 9)
+    ]
+    query = RangeQuery("cpu_x", hour_ns, hour_ns + NS_PER_HOUR, NS_PER_HOUR, "max", parse_matchers('host="a"'))
+    with Engine.open(str(tmp_path / "data"), CONFIG, clock=ManualClock(NOW_NS)) as engine:
+        engine.submit_lines("\n".join(lines).encode()).result(30)
+        engine.flush_rollups()
+        assert engine.query(query).sources == {"raw": 400}
+        engine.sealer.seal()
+        answer = engine.query(query)
+        assert answer.sources == {"rollup_1h": 1}
+        assert answer.series[0].values.tolist() == [3591.0]
+
+
 def test_an_answer_says_what_it_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "RAW_SAMPLES_PREFERRED", 0)
     monkeypatch.setattr(planning, "RAW_SAMPLES_BESIDE_KEPT", 0)
