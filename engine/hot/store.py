@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.clock import NS_PER_MINUTE
-from engine.hot.block import MAX_BLOCK_ROWS, Block, RowIndex
+from engine.hot.block import MAX_BLOCK_ROWS, UNINDEXED_ROWS, Block, RowIndex
 from engine.hot.places import Places
 from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows, absent_matrix
 from engine.segments.deletions import Hole, hole_mask, without_holes
@@ -180,6 +180,8 @@ class HotStore:
         self._tables: dict[int, HotTable] = {}
         self._places = Places()
         self._nbytes: int | None = 0
+        #: Called when readers begin to search a block that is neither sorted nor indexed: :meth:`arrange` is wanted.
+        self.on_search: Callable[[], object] | None = None
         self.applied_sequence = 0
         self.rows_total = 0
         self.late_rows_total = 0
@@ -395,6 +397,15 @@ class HotStore:
     def block_numbers(self) -> set[int]:
         with self.lock:
             return {block.number for table in self._tables.values() for block in table.blocks}
+
+    def note_search(self, view: BlockView) -> None:
+        """Note that few rows of a block are looked for."""
+        if view.block.searched:
+            return
+        view.block.searched = True
+        arranged = view.in_order or view.index is not None or view.late
+        if self.on_search is not None and not arranged and len(view.rows) >= UNINDEXED_ROWS:
+            self.on_search()
 
     def arrange(self) -> int:
         """Sort the frozen blocks in which readers have searched, and index the others, so that they need not look at

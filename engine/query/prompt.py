@@ -114,6 +114,9 @@ class PromptReader:
         looked_through = sum(_rows_without_order(view, few) for view in (*snapshot.fresh, *snapshot.late))
         if looked_through > MAX_LOOKED_THROUGH or (snapshot.settled and not few):
             return None
+        if not one.every:
+            for view in snapshot.fresh:
+                self._samples.hot.note_search(view)
         groups: list[KeptGroup] = []
         for meta in snapshot.settled:
             found = self._samples.kept_columns(meta, snapshot.start_ns, end_ns, one.tagset_ids, one.field_ids)
@@ -169,7 +172,6 @@ class _Sources:
                 return taken
             most -= taken * len(fields)
         for view in self.snapshot.fresh:
-            view.block.searched |= not self.one.every
             rows, indexed = view.rows, 0
             _use(grid, rows, fields)
             if self.few and view.index is not None and not view.in_order:

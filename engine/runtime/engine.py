@@ -514,6 +514,7 @@ class Engine:
             self._scheduler.start(job if whole else replace(job, run=partial(self._once_recovered, job.run)))
         if self._mode != "snapshot":
             self._deliverer.start(self._scheduler)
+            self.hot.on_search = partial(self._scheduler.nudge, "arrange")
         self.recovery.start()
 
     def _detect(self) -> None:

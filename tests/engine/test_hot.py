@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.hot import block as block_module
+from engine.hot import store as store_module
 from engine.hot.block import Block
 from engine.hot.store import HotStore, remaining_of
 from engine.model.rows import FOREVER_NS, NEVER_NS, Rows, absent_matrix, concat, sort_merge
@@ -312,3 +313,30 @@ def test_an_index_is_of_the_rows_it_was_made_of(monkeypatch: pytest.MonkeyPatch)
     block.frozen = True
     block.sorted_view()
     assert block.indexed_view()[1] is None
+
+
+def test_a_large_block_is_wanted_arranged_when_it_is_searched_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_module, "UNINDEXED_ROWS", 4)
+    monkeypatch.setattr(store_module, "UNINDEXED_ROWS", 4)
+    hot, asked = HotStore(), []
+    hot.on_search = lambda: asked.append(True)
+
+    def append(start: int, count: int) -> None:
+        times = np.arange(start, start + count, dtype=np.int64)
+        hot.append(0, Rows((times % 3).astype(np.int32), times, (0,), times[None, :].astype(np.float64)), start + 1)
+
+    def search() -> int:
+        for view in hot.snapshot(0, NEVER_NS, FOREVER_NS):
+            hot.note_search(view)
+        return len(asked)
+
+    append(0, 3)
+    # So small a block is looked through as fast as it is searched.
+    assert (search(), hot.arrange()) == (0, 0)
+    hot.freeze(0)
+    append(3, 9)
+    assert (search(), search()) == (1, 1)
+    assert hot.arrange() == 2
+    append(12, 9)
+    # From then on it is arranged from time to time.
+    assert (search(), hot.arrange(), search()) == (1, 1, 1)
