@@ -80,12 +80,15 @@ def pack(rows: TierRows, width_ns: int) -> Packed:
     )
     fields: dict[int, bytes] = {}
     series_rows = 0
+    count, present = 0, np.empty(0, np.bool_)
     for place, number in enumerate(rows.field_ids):
-        present = rows.line("counts", place) > 0
-        count = int(np.count_nonzero(present))
+        if not place or not rows.alike:
+            present = rows.line("counts", place) > 0
+            count = int(np.count_nonzero(present))
         if count:
             series_rows += count
-            fields[number] = _sealed(_pack_field(rows, place, number, present, shared))
+            where = None if count == len(rows) else present
+            fields[number] = _sealed(_pack_field(rows, place, number, where, shared, starts))
     directory = [len(fields).to_bytes(4, "little")]
     directory += [_ENTRY.pack(number, len(data)) for number, data in fields.items()]
     return Packed(len(rows), len(first), series_rows, _sealed(b"".join(directory) + keys), fields)
@@ -175,19 +178,22 @@ def unpack(rows: int, runs: int, keys: bytes, fields: Mapping[int, bytes], width
 
 
 def _pack_field(
-    rows: TierRows, place: int, number: int, present: npt.NDArray[np.bool_], shared: Sequence[Int64Array]
+    rows: TierRows,
+    place: int,
+    number: int,
+    present: npt.NDArray[np.bool_] | None,
+    shared: Sequence[Int64Array],
+    starts: UInt8Array,
 ) -> bytes:
+    """Pack a field whose rows are ``present``, None for all; ``starts``: 1 where the rows of another tag set begin."""
     flags, parts = 0, []
     own = [rows.line(name, place) for name in SHARED_NAMES]
     lines = [rows.line(name, place) for name in VALUE_NAMES]
-    tagset_ids = rows.tagset_ids
-    whole = bool(present.all())
-    if not whole:
+    if present is not None:
         flags |= SOME_ROWS
         parts.append(np.packbits(present, bitorder="little").tobytes())
         own, lines = [line[present] for line in own], [line[present] for line in lines]
-        shared, tagset_ids = [line[present] for line in shared], tagset_ids[present]
-    starts = _starts_of(tagset_ids)
+        shared, starts = [line[present] for line in shared], _starts_of(rows.tagset_ids[present])
     if not rows.alike and any((line != other).any() for line, other in zip(own, shared, strict=True)):
         flags |= OWN_COUNTS
         parts += [pack_integers(line - other, starts) for line, other in zip(own, shared, strict=True)]
@@ -195,11 +201,12 @@ def _pack_field(
     parts.append(pack_values(np.ascontiguousarray(own[0]), sums, mins, maxs, firsts, lasts, starts))
     if number in rows.counters:
         flags |= INCREASES
-        parts.append(_pack_doubles(rows.increases[rows.counters.index(number)][present]))
+        increases = rows.increases[rows.counters.index(number)]
+        parts.append(_pack_doubles(increases if present is None else increases[present]))
     bins = rows.histograms.get(number)
     if bins is not None and len(bins.bins):
         flags |= HISTOGRAM
-        parts.append(_pack_bins(bins if whole else bins.take(np.flatnonzero(present))))
+        parts.append(_pack_bins(bins if present is None else bins.take(np.flatnonzero(present))))
     return bytes([flags]) + b"".join(parts)
 
 
