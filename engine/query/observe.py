@@ -17,8 +17,9 @@ from engine.clock import NS_PER_SECOND
 from engine.model.matchers import Matcher
 from engine.model.rows import FIELD_ID_BITS, Float64Array, Int32Array, Int64Array
 from engine.query.buckets import aggregate_values
-from engine.query.range import LOOKBACK_NS, window_buckets, window_change
+from engine.query.range import LOOKBACK_NS
 from engine.query.samples import SampleStore
+from engine.query.windows import window_buckets, window_change
 
 #: A table, and what its tag sets must have.
 _Selection = tuple[int, tuple[Matcher, ...]]

@@ -16,7 +16,7 @@ from engine.catalog.catalog import Catalog, Field
 from engine.clock import NS_PER_MINUTE
 from engine.errors import BadRequest, QueryLimit
 from engine.model.matchers import Matcher
-from engine.model.rows import FIELD_ID_BITS, MAX_FIELDS, NEVER_NS, Float64Array, Int32Array, Int64Array
+from engine.model.rows import MAX_FIELDS, NEVER_NS, Float64Array, Int32Array, Int64Array
 from engine.model.times import time_text
 from engine.query.buckets import (
     Buckets,
@@ -32,14 +32,15 @@ from engine.query.grouping import lines_of
 from engine.query.newest import NewestReader
 from engine.query.planning import RAW, Planner, Tiers
 from engine.query.prompt import PromptReader
-from engine.query.quantiles import SHARES, GroupedQuantiles, bins_of_column, of_bins, of_samples
+from engine.query.quantilereader import QuantileReader
+from engine.query.quantiles import SHARES
 from engine.query.ranking import highest
 from engine.query.samples import SampleStore
 from engine.query.selected import Selected, Selections
 from engine.query.sequences import COUNTED, ORDERED, SequenceReader
 from engine.query.serieslist import LineBlock, SeriesList
 from engine.rollups.bins import RELATIVE_ERROR
-from engine.rollups.long import HISTOGRAM, INCREASE, NAMES
+from engine.rollups.long import INCREASE, NAMES
 from engine.rollups.tiers import TIERS, Tier
 
 AGGREGATES = ("avg", "sum", "min", "max", "count", "first", "last", "increase", "rate", *SHARES)
@@ -108,10 +109,6 @@ class RangeAnswer:
         return {block.metric for block in self.series.blocks}.issuperset(metrics)
 
 
-#: Metric, labels of its lines, their quantiles, how many rows these are from, and the newest time among them.
-_Quantiles = tuple[str, list[dict[str, str]], GroupedQuantiles, int, int]
-
-
 class RangeReader:
     """Answers range queries of one engine; callable from any thread."""
 
@@ -130,6 +127,7 @@ class RangeReader:
         planner = Planner(catalog, samples, tiers)
         self._grids = GridReader(catalog, samples, planner)
         self._sequences = SequenceReader(samples, planner)
+        self._quantiles = QuantileReader(catalog, samples, tiers)
 
     def answer(self, query: RangeQuery, *, raw_since_ns: Callable[[int], int]) -> RangeAnswer:
         """Answer one query; ``raw_since_ns(table_id)`` is the oldest time for which raw samples are still kept.
@@ -278,7 +276,8 @@ class RangeReader:
 
     def _read_quantiles(self, answer: RangeAnswer, query: RangeQuery, one: Selected, tier: Tier | None) -> bool:
         """The same for quantiles: exact from raw samples, from a tier by its histograms."""
-        parts = self._raw_values(query, one) if tier is None else self._tier_bins(query, one, tier)
+        share, whole = SHARES[query.aggregate], (query.start_ns, query.end_ns)
+        parts = self._quantiles.read(one, share, query.by, whole, query.step_ns, tier)
         if parts is None:
             return False
         error = 0.0 if tier is None else RELATIVE_ERROR
@@ -289,36 +288,6 @@ class RangeReader:
             times = query.start_ns + found.buckets * query.step_ns
             answer.series.add(_block(metric, labels, found.groups, times, found.values))
         return True
-
-    def _raw_values(self, query: RangeQuery, one: Selected) -> list[_Quantiles]:
-        share = SHARES[query.aggregate]
-        rows = self._samples.collect(one.table_id, query.start_ns, query.end_ns, one.narrowed, one.field_ids)
-        parts = []
-        for field_id, values in zip(rows.field_ids, rows.values, strict=True):
-            present = ~np.isnan(values)
-            times, tagset_ids = rows.times[present], rows.tagset_ids[present]
-            wide = tagset_ids.astype(np.int64) << FIELD_ID_BITS
-            labels, groups = lines_of(self._catalog, one.table_id, wide, query.by)
-            found = of_samples(groups, (times - query.start_ns) // query.step_ns, values[present], share)
-            parts.append((one.metrics[field_id], labels, found, len(times), int(times.max(initial=0))))
-        return parts
-
-    def _tier_bins(self, query: RangeQuery, one: Selected, tier: Tier) -> list[_Quantiles] | None:
-        share = SHARES[query.aggregate]
-        names = ("series_id", "time", "last_time", HISTOGRAM)
-        parts = []
-        assert self._tiers is not None
-        for field_id, metric in one.metrics.items():
-            wanted = (one.tagset_ids.astype(np.int64) << FIELD_ID_BITS) | field_id
-            table = self._tiers.rows(tier.name, query.start_ns, query.end_ns, wanted, names)
-            bins = bins_of_column(table.column(HISTOGRAM))
-            if bins is None:
-                return None
-            labels, groups = lines_of(self._catalog, one.table_id, table.column("series_id").to_numpy(), query.by)
-            steps = (table.column("time").to_numpy() - query.start_ns) // query.step_ns
-            newest = int(table.column("last_time").to_numpy().max(initial=0))
-            parts.append((metric, labels, of_bins(groups, steps, bins, share), table.num_rows, newest))
-        return parts
 
     # --- sources
 
@@ -448,35 +417,6 @@ def _not_kept(query: RangeQuery, one: Selected, tier: Tier) -> str:
 
 def _named(one: Selected) -> str:
     return ", ".join(repr(metric) for metric in one.metrics.values())
-
-
-def window_buckets(
-    samples: SampleStore, one: Field, tagset_ids: Int32Array | None, start_ns: int, end_ns: int, look_back_ns: int = 0
-) -> Buckets:
-    """Return one bucket a series for ``[start_ns, end_ns)``.
-
-    With ``look_back_ns`` the increase counts from the last sample of that time before the window.
-    """
-    width = end_ns - start_ns
-    rows = samples.collect(one.table_id, start_ns - look_back_ns, end_ns, tagset_ids, (one.field_id,))
-    buckets = buckets_of_rows(rows, width, start_ns)
-    return with_boundaries(buckets, start_ns) if look_back_ns else buckets
-
-
-def window_change(
-    samples: SampleStore, one: Field, tagset_ids: Int32Array | None, start_ns: int, end_ns: int, look_back_ns: int
-) -> tuple[Int64Array, Float64Array, Float64Array, Int64Array]:
-    """Return (series, newest value in ``[start_ns, end_ns)``, value when it began, time of the newest sample).
-
-    The value when it began is that of the last sample within ``look_back_ns`` before, else of the first one inside; a
-    series with a single sample has none and is left out.
-    """
-    rows = samples.collect(one.table_id, start_ns - look_back_ns, end_ns, tagset_ids, (one.field_id,))
-    buckets = buckets_of_rows(rows, end_ns - start_ns, start_ns)
-    same = np.r_[False, buckets.series_ids[1:] == buckets.series_ids[:-1]]
-    bases = np.where(same, np.r_[np.nan, buckets.lasts[:-1]], buckets.firsts)
-    usable = (buckets.times >= start_ns) & (same | (buckets.counts > 1))
-    return buckets.series_ids[usable], buckets.lasts[usable], bases[usable], buckets.last_times[usable]
 
 
 def _validate(query: RangeQuery) -> None:

@@ -11,6 +11,7 @@ from engine.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND, ManualClock
 from engine.config import Config, Query, Retention, Rollups
 from engine.config_units import Duration
 from engine.errors import BadRequest
+from engine.query import planning
 from engine.query import range as ranges
 from engine.query.range import RangeAnswer, RangeQuery
 from engine.rollups.bins import RELATIVE_ERROR, Bins, bins_of, quantile, values_of
@@ -24,6 +25,12 @@ KEPT = Config(
     retention=RETENTION, query=Query(in_process=True), rollups=Rollups(counters=("*_total",), histograms=("*_ms",))
 )
 NOTHING_KEPT = Config(retention=RETENTION, query=Query(in_process=True), rollups=Rollups(counters=(), histograms=()))
+
+
+def prefer_tiers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ranges, "RAW_SAMPLES_PREFERRED", 0)
+    for limit in ("RAW_SAMPLES_PREFERRED", "RAW_SAMPLES_BESIDE_KEPT", "RAW_SAMPLES_BEFORE_FLUSH"):
+        patch.setattr(planning, limit, 0)
 
 
 def lines_of(field: str, host: str, times: np.ndarray, values: np.ndarray) -> bytes:
@@ -67,7 +74,7 @@ def test_increases_of_tiers_are_those_of_raw_samples(
                 raw = ask(engine, "web_requests_total", aggregate, step_ns, by)
                 assert raw.tier == "raw"
                 with monkeypatch.context() as patch:
-                    patch.setattr(ranges, "RAW_SAMPLES_PREFERRED", 0)
+                    prefer_tiers(patch)
                     tier = ask(engine, "web_requests_total", aggregate, step_ns, by)
                 assert tier.tier.startswith("rollup_")
                 if aggregate == "increase":
@@ -75,7 +82,7 @@ def test_increases_of_tiers_are_those_of_raw_samples(
 
 
 def test_the_increase_of_a_known_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "RAW_SAMPLES_PREFERRED", 0)
+    prefer_tiers(monkeypatch)
     times = START_NS + np.array([-60, 30, 90, 3000, 3700]) * NS_PER_SECOND
     with Engine.open(str(tmp_path / "data"), KEPT, clock=ManualClock(NOW_NS)) as engine:
         engine.submit_lines(lines_of("requests_total", "a", times, np.array([5.0, 9.0, 2.0, 7.0, 1.0]))).result(30)
@@ -110,7 +117,7 @@ def test_quantiles_of_tiers_are_within_one_percent(tmp_path: Path, monkeypatch: 
                 exact = ask(engine, "web_took_ms", aggregate, step_ns, ())
                 assert (exact.tier, exact.relative_error) == ("raw", 0.0)
                 with monkeypatch.context() as patch:
-                    patch.setattr(ranges, "RAW_SAMPLES_PREFERRED", 0)
+                    prefer_tiers(patch)
                     near = ask(engine, "web_took_ms", aggregate, step_ns, ())
                 assert near.relative_error == RELATIVE_ERROR < 0.01
                 assert near.tier.startswith("rollup_")
@@ -126,7 +133,7 @@ def test_quantiles_of_tiers_are_within_one_percent(tmp_path: Path, monkeypatch: 
 def test_what_was_not_kept_comes_from_raw_samples_or_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "RAW_SAMPLES_PREFERRED", 0)
+    prefer_tiers(monkeypatch)
     times = START_NS + np.arange(0, 7200, 30) * NS_PER_SECOND
     clock = ManualClock(NOW_NS)
     with Engine.open(str(tmp_path / "data"), NOTHING_KEPT, clock=clock) as engine:
