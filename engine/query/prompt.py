@@ -34,9 +34,13 @@ MAX_CELLS = 50_000
 #: ... rows in no order to look through, ...
 MAX_LOOKED_THROUGH = 400_000
 #: ... buckets to keep (64 bytes each), ...
-MAX_BUCKETS = 16_384
+MAX_BUCKETS = 8_192
 #: ... late rows to sort, ...
 MAX_LATE_ROWS = 4_096
+#: ... blocks and segments, ...
+MAX_SOURCES = 64
+#: ... lines with labels to write, ...
+MAX_LINES = 256
 #: ... and tag sets.
 MAX_TAGSETS = 2_000
 _NO_ROWS = Rows.empty()
@@ -76,13 +80,15 @@ class PromptReader:
         count = len(one.tagset_ids)
         if not count or count > MAX_TAGSETS or (merged and aggregate not in MERGED):
             return None
+        if not merged and count > MAX_LINES:
+            return None
         fields = len(one.metrics)
         # Before the lines are looked for; there is one at least.
         if BucketGrid.size(fields, 1 if merged else count, start_ns, end_ns, step_ns) > MAX_BUCKETS:
             return None
         lines = self._lines(one, None if by is None else tuple(by))
         slots = len(lines.labels)
-        if BucketGrid.size(fields, slots, start_ns, end_ns, step_ns) > MAX_BUCKETS:
+        if slots > MAX_LINES or BucketGrid.size(fields, slots, start_ns, end_ns, step_ns) > MAX_BUCKETS:
             return None
         folded = "increase" if aggregate == "rate" else aggregate
         make = partial(BucketGrid, folded, one.tagset_ids, lines.of_tagset, slots, fields, start_ns, end_ns, step_ns)
@@ -109,6 +115,8 @@ class PromptReader:
         """Return where the rows are; None when looking through them would take too long."""
         snapshot = self._samples.prompt_snapshot(one.table_id, start_ns, end_ns)
         if snapshot is None:
+            return None
+        if len(snapshot.settled) + len(snapshot.fresh) + len(snapshot.late) > MAX_SOURCES:
             return None
         few = len(one.tagset_ids) <= FEW_TAGSETS
         looked_through = sum(_rows_without_order(view, few) for view in (*snapshot.fresh, *snapshot.late))

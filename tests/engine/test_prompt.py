@@ -244,7 +244,9 @@ def test_a_limited_caller_sees_its_own(engine: Engine) -> None:
     assert engine.prompt_query(QUERIES[0], Caller("y", parse_matchers('zone="z0"'))) is None
 
 
-@pytest.mark.parametrize("limit", ["MAX_CELLS", "MAX_LOOKED_THROUGH", "MAX_BUCKETS", "MAX_TAGSETS"])
+@pytest.mark.parametrize(
+    "limit", ["MAX_CELLS", "MAX_LOOKED_THROUGH", "MAX_BUCKETS", "MAX_TAGSETS", "MAX_SOURCES", "MAX_LINES"]
+)
 def test_what_is_too_much_is_left_to_the_general_path(
     engine: Engine, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
