@@ -23,13 +23,18 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def encode(kind: str, arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Return ``arrays``, which are C-contiguous and little-endian, as one block of ``kind``."""
+    """Return ``arrays``, which are little-endian, as one block of ``kind``."""
     description = json.dumps(
         {"kind": kind, "arrays": [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]},
         separators=(",", ":"),
     ).encode()
-    body = b"".join([description, *(array.tobytes() for array in arrays.values())])
-    return _HEADER.pack(MAGIC, VERSION, len(description), crc32c(body)) + body
+    # Copied once: what is known of 100,000 series is 145 MB.
+    parts = [memoryview(description)]
+    parts += [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays.values()]
+    checksum = 0
+    for part in parts:
+        checksum = crc32c(part, checksum)
+    return b"".join([_HEADER.pack(MAGIC, VERSION, len(description), checksum), *parts])
 
 
 def decode(kind: str, data: bytes | memoryview, path: str) -> Arrays:
