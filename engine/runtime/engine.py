@@ -7,8 +7,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -37,7 +37,6 @@ from engine.disk.real import RealFileSystem
 from engine.errors import (
     Cancelled,
     DiskFull,
-    LostRollups,
     QueryLimit,
     QueueFull,
     Recovering,
@@ -62,7 +61,7 @@ from engine.maintenance.deliver import Deliverer
 from engine.maintenance.detect import STATE_FILE, AnomalyFinder
 from engine.maintenance.inputs import RuleInputs
 from engine.maintenance.kept import KeptFields
-from engine.maintenance.rebuild import ROLLUP_FILE, LostRanges, mark_missing
+from engine.maintenance.rebuild import ROLLUP_FILE, LostRanges
 from engine.maintenance.recover import Replay, check_log
 from engine.maintenance.reload import Reloader
 from engine.maintenance.retain import Retainer
@@ -72,31 +71,32 @@ from engine.maintenance.seal import Sealer
 from engine.maintenance.subjects import SUBJECTS_FILE, SubjectFinder
 from engine.maintenance.watch import Watcher
 from engine.model.matchers import Matcher
-from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Rows
+from engine.model.rows import FOREVER_NS, NEVER_NS, Rows
 from engine.query.answers import SqlStream
 from engine.query.deadlines import Stop
-from engine.query.emptiness import why_lacking
 from engine.query.exports import Exports
 from engine.query.foundrows import FoundRows
 from engine.query.link import LocalLink, ProcessLink, QueryLink
-from engine.query.newest import NewestReader, NotPrompt
+from engine.query.newest import NewestReader
 from engine.query.observe import Observer
 from engine.query.panels import PanelReader
 from engine.query.pasts import Pasts
 from engine.query.range import RangeAnswer, RangeQuery, RangeReader
-from engine.query.rowstream import RowLimits, RowsStream
+from engine.query.rowstream import RowsStream
 from engine.query.samples import SampleStore
 from engine.query.turns import Turns
 from engine.query.wide import RowsQuery, RowsReader
 from engine.rollups.dirty import DirtyBuckets
-from engine.rollups.store import Piece, TierStats
-from engine.rollups.tiers import QUIET_NS
+from engine.rollups.store import TierStats
 from engine.runtime.analyst import Analyst
 from engine.runtime.evidence import evidence
 from engine.runtime.figures import show
 from engine.runtime.findings import FINDINGS
+from engine.runtime.reader import Reader
+from engine.runtime.result import SqlResult
 from engine.runtime.status import readiness_status, rules_status, storage_status
 from engine.runtime.tieraccess import TierAccess
+from engine.runtime.upkeep import Upkeep
 from engine.scaling.policy import Decision
 from engine.scaling.store import ScaleStore
 from engine.segments.manifest import ManifestStore
@@ -124,14 +124,6 @@ SQL_EXTENSIONS = ("engine.detection.sql", "engine.forecasting.sql")
 WITHOUT_WHOLE_SAMPLES = ("rollup", "arrange", "seal", "scale", "tokens")
 #: Writes are turned away once the hot store holds this many times its limit: sealing cannot keep up.
 HOT_CEILING = 3
-
-
-@dataclass(frozen=True, slots=True)
-class SqlResult:
-    """An analyst's answer: an Arrow table and what it was made from."""
-
-    table: pa.Table
-    metadata: dict[str, Any]
 
 
 class Engine:
@@ -163,9 +155,7 @@ class Engine:
         self._closing = threading.Lock()
         #: Whether it has been closed, or is being.
         self.closed = False
-        self._rollups_lock = threading.Lock()
-        self._flushing = threading.Lock()
-        self._rollups_checked = False
+        self._upkeep = Upkeep(self)
         started = self.clock.monotonic()
         self.fs.makedirs(self.root)
         self.guard = DiskGuard(self.fs, self.root, reserve_bytes=int(config.storage.disk_reserve), clock=self.clock)
@@ -259,7 +249,7 @@ class Engine:
         )
         self.dirty = DirtyBuckets(
             self.samples.parts,
-            self._flush_pieces,
+            self._upkeep.write,
             KeptFields(self.catalog, self.config.rollups),
             self.samples.expected_sources,
         )
@@ -267,7 +257,7 @@ class Engine:
             self.link,
             self.dirty,
             flush=self.flush_rollups,
-            lag=self._tiers_lag,
+            lag=self._upkeep.lag,
             cache_bytes=int(self.config.query.tier_cache),
         )
         sealed = max((meta.sealed_through for meta in manifest.segments), default=0)
@@ -276,7 +266,7 @@ class Engine:
         last = max(checked.last_sequence, sealed, floor)
         if not checked.report.clean or (floor and not checked.frames):
             # Part of the log is gone.  No number is given twice that the tiers take for included.
-            last = max(last, self._tiers_include())
+            last = max(last, self._upkeep.included())
         if last > max(checked.last_sequence, floor):
             # Segments or tiers have batches that the log should still have.
             checked.report.missing.append((max(checked.last_sequence, floor) + 1, last))
@@ -330,7 +320,7 @@ class Engine:
             after_sequence=floor,
             hot_limit_bytes=int(storage.hot_limit),
             mark=self.dirty.mark,
-            tiers_include=self._resume_tiers,
+            tiers_include=self._upkeep.resume,
             seal=self.sealer.run,
             flush=self.flush_rollups,
             pending_rows=lambda: self.dirty.pending_rows,
@@ -355,7 +345,7 @@ class Engine:
             manifest=self.manifest,
             sealer=self.sealer,
             dirty=self.dirty,
-            delete_rollups=self._delete_rollups,
+            delete_rollups=self._upkeep.delete,
             flush=self.flush_rollups,
             commit_lock=self.pipeline.commit_lock,
             vitals=self.vitals,
@@ -367,9 +357,9 @@ class Engine:
             samples=self.samples,
             manifest=self.manifest,
             exclusive=self.sealer.exclusive,
-            flush=self._flush_before_expiry,
-            retain_rollups=self._retain_rollups,
-            forget_rollups=self._forget_rollups,
+            flush=self._upkeep.flush_before_expiry,
+            retain_rollups=self._upkeep.retain,
+            forget_rollups=self._upkeep.forget,
             vitals=self.vitals,
             clock=self.clock,
         )
@@ -379,7 +369,7 @@ class Engine:
             self.dirty,
             table_ids=lambda: range(self.catalog.native.table_count),
             sequence=lambda: self.manifest.current.wal_floor,
-            raw_since_ns=self._raw_since_ns,
+            raw_since_ns=self.raw_since_ns,
             all_back=lambda: not self.recovery.active,
         )
         self.retainer.hide()
@@ -401,13 +391,10 @@ class Engine:
             )
             for path in ("sql", "query")
         )
-        self._prompt_answers = self.vitals.queries.labels("query", "answered")
-        self._prompt_seconds = self.vitals.query_seconds.labels("query")
-        self._prompt_row_answers = self.vitals.queries.labels("rows", "answered")
-        self._prompt_row_seconds = self.vitals.query_seconds.labels("rows")
         self.ranges = RangeReader(self.catalog, self.samples, self.tiers, self.newest)
         self.wide = RowsReader(self.catalog, self.samples, self.newest)
         self._analyst = Analyst(self)
+        self._reader = Reader(self)
         self.observer = Observer(self.catalog, self.samples)
 
     def _open_watching(self) -> None:
@@ -426,7 +413,7 @@ class Engine:
             inputs=RuleInputs(
                 self.catalog,
                 self.observer,
-                Pasts(self.catalog, self.ranges, self._raw_since_ns),
+                Pasts(self.catalog, self.ranges, self.raw_since_ns),
                 stale_after_ns=int(config.watch.stale_after),
                 began_ns=self.clock.now_ns(),
             ),
@@ -466,7 +453,7 @@ class Engine:
             rules=config.effective_rules,
             counters=config.rollups.counters,
             catalog=self.catalog,
-            panels=PanelReader(self.catalog, self.ranges, self._raw_since_ns),
+            panels=PanelReader(self.catalog, self.ranges, self.raw_since_ns),
             alerts=self.alerts,
             anomalies=self.anomalies,
             changes=self.deploys.changes,
@@ -484,7 +471,7 @@ class Engine:
             clock=self.clock,
             keep=Duration(DECISION_TICKS * int(config.watch.tick)),
             complete=lambda: not self.recovery.active,
-            read=partial(self.ranges.answer, raw_since_ns=self._raw_since_ns),
+            read=partial(self.ranges.answer, raw_since_ns=self.raw_since_ns),
         )
 
     def _start_jobs(self) -> None:
@@ -614,169 +601,41 @@ class Engine:
             touched = self.hot.touched_minutes(table_id, rows, told_round)
             marked = self.dirty.mark_new(told_round, table_id, sequence, *touched)
 
-    # --- tiers
-
     def flush_rollups(self, *, due_only: bool = False) -> int:
         """Bring the tiers up to date with what is visible; return how many 1m rows were written.
 
         ``due_only``: as the background does it, see :meth:`engine.rollups.dirty.DirtyBuckets.flush_due`.
         """
-        try:
-            self._check_rollups()
-            # One at a time: a flush that has read its samples before a deletion must not write them after it.
-            with self._flushing, self.samples.unhidden():
-                self.lost_rollups.mark()
-                # While samples are still coming back it cannot be told what is left of a range.
-                deletions = () if self.recovery.active else self.deleter.catch_up_tiers()
-                # The tiers have followed a deletion once what it has marked is flushed, all of it.
-                due_only = due_only and not deletions
-                written = self.dirty.flush_due(self.clock.now_ns()) if due_only else self.dirty.flush()
-                self.deleter.tiers_have_followed(deletions)
-        except LostRollups:
-            # Each time there is less of the damaged file left that counts.
-            return self.flush_rollups(due_only=due_only)
-        except BaseException:
-            self.vitals.rollup_flushes.labels("failed").inc()
-            raise
-        if written:
-            self.vitals.rollup_flushes.labels("done").inc()
-            self.vitals.rollup_buckets.inc(written)
-        return written
-
-    def _check_rollups(self) -> None:
-        """Once after the start: mark what a lost or older rollup database lacks."""
-        with self._rollups_lock:
-            if not self._rollups_checked:
-                floor = self.manifest.current.wal_floor
-                mark_missing(self.samples, self.dirty, watermark=self.link.watermark() if floor else 0, wal_floor=floor)
-                self._rollups_checked = True
-
-    def _tiers_include(self) -> int:
-        """Return through which sequence the tiers have every row; 0 when they cannot be reached."""
-        try:
-            return self.link.watermark()
-        except TidegaugeError as error:
-            LOG.warning("cannot tell what the tiers include, so all of the log is rolled up again: %s", error)
-            return 0
-
-    def _resume_tiers(self) -> int:
-        included = self._tiers_include()
-        if included >= self.wal.next_sequence:
-            return 0
-        self.dirty.flushed_sequence = max(self.dirty.flushed_sequence, included)
-        return included
-
-    def _flush_pieces(self, pieces: Sequence[Piece], sequence: int) -> None:
-        with self.lost_rollups.noted(), self.tiers.changing(flushed=pieces):
-            self.link.flush_rollups(pieces, 0 if self.lost_rollups.waiting else sequence)
-
-    def _delete_rollups(self, table_id: int, tagset_ids: Int32Array, start_ns: int, end_ns: int) -> int:
-        with self.lost_rollups.noted(), self.tiers.changing():
-            return self.link.delete_rollups(table_id, tagset_ids, start_ns, end_ns)
-
-    def _forget_rollups(self, tier: str, table_id: int, before_ns: int) -> int:
-        with self.lost_rollups.noted(), self.tiers.changing(expired={tier: before_ns}):
-            return self.link.forget_rollups(tier, table_id, self.catalog.tagset_ids(table_id), before_ns)
-
-    def _flush_before_expiry(self) -> int:
-        # What the background flushes is older than raw retention, unless that is very short.
-        kept = [self.config.retention.raw, *(entry.raw for entry in self.config.retention.tables if entry.raw)]
-        return self.flush_rollups(due_only=min(int(each) for each in kept) >= 2 * QUIET_NS)
-
-    def _retain_rollups(self, cutoffs: Mapping[str, int]) -> int:
-        with self.lost_rollups.noted(), self.tiers.changing(expired=cutoffs):
-            return self.link.retain(cutoffs)
-
-    def _tiers_lag(self) -> bool:
-        """Return whether the tiers have to follow more than samples that are marked."""
-        waiting = self.lost_rollups.waiting or any(not each.tiers for each in self.samples.deletions)
-        return waiting or not self._rollups_checked
+        return self._upkeep.flush(due_only=due_only)
 
     # --- reading
 
     def query(self, query: RangeQuery, caller: Caller = EVERYONE) -> RangeAnswer:
         """Answer an aligned range query from raw samples or the best tier; raises Recovering until all are there."""
-        with self.timed("query"):
-            self.recovery.require_finished("query")
-            limited = replace(query, matchers=(*query.matchers, *caller.matchers))
-            answer = self.ranges.answer(limited, raw_since_ns=self._raw_since_ns)
-            answer.reason = why_lacking(self.catalog, query, answer, caller.matchers) or answer.reason
-            return answer
+        return self._reader.query(query, caller)
 
     def prompt_query(self, query: RangeQuery, caller: Caller = EVERYONE) -> RangeAnswer | None:
-        """Return the answer of :meth:`query` if it can be had at once, in well under a millisecond; else None.
+        """Return the answer of :meth:`query` at once or not, see :meth:`engine.runtime.reader.Reader.prompt_query`."""
+        return self._reader.prompt_query(query, caller)
 
-        None as well where there is a mistake to be told, or a turn to be waited for.  Takes no turn but counts as one.
-        """
-        started = self.clock.monotonic()
-        if self.recovery.active or not self.query_turns.may_pass(caller):
-            return None
-        limited = replace(query, matchers=(*query.matchers, *caller.matchers)) if caller.matchers else query
-        try:
-            answer = self.ranges.prompt_answer(limited, raw_since_ns=self._raw_since_ns)
-        except TidegaugeError:
-            return None
-        # Why something is lacking takes longer to find out.
-        if answer is None or not answer.tells_of(query.metrics):
-            return None
-        seconds = self.clock.monotonic() - started
-        self.query_turns.passed(caller, seconds)
-        self._prompt_answers.inc()
-        self._prompt_seconds.observe(seconds)
-        return answer
-
-    @contextmanager
-    def stream_rows(self, query: RowsQuery, caller: Caller, stop: Stop) -> Iterator[RowsStream]:
-        """Give the rows of one table that a question is about as they come.  Whoever calls holds a turn.
-
-        ``stop`` ends it from another thread.  Raises NotFound or BadRequest for names there are not, QueryLimit,
-        Cancelled, Recovering until all rows are there.
-        """
-        with self.timed("rows"):
-            self.recovery.require_finished("read rows")
-            with self.wide.open(query, caller.matchers, self._row_limits(caller), stop) as stream:
-                yield stream
+    def stream_rows(self, query: RowsQuery, caller: Caller, stop: Stop) -> AbstractContextManager[RowsStream]:
+        """Give rows of one table as they come, see :meth:`engine.runtime.reader.Reader.stream_rows`."""
+        return self._reader.stream_rows(query, caller, stop)
 
     def prompt_rows(self, query: RowsQuery, caller: Caller, most_cells: int) -> SqlResult | None:
-        """Return the answer of :meth:`rows` if it can be had at once, in about a millisecond; else None.
-
-        None as well for more than ``most_cells`` values, where there is a mistake to be told, or a turn to be waited
-        for.  Takes no turn but counts as one.
-        """
-        started = self.clock.monotonic()
-        if self.recovery.active or not self.query_turns.may_pass(caller):
-            return None
-        batches: list[pa.RecordBatch] = []
-        try:
-            with self.wide.open(query, caller.matchers, self._row_limits(caller), Stop(), promptly=True) as stream:
-                for batch in stream.batches():
-                    most_cells -= batch.num_rows * batch.num_columns
-                    if most_cells < 0:
-                        return None
-                    batches.append(batch)
-        except (NotPrompt, TidegaugeError):
-            return None
-        seconds = self.clock.monotonic() - started
-        self.query_turns.passed(caller, seconds)
-        self._prompt_row_answers.inc()
-        self._prompt_row_seconds.observe(seconds)
-        return SqlResult(pa.Table.from_batches(batches, stream.schema), stream.metadata)
-
-    def _row_limits(self, caller: Caller) -> RowLimits:
-        query = self.config.query
-        seconds = caller.timeout_seconds or query.timeout.seconds
-        return RowLimits(seconds, query.max_rows, int(query.max_result), self.clock.monotonic)
+        """Return the answer of :meth:`rows` at once or not, see :meth:`engine.runtime.reader.Reader.prompt_rows`."""
+        return self._reader.prompt_rows(query, caller, most_cells)
 
     def rows(self, query: RowsQuery, caller: Caller = EVERYONE) -> SqlResult:
         """Return the rows of one table that a question is about, see :meth:`stream_rows`, when its turn has come."""
-        with self.query_turns.take(caller), self.stream_rows(query, caller, Stop()) as stream:
-            return SqlResult(pa.Table.from_batches(stream.batches(), stream.schema), stream.metadata)
+        return self._reader.rows(query, caller)
 
     def forecast(self, query: ForecastQuery, caller: Caller = EVERYONE) -> ForecastAnswer:
         """Forecast the series of a metric from what is stored; raises BadRequest, QueryLimit, Recovering."""
         return run_forecast(query, self.clock.now_ns(), partial(self.query, caller=caller))
 
-    def _raw_since_ns(self, table_id: int) -> int:
+    def raw_since_ns(self, table_id: int) -> int:
+        """Return the oldest time for which raw samples of a table are still kept."""
         return self.admission.oldest_ns(self.clock.now_ns(), table_id)
 
     def sql(
