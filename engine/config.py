@@ -167,6 +167,7 @@ class Query(Settings, frozen=True, kw_only=True):
     concurrency_per_token: Annotated[int, Meta(ge=1, le=256)] = 3
     queue_per_token: Annotated[int, Meta(ge=0, le=100_000)] = 32
     reader_patience: Annotated[Duration, within("100ms", "1h")] = _duration("10s")
+    nice: Annotated[int, Meta(ge=0, le=19)] = 5
     in_process: bool = False
 
 

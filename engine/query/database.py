@@ -56,6 +56,8 @@ BATCH_CELLS = 1 << 18
 LEAST_BATCH_ROWS = 2_048
 NEEDED_TIMEOUT_SECONDS = 30.0
 _T = TypeVar("_T")
+#: What a statement, or what it reads, may end with.
+_FAILURES = (duckdb.Error, pa.ArrowException, MemoryError, RuntimeError, OSError, ImportError)
 SeriesIds = Sequence[int] | npt.NDArray[np.int64] | None
 
 # Arrow has no type for these, or DuckDB exports them as something else: they are sent as text, digit for digit.
@@ -255,7 +257,7 @@ class Database:
             try:
                 with self._deadlines.on(watch, cursor):
                     return work(cursor)
-            except (duckdb.Error, pa.ArrowException, MemoryError, RuntimeError, OSError) as error:
+            except _FAILURES as error:
                 if watch.expired or not _lacks_memory(error) or (taker is not None and not taker.restart()):
                     raise
         self._large_before.note(sql)
@@ -361,7 +363,7 @@ class Database:
             with self._deadlines.watch(None, timeout_seconds) as watch:
                 try:
                     yield watch
-                except (TidegaugeError, duckdb.Error, pa.ArrowException, MemoryError, RuntimeError, OSError) as error:
+                except (TidegaugeError, *_FAILURES) as error:
                     raise self._translated(error, sql, timeout_seconds, watch) from None
         finally:
             with self._closing:
@@ -480,6 +482,9 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     """Whether memory ran out, possibly hidden by what a clean-up raised afterwards."""
     while error is not None:
         if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or "std::bad_alloc" in str(error):
+            return True
+        # A module that is imported when it is first needed finds no room for its library.
+        if isinstance(error, ImportError) and "failed to map" in str(error):
             return True
         error = error.__context__
     return False

@@ -200,6 +200,7 @@ class ProcessLink:
             pooled_tables=tuple(pooled_tables),
             findings=tuple(findings),
             parent_pid=os.getpid(),
+            nice=settings.nice,
             extensions=tuple(extensions),
         )
         self._grace_seconds = grace_seconds

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -26,6 +26,10 @@ from engine.model.rows import Int64Array
 from engine.query.sources import SqlAnswer
 
 METADATA_KEY = b"tidegauge"
+#: Rows that are encoded at a time.
+ENCODED_ROWS = 1_024
+#: Times that are written at a time.
+CONVERTED_CELLS = 8_192
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _UNIT_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
@@ -89,7 +93,8 @@ def to_objects(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
     """
     names = distinct_names(table.schema)
     columns = [_values(column.combine_chunks()) for column in table.columns]
-    return _ENCODER.encode([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
+    objects = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    return b"[%b]" % _encoded(objects)
 
 
 def distinct_names(schema: pa.Schema) -> list[str]:
@@ -104,12 +109,22 @@ def distinct_names(schema: pa.Schema) -> list[str]:
 def to_json(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:
     """Return a table as one JSON object; keys of ``metadata`` stand behind those of the answer."""
     columns = [_values(column.combine_chunks()) for column in table.columns]
-    body = {
-        "columns": [{"name": field.name, "type": sql_type(field.type)} for field in table.schema],
-        "rows": list(zip(*columns, strict=True)),
-        "row_count": table.num_rows,
-    }
-    return _ENCODER.encode(body | {key: value for key, value in metadata.items() if key not in body})
+    head = {"columns": [{"name": field.name, "type": sql_type(field.type)} for field in table.schema]}
+    rest = {"row_count": table.num_rows}
+    rest |= {key: value for key, value in metadata.items() if key not in ("columns", "rows", "row_count")}
+    rows = _encoded(zip(*columns, strict=True))
+    return b'%b,"rows":[%b],%b' % (_ENCODER.encode(head)[:-1], rows, _ENCODER.encode(rest)[1:])
+
+
+def _encoded(rows: Iterator[Any]) -> bytes:
+    """Return what stands between the brackets of a JSON array.
+
+    A few rows at a time: the encoder keeps the interpreter until it is done, and writes wait to be acknowledged.
+    """
+    parts = []
+    while chunk := list(itertools.islice(rows, ENCODED_ROWS)):
+        parts.append(_ENCODER.encode(chunk)[1:-1])
+    return b",".join(parts)
 
 
 def sql_type(type_: pa.DataType) -> str:
@@ -210,8 +225,11 @@ def _rfc3339(ticks: Int64Array, unit: str, digits: Digits) -> list[str]:
             (each for each in ("s", "ms", "us") if not np.any(ticks % max(_UNIT_NS[each] // _UNIT_NS[unit], 1))), "ns"
         )
         shown = min(shown, unit, key=lambda each: -_UNIT_NS[each])
-    texts = np.datetime_as_string(ticks.view(f"datetime64[{unit}]").astype(f"datetime64[{shown}]"), timezone="UTC")
-    return list(texts.tolist())
+    moments = ticks.view(f"datetime64[{unit}]").astype(f"datetime64[{shown}]")
+    texts: list[str] = []
+    for start in range(0, len(moments), CONVERTED_CELLS):
+        texts += np.datetime_as_string(moments[start : start + CONVERTED_CELLS], timezone="UTC").tolist()
+    return texts
 
 
 def _maps(array: pa.MapArray) -> list[Any]:

@@ -23,7 +23,8 @@ _Room = TypeVar("_Room", bytearray, bytearray | memoryview)
 
 class Open(msgspec.Struct, frozen=True, tag=True):
     """First message to the worker.  ``path`` None: tiers in memory only; ``repair``: set damaged files aside;
-    ``statement_bytes``: what each of ``statements`` at once is sure of.
+    ``statement_bytes``: what each of ``statements`` at once is sure of; ``nice``: by how
+    much others of this machine go before it.
     """
 
     path: str | None
@@ -35,6 +36,7 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     findings: tuple[str, ...]
     parent_pid: int
     repair: bool = False
+    nice: int = 0
     extensions: tuple[str, ...] = ()
 
 

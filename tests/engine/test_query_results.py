@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from engine.errors import BadRequest
 from engine.query.database import Database
-from engine.query.results import render, sql_type, table_of
+from engine.query.results import CONVERTED_CELLS, ENCODED_ROWS, render, sql_type, table_of
 from engine.query.sources import SqlRequest
 
 
@@ -285,3 +285,19 @@ def test_no_rows_are_an_answer_too() -> None:
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(BadRequest, match="cannot answer as 'xml': want one of json, objects, csv, arrow, parquet"):
         render(pa.table({"a": [1]}), "xml", {})
+
+
+def test_rows_are_encoded_a_few_at_a_time_and_look_as_if_at_once() -> None:
+    count = 2 * ENCODED_ROWS + 1
+    moments = pa.array([at * 10**9 + (at == 9_000) for at in range(3 * CONVERTED_CELLS)], pa.timestamp("ns"))
+    for rows in (0, 1, ENCODED_ROWS, ENCODED_ROWS + 1, count):
+        table = pa.table({"i": pa.array(range(rows), pa.int64()), "t": pa.array(["x"] * rows, pa.string())})
+        told = json.loads(render(table, "json", {"rows": 5, "elapsed_seconds": 1.5}))
+        assert list(told) == ["columns", "rows", "row_count", "elapsed_seconds"]
+        assert told["rows"] == [[at, "x"] for at in range(rows)]
+        assert told["row_count"] == rows
+        assert json.loads(render(table, "objects", {})) == [{"i": at, "t": "x"} for at in range(rows)]
+    # One time that needs nine digits gives nine to all of its column.
+    texts = json.loads(render(pa.table({"t": moments}), "json", {}))["rows"]
+    assert {len(text) for (text,) in texts} == {len("1970-01-01T00:00:00.000000000Z")}
+    assert texts[9_000] == ["1970-01-01T02:30:00.000000001Z"]

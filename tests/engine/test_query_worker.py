@@ -372,6 +372,11 @@ def test_the_worker_has_limits_and_no_secrets(world: World, monkeypatch: pytest.
         limits = {line[:26].strip(): line[26:].split()[0] for line in (proc / "limits").read_text().splitlines()[1:]}
         status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines())
         virtual = int(status["VmSize"].split()[0]) * 1024
+        assert link.pid is not None
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        for thread in (proc / "task").iterdir():
+            assert os.getpriority(os.PRIO_PROCESS, int(thread.name)) == min(19, own + SETTINGS.nice)
+            assert os.sched_getscheduler(int(thread.name)) == os.SCHED_BATCH
         assert limits["Max core file size"] == "0"
         # The memory for statements, the instances' own and the margin on top of what the process has already.
         reserved = reserved_bytes(SETTINGS.concurrency, os.cpu_count() or 1)

@@ -11,6 +11,8 @@ import json
 import os
 import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -34,6 +36,9 @@ AT_ONCE = 200
 CONFIG = """
 [query]
 timeout = "1s"
+
+
+
 memory = "128MiB"
 max_rows = 100_000
 max_result = "16MiB"
@@ -109,42 +114,32 @@ def checked(status: int, headers: dict[str, str], body: bytes, *, may_succeed: b
 
 
 class Writer:
-    """Writes one sample after the other and remembers how long each took to be acknowledged."""
+    """A process that writes one sample after the other, and how long each took to be acknowledged."""
 
     def __init__(self, server: Program, name: str) -> None:
         """``name``: of the series it writes."""
-        self._server, self.name = server, name
-        self._stop = threading.Event()
+        where = urlsplit(server.url)
+        self.name = name
+        self._arguments = [str(where.hostname), str(where.port), name]
         self.seconds: list[float] = []
-        self.sum = 0
         self.failure = ""
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Writer:
-        self._thread.start()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.system.writing", *self._arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        said = json.loads(self._process.communicate()[0])
+        self.seconds, self.failure = said["seconds"], said["failure"]
 
-    def _run(self) -> None:
-        connection = self._server.connection()
-        start_ns = time.time_ns() // 10**9 * 10**9
-        while not self._stop.is_set():
-            number = len(self.seconds)
-            began = time.perf_counter()
-            line = f"acked,writer={self.name} value={number} {start_ns + number * 1_000_000}"
-            connection.request("POST", "/write", line, {"Authorization": "Bearer writer"})
-            answer = connection.getresponse()
-            body = answer.read()
-            if answer.status != 204:
-                self.failure = f"{answer.status} {body!r}"
-                break
-            self.seconds.append(time.perf_counter() - began)
-            self.sum += number
-            self._stop.wait(0.005)
-        connection.close()
+    @property
+    def sum(self) -> int:
+        return sum(range(len(self.seconds)))
 
     def told(self) -> str:
         quantiles = statistics.quantiles(self.seconds, n=100)
