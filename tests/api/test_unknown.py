@@ -93,6 +93,7 @@ BODIES = [
         "servce",
         "service",
     ),
+    ("/v1/deploys", {"service": "a", "versio": "1"}, "body", "versio", "version"),
     ("/v1/silences", {"match": 'a="b"', "by": "ann", "nte": ""}, "body", "nte", "note"),
     ("/v1/alerts/7/ack", {"by": "ann", "expires": "2h"}, "body", "expires", "expires_in"),
     ("/v1/alerts/7/close", {"by": "ann", "not": ""}, "body", "not", "note"),
