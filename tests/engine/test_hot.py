@@ -340,3 +340,17 @@ def test_a_large_block_is_wanted_arranged_when_it_is_searched_first(monkeypatch:
     append(12, 9)
     # From then on it is arranged from time to time.
     assert (search(), hot.arrange(), search()) == (1, 1, 1)
+
+
+def test_a_full_block_is_indexed_first_and_sorted_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_module, "UNINDEXED_ROWS", 4)
+    hot = HotStore()
+    times = np.arange(9, dtype=np.int64)
+    hot.append(0, Rows((times % 3).astype(np.int32), times, (0,), times[None, :].astype(np.float64)), 1)
+    hot.freeze(0)
+    found = []
+    for _ in range(3):
+        (view,) = hot.snapshot(0, NEVER_NS, FOREVER_NS)
+        hot.note_search(view)
+        found.append((view.index is not None, view.in_order, hot.arrange()))
+    assert found == [(False, False, 1), (True, False, 1), (False, True, 0)]
