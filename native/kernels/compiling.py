@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from numba import config, njit, types
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: Machine code of so many versions of the kernels is kept, the newest ones.
+KEPT_VERSIONS = 3
 
 
 def given(dtype: Any, dimensions: int = 1) -> Any:
@@ -29,15 +35,39 @@ def cache_directory() -> Path | None:
     ``NUMBA_CACHE_DIR`` decides where it is set, then ``CACHE_DIRECTORY`` (systemd.exec, ``CacheDirectory=``), then the
     user's own (XDG Base Directory Specification).  It is never beside the code, numba's first choice: an uninstaller
     does not know such files, and the directories that they keep alive hide the package that is installed next.
+
+    Each version of the kernels has a directory of its own: numba compares a kernel with the file that it stands in
+    alone, and would go on with the parts and constants of other files as they were before an update.
     """
     # Empty means unset in all three.
     own = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0] or os.environ.get("XDG_CACHE_HOME", "")
     with suppress(OSError, RuntimeError):  # no home, or one that cannot be written
-        path = Path(config.CACHE_DIR or own or Path.home() / ".cache") / "tidegauge" / "kernels"
-        path.mkdir(parents=True, exist_ok=True)
+        path = Path(config.CACHE_DIR or own or Path.home() / ".cache") / "tidegauge" / "kernels" / sources_digest()
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            _remove_older(path)
         if os.access(path, os.W_OK | os.X_OK):
             return path
     return None
+
+
+@cache
+def sources_digest() -> str:
+    """Return 16 hexadecimal digits that change with any file of this package."""
+    digest = sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        data = path.read_bytes()
+        digest.update(f"{path.name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()[:16]
+
+
+def _remove_older(newest: Path) -> None:
+    """Remove what other versions have left beside this one, but for the last few."""
+    with suppress(OSError):
+        versions = sorted((each for each in newest.parent.iterdir() if each != newest), key=os.path.getmtime)
+        for each in versions[: max(0, len(versions) - KEPT_VERSIONS + 1)]:
+            if each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
 
 
 @contextmanager
