@@ -71,11 +71,14 @@ class Instances:
         if instance is None:
             yield None
             return
-        cursor = instance.cursor()
         try:
-            yield cursor
+            # Even that may find no memory.
+            cursor = instance.cursor()
+            try:
+                yield cursor
+            finally:
+                cursor.close()
         finally:
-            cursor.close()
             with self._changed:
                 self._free.append(instance)
                 self._changed.notify_all()

@@ -134,6 +134,25 @@ def test_small_instances_are_as_many_as_statements(database: Database) -> None:
     assert ask(database, "SELECT 1 AS a") == [{"a": 1}]
 
 
+def test_an_instance_that_has_no_memory_for_a_cursor_is_free_again() -> None:
+    class Full:
+        def cursor(self) -> None:
+            raise MemoryError
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    instances = Instances(64 * MIB, 16 * MIB, 1, 1, ())
+    [whole] = instances._free
+    instances._free = [Full()]  # type: ignore[list-item]
+    for _ in range(2):
+        with pytest.raises(MemoryError), instances.small(lambda: False):
+            pytest.fail("there is no cursor")
+    assert len(instances._free) == 1
+    instances.close()
+    whole.close()
+
+
 def test_what_was_sent_is_not_begun_again() -> None:
     sent: list[bytes] = []
 
