@@ -322,6 +322,8 @@ def _room(size: int) -> bytearray | memoryview:
 
 def main(arguments: Sequence[str]) -> None:
     keep_at_most(KEPT_BYTES)
+    # A thread that ends for want of memory answers nobody: a new process is better than half of one.
+    threading.excepthook = lambda _: os._exit(_EXIT_BROKEN)
     # Both are sent to the whole group at Ctrl-C and by service managers; the parent still has rollups to flush then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
