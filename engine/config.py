@@ -159,7 +159,7 @@ class Query(Settings, frozen=True, kw_only=True):
     max_result: Annotated[ByteSize, within("64KiB")] = _size("256MiB")
     memory: Annotated[ByteSize, within("64MiB")] = _size("1GiB")
     statement_memory: Annotated[ByteSize, within("8MiB")] = _size("128MiB")
-    cache: Annotated[ByteSize, within("0B")] = _size("64MiB")
+    cache: Annotated[ByteSize, within("0B")] = _size("256MiB")
     tier_cache: Annotated[ByteSize, within("0B")] = _size("64MiB")
     rewrite_to_tiers: bool = True
     concurrency: Annotated[int, Meta(ge=1, le=256)] = 4

@@ -22,6 +22,8 @@ MAX_BLOCK_ROWS = 131_072
 SLAB_ROWS = 16_384
 #: So many rows that no index has are looked through before a new one is made.
 UNINDEXED_ROWS = 4_096
+#: From so many fields on a frozen block is indexed at once: 8 bytes a row, and some 12 ns.
+WIDE_FIELDS = 4
 _block_numbers = itertools.count(1)
 _Arrays = tuple[Int32Array, Int64Array, Float64Array]
 
@@ -132,6 +134,11 @@ class Block:
         order = sort_order(tagset_ids, arrays[1][:count]).astype(np.int32)
         self._index = arrays, RowIndex(tagset_ids[order], order)
         return True
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether an index takes little beside the rows: it is made before anybody asks."""
+        return len(self.field_ids) >= WIDE_FIELDS
 
     @property
     def in_order(self) -> bool:

@@ -408,8 +408,8 @@ class HotStore:
             self.on_search()
 
     def arrange(self) -> int:
-        """Sort the frozen blocks in which readers have searched, and index the others, so that they need not look at
-        every row again.
+        """Index the frozen blocks of many fields, and those in which readers have searched; sort the latter, if frozen,
+        the next time.  Readers then need not look at every row.
 
         Returns how many blocks were sorted or indexed.  Holds no lock while it does.
         """
@@ -418,7 +418,7 @@ class HotStore:
                 (block, block.frozen)
                 for table in self._tables.values()
                 for block in table.blocks
-                if block.searched and not block.late and not block.in_order
+                if not (block.late or block.in_order) and (block.searched or (block.frozen and block.is_wide))
             ]
         arranged = 0
         for block, frozen in blocks:
@@ -427,7 +427,7 @@ class HotStore:
                 arranged += 1
                 # Of a block that is still being filled whoever searches again shall have a newer one.
                 block.searched &= frozen
-            elif frozen:
+            elif frozen and block.searched:
                 block.sorted_view()
                 arranged += 1
         return arranged

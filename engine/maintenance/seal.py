@@ -32,6 +32,7 @@ from engine.segments.layout import SegmentMeta, SegmentSpec
 from engine.segments.manifest import ManifestStore
 from engine.segments.merge import merge_segments
 from engine.segments.plan import SealTask, costly, plan_seal
+from engine.segments.written import WrittenColumns
 from engine.vitals import Vitals
 from engine.wal.writer import WalWriter
 
@@ -46,6 +47,8 @@ LATE_WAIT_NS = 4 * NS_PER_HOUR
 OLD_LATE_WAIT_NS = NS_PER_DAY
 #: ... but only while the log is shorter than this share of its limit.
 LATE_LOG_SHARE = 0.25
+#: Columns of segments that end this long before the newest row of their table are not kept in memory.
+KEPT_NS = NS_PER_DAY
 #: How often finished windows are looked for.
 CHECK_NS = 5 * NS_PER_MINUTE
 #: As many tables, or rows, are sealed between two commits of the manifest: a commit writes all of it.
@@ -219,7 +222,8 @@ class Sealer:
         sealed = _Sealed(table_id, blocks)
         for task in tasks:
             try:
-                meta = self._write(table_id, task, blocks, _sealed_through(task, through))
+                written = self._to_keep(table_id, task)
+                meta = self._write(table_id, task, blocks, _sealed_through(task, through), written)
             except Damage as error:
                 # These rows stay in memory and in the log until the file is repaired or gone; others must not wait.
                 self._vitals.seals.labels("damaged").inc()
@@ -228,6 +232,9 @@ class Sealer:
                 continue
             if meta is not None:
                 sealed.added.append(meta)
+                if written is not None:
+                    # Nobody asks for it before it counts, and if it never does it grows old there.
+                    written.put(self._samples.columns, self._root, meta)
                 share = task.new_rows / max(1, task.new_rows + task.rewritten_rows)
                 self._vitals.wrote("sealed", task.new_rows, round(meta.bytes * share))
                 self._vitals.wrote("rewritten", task.rewritten_rows, meta.bytes - round(meta.bytes * share))
@@ -235,7 +242,18 @@ class Sealer:
             sealed.ranges.append((task.start_ns, task.end_ns))
         return sealed if sealed.ranges else None
 
-    def _write(self, table_id: int, task: SealTask, blocks: list[Block], through: int) -> SegmentMeta | None:
+    def _to_keep(self, table_id: int, task: SealTask) -> WrittenColumns | None:
+        """Return what takes a segment's columns for queries; None for pooled tables and for what nobody asks for next.
+
+        A pooled table has few rows of a series in a row group, and all its series would push the others out.
+        """
+        if self._catalog.is_pooled(table_id) or task.end_ns < self._samples.newest_time_ns(table_id) - KEPT_NS:
+            return None
+        return WrittenColumns(self._samples.columns.max_bytes // 2)
+
+    def _write(
+        self, table_id: int, task: SealTask, blocks: list[Block], through: int, written: WrittenColumns | None
+    ) -> SegmentMeta | None:
         """Write all rows of a range, each key once: segments first, late rows last, as they arrived."""
         over = concat(
             [
@@ -258,7 +276,14 @@ class Sealer:
         )
         with self._samples.unhidden():
             return merge_segments(
-                self._fs, self._root, spec, task.replaces, over, self._catalog.tag_columns, self._samples.read
+                self._fs,
+                self._root,
+                spec,
+                task.replaces,
+                over,
+                self._catalog.tag_columns,
+                self._samples.read,
+                written=written,
             )
 
     def _delete(self, meta: SegmentMeta) -> None:

@@ -52,6 +52,7 @@ def show(engine: Engine) -> None:
     for tier in TIERS:
         watch(f"{tier.name}_rows", f"Rows (series, bucket) in {tier.name}", partial(tiers.rows, tier.name))
         watch(f"{tier.name}_bytes", f"Packed bytes of {tier.name}", partial(tiers.bytes, tier.name))
+    watch("column_cache_bytes", "Memory of decoded columns of segments", lambda: engine.samples.columns.nbytes)
     watch("tier_cache_bytes", "Memory of rows of tiers that queries read lately", lambda: engine.tiers.cache.nbytes)
     watch("tier_cache_hits", "Chunks of tiers that queries found there", lambda: engine.tiers.cache.hits)
     watch("tier_cache_misses", "Chunks of tiers that were read for them", lambda: engine.tiers.cache.misses)

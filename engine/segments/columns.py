@@ -1,4 +1,4 @@
-"""Decoded columns of segments that were searched lately, so that the next question about their series decodes nothing.
+"""Decoded columns of segments that were searched or written lately: questions about their series decode nothing.
 
 A search for few series needs a few rows of a row group but has to decode it whole.  What it decodes is kept here, the
 keys and each field apart, within a bound on memory; reads of whole segments pass by, or they would push out the rest.
@@ -23,7 +23,7 @@ from engine.segments.footer import Footer, FooterCache, damage_at, map_segment
 from engine.segments.layout import FieldColumn, SegmentMeta
 from engine.segments.reader import decode_field, decode_keys, segment_path
 
-DEFAULT_CACHE_BYTES = 64 << 20
+DEFAULT_CACHE_BYTES = 256 << 20
 
 #: File, its footer's checksum, row group, and the field; -1 for the keys.
 ColumnKey = tuple[str, int, int, int]
@@ -50,16 +50,21 @@ class ColumnCache:
                 self._columns.move_to_end(key)
                 return known
         found = decode()
-        size = _size_of(found)
-        if size <= self.max_bytes // 4:
-            with self._lock:
-                if key not in self._columns:
-                    self._columns[key] = found
-                    self.nbytes += size
-                while self.nbytes > self.max_bytes:
-                    _, dropped = self._columns.popitem(last=False)
-                    self.nbytes -= _size_of(dropped)
+        self.put(key, found)
         return found
+
+    def put(self, key: ColumnKey, column: _Column) -> None:
+        """Keep a column unless it is kept already or takes more than a quarter of the room there is."""
+        size = _size_of(column)
+        if size > self.max_bytes // 4:
+            return
+        with self._lock:
+            if key not in self._columns:
+                self._columns[key] = column
+                self.nbytes += size
+            while self.nbytes > self.max_bytes:
+                _, dropped = self._columns.popitem(last=False)
+                self.nbytes -= _size_of(dropped)
 
     def known(self, key: ColumnKey) -> _Column | None:
         """Return a column if it is kept."""

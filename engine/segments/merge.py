@@ -22,6 +22,7 @@ from engine.segments.reader import segment_path
 from engine.segments.route import RouteSurvey, time_encoding
 from engine.segments.stream import SegmentStream
 from engine.segments.writer import FieldPlan, tagset_starts, write_segment
+from engine.segments.written import WrittenColumns
 
 #: About how many rows of how many cells are held at once: 8 bytes a cell, and as much again while they are merged.
 PART_CELLS = 8_000_000
@@ -61,18 +62,20 @@ def merge_segments(
     *,
     footers: FooterCache | None = None,
     part_cells: int = PART_CELLS,
+    written: WrittenColumns | None = None,
 ) -> SegmentMeta | None:
     """Write the rows of ``inputs`` and ``over``, which wins, as the segment of ``spec``; None when there are none.
 
     ``inputs`` are of one table; where two hold the same key, the later in the list wins field by field.  ``over``:
-    rows in any order of arrival.  The file is durable on return.  Raises DiskFull, Unavailable and Damage.
+    rows in any order of arrival; ``written`` gets the row groups.  The file is durable on return.  Raises DiskFull,
+    Unavailable and Damage.
     """
     fields = len({column.field_id for meta in inputs for column in meta.columns} | set(over.field_ids))
     part_rows = max(1, part_cells // (fields + 2))
     over = sort_merge(over)
     if sum(meta.rows for meta in inputs) + len(over) <= part_rows:
         rows = sort_merge(concat([*(read(meta, spec.start_ns, spec.end_ns, None) for meta in inputs), over]))
-        return write_segment(fs, root, spec, rows, tags_of) if len(rows) else None
+        return write_segment(fs, root, spec, rows, tags_of, written=written) if len(rows) else None
     cache = footers or FooterCache()
     spans = [span for meta in inputs for span in _group_spans(fs, root, meta, cache)]
     if len(over):
@@ -86,7 +89,7 @@ def merge_segments(
     if not survey.rows:
         return None
     with SegmentStream(
-        fs, root, spec, survey.plans(), sorted(survey.tag_keys), tags_of, time_encoding=survey.times
+        fs, root, spec, survey.plans(), sorted(survey.tag_keys), tags_of, time_encoding=survey.times, written=written
     ) as stream:
         for rows in _merged(inputs, over, read, parts):
             stream.write(rows)

@@ -17,6 +17,7 @@ from engine.model.rows import Rows, concat
 from engine.segments.classify import DELTA
 from engine.segments.layout import TEMPORARY_SUFFIX, SegmentMeta, SegmentSpec, TagsOf, segment_file
 from engine.segments.writer import FieldPlan, SegmentEncoder, Totals, check_rows, meta_of, row_groups, tagset_starts
+from engine.segments.written import WrittenColumns
 
 
 class SegmentStream:
@@ -32,8 +33,9 @@ class SegmentStream:
         tags_of: TagsOf,
         *,
         time_encoding: str = DELTA,
+        written: WrittenColumns | None = None,
     ) -> None:
-        """``plans``, ``tag_keys``, ``time_encoding``: see :class:`engine.segments.writer.SegmentEncoder`."""
+        """See :class:`engine.segments.writer.SegmentEncoder` for what it is given."""
         self._fs, self._spec = fs, spec
         self._path = f"{root}/{segment_file(spec.table, spec.start_ns, spec.end_ns, spec.sequence)}"
         self._totals = Totals()
@@ -48,7 +50,7 @@ class SegmentStream:
                 self._file = fs.open_append(self._path + TEMPORARY_SUFFIX)
                 self._sink = _Sink(self._file)
                 self._encoder = SegmentEncoder(
-                    pa.PythonFile(self._sink, mode="w"), spec, plans, tag_keys, tags_of, time_encoding
+                    pa.PythonFile(self._sink, mode="w"), spec, plans, tag_keys, tags_of, time_encoding, written
                 )
         except BaseException:
             self._discard()

@@ -42,6 +42,7 @@ from engine.segments.layout import (
     segment_file,
 )
 from engine.segments.route import RoutedPlan, RouteSurvey, routed_names, time_encoding
+from engine.segments.written import WrittenColumns
 from native.checksum import crc32c
 from native.columns import is_absent, scale_to_int64
 from native.sorting import is_strictly_sorted
@@ -61,15 +62,18 @@ def plan_routes(values: Float64Array, starts: Int64Array) -> RoutedPlan | None:
     return survey.plan()
 
 
-def write_segment(fs: FileSystem, root: str, spec: SegmentSpec, rows: Rows, tags_of: TagsOf) -> SegmentMeta:
+def write_segment(
+    fs: FileSystem, root: str, spec: SegmentSpec, rows: Rows, tags_of: TagsOf, *, written: WrittenColumns | None = None
+) -> SegmentMeta:
     """Write ``rows`` as a segment below ``root`` and return its manifest entry; the file is durable on
     return.
 
     ``rows`` must be sorted by (tag set, time) without equal keys and lie in the spec's range.  Fields without
-    a sample get no column.  Raises Bug for rows that break this, DiskFull and Unavailable when the file
-    cannot be written (nothing but a temporary file may be left then, which the next start removes).
+    a sample get no column.  ``written`` gets each row group.  Raises Bug for rows that break this, DiskFull and
+    Unavailable when the file cannot be written (nothing but a temporary file may be left then, which the next start
+    removes).
     """
-    body, columns = encode_segment(spec, rows, tags_of)
+    body, columns = encode_segment(spec, rows, tags_of, written)
     file = segment_file(spec.table, spec.start_ns, spec.end_ns, spec.sequence)
     path = f"{root}/{file}"
     try:
@@ -126,7 +130,9 @@ def meta_of(spec: SegmentSpec, body: memoryview, columns: tuple[FieldColumn, ...
     )
 
 
-def encode_segment(spec: SegmentSpec, rows: Rows, tags_of: TagsOf) -> tuple[pa.Buffer, tuple[FieldColumn, ...]]:
+def encode_segment(
+    spec: SegmentSpec, rows: Rows, tags_of: TagsOf, written: WrittenColumns | None = None
+) -> tuple[pa.Buffer, tuple[FieldColumn, ...]]:
     """Return the Parquet file as one buffer, and its field columns in file order."""
     check_rows(spec, rows)
     starts, tagset_ids = tagset_starts(rows)
@@ -138,7 +144,7 @@ def encode_segment(spec: SegmentSpec, rows: Rows, tags_of: TagsOf) -> tuple[pa.B
             plans[field_id] = plan
     sink = pa.BufferOutputStream()
     times = time_encoding(rows.times) if spec.routed else DELTA
-    encoder = SegmentEncoder(sink, spec, plans, tag_keys, tags_of, times)
+    encoder = SegmentEncoder(sink, spec, plans, tag_keys, tags_of, times, written)
     encoder.write(rows, row_groups(starts, len(rows), spec.group_rows))
     encoder.finish()
     return sink.getvalue(), encoder.columns
@@ -148,7 +154,7 @@ class SegmentEncoder:
     """Writes the row groups of one segment to a sink, in order; columns and their kinds are known beforehand.
 
     ``plans``: how each field number is stored; ``tag_keys``: every tag key that any of the tag sets has;
-    ``time_encoding``: that of the times.
+    ``time_encoding``: that of the times; ``written`` gets each row group.
     """
 
     def __init__(
@@ -159,6 +165,7 @@ class SegmentEncoder:
         tag_keys: Sequence[str],
         tags_of: TagsOf,
         time_encoding: str = DELTA,
+        written: WrittenColumns | None = None,
     ) -> None:
         self._spec, self._plans, self._tags_of = spec, dict(plans), tags_of
         columns_of = {field_id: columns_of_plan(plan) for field_id, plan in self._plans.items()}
@@ -173,6 +180,7 @@ class SegmentEncoder:
             for column, plan in zip(field_columns[field_id], plans, strict=True)
         )
         self._schema = _schema(tag_columns, self.columns, self._stored)
+        self._written = written
         self._rows = 0
         encodings = {each.column: plan.encoding for each, plan in zip(self.columns, self._stored, strict=True)}
         self._writer = pq.ParquetWriter(
@@ -219,6 +227,8 @@ class SegmentEncoder:
                     arrays.append(_field(column[begin:end], plan))
             self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=end - begin)
             self._rows += end - begin
+            if self._written is not None:
+                self._written.add(rows, begin, end)
 
     def _cells(self, rows: Rows, starts: Int64Array) -> list[Float64Array | None]:
         """Return the cells of each stored column; None for a field that the rows do not have."""

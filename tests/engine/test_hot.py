@@ -354,3 +354,20 @@ def test_a_full_block_is_indexed_first_and_sorted_the_next_time(monkeypatch: pyt
         hot.note_search(view)
         found.append((view.index is not None, view.in_order, hot.arrange()))
     assert found == [(False, False, 1), (True, False, 1), (False, True, 0)]
+
+
+@pytest.mark.parametrize("fields", [1, block_module.WIDE_FIELDS])
+def test_a_full_block_of_many_fields_is_indexed_before_anybody_searches_it(
+    monkeypatch: pytest.MonkeyPatch, fields: int
+) -> None:
+    monkeypatch.setattr(block_module, "UNINDEXED_ROWS", 4)
+    hot = HotStore()
+    times = np.arange(9, dtype=np.int64)
+    values = np.tile(times.astype(np.float64), (fields, 1))
+    hot.append(0, Rows((times % 3).astype(np.int32), times, tuple(range(fields)), values), 1)
+    assert hot.arrange() == 0  # more rows may come
+    hot.freeze(0)
+    wide = fields > 1
+    assert (hot.arrange(), hot.arrange()) == (int(wide), 0)
+    (view,) = hot.snapshot(0, NEVER_NS, FOREVER_NS)
+    assert (view.index is not None, view.in_order) == (wide, False)

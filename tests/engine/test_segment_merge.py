@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from engine.errors import Bug, DiskFull, Unavailable
 from engine.model.rows import Int32Array, Rows, concat, sort_merge
+from engine.segments.columns import KEYS, ColumnCache, OpenSegment
+from engine.segments.footer import FooterCache
 from engine.segments.layout import SegmentMeta, SegmentSpec
 from engine.segments.merge import GroupSpan, merge_segments, parts_of
-from engine.segments.reader import read_segment, verify_segment
+from engine.segments.reader import decode_field, decode_keys, read_segment, segment_path, verify_segment
 from engine.segments.stream import SegmentStream
 from engine.segments.writer import row_groups, write_segment
+from engine.segments.written import WrittenColumns
 from native.columns import ABSENT
 from tests.filesystems import FailingFileSystem, FullFileSystem, MemoryFileSystem, broken_disk
 from tests.oracles.segments import cells_of, kind_of
@@ -110,7 +113,8 @@ def test_merging_in_parts_is_merging_at_once(
     laid = rows_of(over)
     everything.append(laid)
     whole = spec(0, 10 * len(windows), 99, groups, routed=routed)
-    merged = merge_segments(fs, ROOT, whole, inputs, laid, tags_of, reader(fs), part_cells=part_cells)
+    written = WrittenColumns(1 << 20)
+    merged = merge_segments(fs, ROOT, whole, inputs, laid, tags_of, reader(fs), part_cells=part_cells, written=written)
     expected = sort_merge(concat(everything))
     if not len(expected):
         assert merged is None
@@ -133,6 +137,41 @@ def test_merging_in_parts_is_merging_at_once(
     for tagset_id, host in frame.select("tagset_id", "host").unique().iter_rows():
         assert host == f"h{tagset_id}"
     assert not [name for name in fs.listdir(f"{ROOT}/segments/t") if name.endswith(".tmp")]
+    assert_kept_is_decoded(fs, merged, written)
+
+
+def assert_kept_is_decoded(fs: MemoryFileSystem, meta: SegmentMeta, written: WrittenColumns) -> None:
+    """What was taken while a segment was written is what decoding it gives, bit by bit."""
+    cache, path = ColumnCache(), segment_path(ROOT, meta)
+    written.put(cache, ROOT, meta)
+    opened = OpenSegment(fs, path, meta, FooterCache().footer(path, fs.map(path), meta))
+    for group in range(len(meta.group_crc32c)):
+        keys = cache.known((path, meta.footer_crc32c, group, KEYS))
+        assert isinstance(keys, tuple)
+        for kept, decoded in zip(keys, decode_keys(opened.table, group), strict=True):
+            assert kept.dtype == decoded.dtype
+            assert kept.tolist() == decoded.tolist()
+        for field_id in {column.field_id for column in meta.columns}:
+            stored = [column for column in opened.footer.header.fields if column.field_id == field_id]
+            column = cache.known((path, meta.footer_crc32c, group, field_id))
+            decoded = decode_field(opened.table, group, stored)
+            # A part without this field has no column of it: it is decoded when it is asked for.
+            assert column is None or column.tobytes() == decoded.tobytes()  # type: ignore[union-attr]
+
+
+def test_of_a_segment_no_more_is_kept_than_there_is_room_for() -> None:
+    fs = MemoryFileSystem()
+    fs.makedirs(ROOT)
+    rows = rows_of([(tagset, 1, (1.0, 2.0, ABSENT)) for tagset in range(10)])
+    # A row group of two rows takes 2 * (4 + 8 + 3 * 8) bytes.
+    written = WrittenColumns(3 * 72)
+    meta = write_segment(fs, ROOT, spec(0, 10, 1, 2), rows, tags_of, written=written)
+    cache = ColumnCache()
+    written.put(cache, ROOT, meta)
+    kept = [cache.known((segment_path(ROOT, meta), meta.footer_crc32c, group, 0)) is not None for group in range(5)]
+    assert kept == [True, True, True, False, False]
+    # The third field has no sample, so no column.
+    assert cache.nbytes == 3 * (72 - 16)
 
 
 @settings(max_examples=200, deadline=None)
