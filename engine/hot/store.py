@@ -24,6 +24,7 @@ from engine.clock import NS_PER_MINUTE
 from engine.hot.block import MAX_BLOCK_ROWS, UNINDEXED_ROWS, Block, RowIndex
 from engine.hot.places import Places
 from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows, absent_matrix
+from engine.model.selection import FEW_TAGSETS, Selection, find_indexed, find_rows
 from engine.segments.deletions import Hole, hole_mask, without_holes
 from native.arrival import newest_rows, split_late, touched_rows, update_latest
 from native.columns import is_absent
@@ -56,6 +57,24 @@ class BlockView:
     @property
     def late(self) -> bool:
         return self.block.late
+
+    @property
+    def rows_without_order(self) -> int:
+        """How many rows have to be looked at one by one to find those of a few tag sets."""
+        if self.in_order:
+            return 0
+        return len(self.rows) - (0 if self.index is None else len(self.index.order))
+
+    def find(self, start_ns: int, end_ns: int, wanted: Int32Array | None) -> Selection:
+        """Return the places of rows of ``[start_ns, end_ns)`` with a tag set of ``wanted`` (None: all), ascending."""
+        rows, index = self.rows, self.index
+        if index is None or self.in_order or wanted is None or len(wanted) > FEW_TAGSETS:
+            return find_rows(
+                rows.tagset_ids, rows.times, start_ns=start_ns, end_ns=end_ns, wanted=wanted, in_order=self.in_order
+            )
+        return find_indexed(
+            rows.tagset_ids, rows.times, index.tagset_ids, index.order, start_ns=start_ns, end_ns=end_ns, wanted=wanted
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,33 @@ def find_rows(
     return _kept(places, times[places], start_ns, end_ns)
 
 
+def find_indexed(
+    tagset_ids: Int32Array,
+    times: Int64Array,
+    indexed: Int32Array,
+    order: Int32Array,
+    *,
+    start_ns: int = NEVER_NS,
+    end_ns: int = FOREVER_NS,
+    wanted: Int32Array,
+) -> Selection:
+    """Return what :func:`find_rows` does for rows in no order, the first ``len(order)`` of which have an index.
+
+    ``order``: their places by tag set, and in each by time; ``indexed``: the tag sets in that order.
+    """
+    lows = np.searchsorted(indexed, wanted, side="left").tolist()
+    highs = np.searchsorted(indexed, wanted, side="right").tolist()
+    parts: list[Int64Array] = [order[low:high].astype(np.int64) for low, high in zip(lows, highs, strict=True)]
+    count = len(order)
+    if count < len(times):
+        parts.append(count + np.flatnonzero(is_member(tagset_ids[count:], wanted)))
+    if not parts:
+        return _NONE
+    places = np.concatenate(parts)
+    places.sort()
+    return _kept(places, times[places], start_ns, end_ns)
+
+
 def select(
     rows: Rows,
     *,
@@ -59,10 +86,15 @@ def select(
     field_ids: tuple[int, ...] | None = None,
     in_order: bool = False,
 ) -> Rows:
-    """Return the rows that :func:`find_rows` finds, with those of the fields that there are; views where possible."""
+    """Return the rows that :func:`find_rows` finds, see :func:`rows_at`."""
     found = find_rows(
         rows.tagset_ids, rows.times, start_ns=start_ns, end_ns=end_ns, wanted=tagset_ids, in_order=in_order
     )
+    return rows_at(rows, found, field_ids)
+
+
+def rows_at(rows: Rows, found: Selection, field_ids: tuple[int, ...] | None) -> Rows:
+    """Return the rows at some places, with those of the fields that there are (None: all); views where possible."""
     values, kept = rows.values, rows.field_ids
     if field_ids is not None and kept != field_ids:
         kept = tuple(field for field in kept if field in field_ids)

@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.hot.store import BlockView
 from engine.model.rows import Float64Array, Int32Array, Int64Array, absent_matrix
-from engine.model.selection import Selection
+from engine.model.selection import Selection, find_rows
 from engine.query.comparisons import bounds_of
 from engine.query.newest import NotPrompt
 from engine.segments.columns import KEYS, ColumnCache, ColumnKey, OpenSegment
@@ -71,6 +71,9 @@ class ColumnBlock(Protocol):
     def keys(self) -> tuple[Int32Array, Int64Array]:
         """Return tag sets and times of all rows."""
 
+    def find(self, start_ns: int, end_ns: int, wanted: Int32Array | None) -> Selection:
+        """Return the places of rows of ``[start_ns, end_ns)`` with a tag set of ``wanted`` (None: all), ascending."""
+
     def bounds(self, field_id: int) -> tuple[float, float] | None:
         """Return the lowest and highest value of a field if they are known; NaN where it has none."""
 
@@ -117,6 +120,9 @@ class GroupBlock:
             found = self._column(KEYS, partial(decode_keys, self._opened.table, self._group))
         assert isinstance(found, tuple)
         return found
+
+    def find(self, start_ns: int, end_ns: int, wanted: Int32Array | None) -> Selection:
+        return find_rows(*self.keys(), start_ns=start_ns, end_ns=end_ns, wanted=wanted, in_order=True)
 
     def bounds(self, field_id: int) -> tuple[float, float] | None:
         if field_id not in self._stored:
@@ -185,6 +191,9 @@ class HotBlock:
 
     def keys(self) -> tuple[Int32Array, Int64Array]:
         return self._view.rows.tagset_ids, self._view.rows.times
+
+    def find(self, start_ns: int, end_ns: int, wanted: Int32Array | None) -> Selection:
+        return self._view.find(start_ns, end_ns, wanted)
 
     def bounds(self, field_id: int) -> tuple[float, float] | None:
         if field_id not in self._view.rows.field_ids:

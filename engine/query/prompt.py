@@ -119,7 +119,10 @@ class PromptReader:
         if len(snapshot.settled) + len(snapshot.fresh) + len(snapshot.late) > MAX_SOURCES:
             return None
         few = len(one.tagset_ids) <= FEW_TAGSETS
-        looked_through = sum(_rows_without_order(view, few) for view in (*snapshot.fresh, *snapshot.late))
+        looked_through = sum(
+            view.rows_without_order if few else (0 if view.in_order else len(view.rows))
+            for view in (*snapshot.fresh, *snapshot.late)
+        )
         if looked_through > MAX_LOOKED_THROUGH or (snapshot.settled and not few):
             return None
         if not one.every:
@@ -240,13 +243,6 @@ class _Sources:
 def _use(grid: BucketGrid, rows: Rows, field_ids: Sequence[int]) -> None:
     known = rows.field_ids
     grid.use_matrix(rows.values, [known.index(each) if each in known else -1 for each in field_ids])
-
-
-def _rows_without_order(view: BlockView, few: bool) -> int:
-    """Return how many rows of a block have to be looked at one by one."""
-    if view.in_order:
-        return 0
-    return len(view.rows) - (len(view.index.order) if few and view.index is not None else 0)
 
 
 def _blocks(grid: BucketGrid, one: Selected, lines: Lines, start_ns: int, end_ns: int, step_ns: int) -> list[LineBlock]:

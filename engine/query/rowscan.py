@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.model.rows import FOREVER_NS, NEVER_NS, Int32Array, Rows
-from engine.model.selection import FEW_TAGSETS, Selection, find_rows
+from engine.model.selection import FEW_TAGSETS, Selection
 from engine.query.blocks import ColumnBlock, ColumnBounds, GroupBlock, HotBlock
 from engine.query.comparisons import Comparison
 from engine.query.laterows import LateRows
@@ -153,7 +153,7 @@ class RowScanner:
 
 def _require_few(request: ScanRequest, snapshot: Snapshot) -> None:
     """Raise NotPrompt where many rows may have to be looked at."""
-    unordered = sum(len(view.rows) for view in snapshot.fresh if not view.in_order)
+    unordered = sum(view.rows_without_order for view in snapshot.fresh)
     late = sum(len(view.rows) for view in snapshot.late)
     if len(request.tagset_ids) > FEW_TAGSETS or unordered > PROMPT_ROWS or late > PROMPT_LATE_ROWS:
         raise NotPrompt
@@ -174,13 +174,10 @@ def _matching(
     """Return the rows of a block that match and that no late row corrects, None without one."""
     tagsets, times = block.keys()
     inside = start_ns <= block.low_ns and block.high_ns < request.end_ns
-    found = find_rows(
-        tagsets,
-        times,
-        start_ns=NEVER_NS if inside else start_ns,
-        end_ns=FOREVER_NS if inside else request.end_ns,
-        wanted=_wanted_in(block, tagsets, request),
-        in_order=block.in_order,
+    found = block.find(
+        NEVER_NS if inside else start_ns,
+        FOREVER_NS if inside else request.end_ns,
+        _wanted_in(block, tagsets, request),
     )
     if request.promptly:
         counts.found += _count(found)

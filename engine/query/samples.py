@@ -18,7 +18,7 @@ from engine.disk.filesystem import FileSystem
 from engine.hot.block import Block
 from engine.hot.store import BlockView, HotStore, remaining_of
 from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows, concat, sort_merge
-from engine.model.selection import FEW_TAGSETS, select
+from engine.model.selection import FEW_TAGSETS, rows_at
 from engine.segments.columns import (
     DEFAULT_CACHE_BYTES,
     KEYS,
@@ -479,14 +479,8 @@ def _selected(
     field_ids: tuple[int, ...] | None,
 ) -> Rows:
     inside = start_ns <= view.min_time_ns and view.max_time_ns < end_ns
-    return select(
-        view.rows,
-        start_ns=NEVER_NS if inside else start_ns,
-        end_ns=FOREVER_NS if inside else end_ns,
-        tagset_ids=tagset_ids,
-        field_ids=field_ids,
-        in_order=view.in_order,
-    )
+    found = view.find(NEVER_NS if inside else start_ns, FOREVER_NS if inside else end_ns, tagset_ids)
+    return rows_at(view.rows, found, field_ids)
 
 
 def _expected(sources: Sequence[tuple[int, int, int]], start_ns: int, end_ns: int) -> int:

@@ -12,7 +12,7 @@ from engine.catalog.catalog import Catalog
 from engine.catalog.selections import Selections
 from engine.model.matchers import Matcher
 from engine.model.rows import FOREVER_NS, NEVER_NS, Rows, sort_merge
-from engine.model.selection import FEW_TAGSETS, select
+from engine.model.selection import FEW_TAGSETS, find_indexed, find_rows, select
 
 rows_strategy = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 30)), max_size=120)
 bounds = st.one_of(st.none(), st.integers(-1, 31))
@@ -106,3 +106,22 @@ def test_remembered_selections_are_bounded() -> None:
     selections.of(5, 1 << 20, find)
     selections.of(0, 1 << 20, find)
     assert asked == [0] * 7
+
+
+@given(
+    rows_strategy, st.integers(0, 120), bounds, bounds, st.sets(st.integers(0, 95), min_size=1, max_size=FEW_TAGSETS)
+)
+@settings(max_examples=300, deadline=None)
+def test_rows_found_by_an_index_of_the_first_ones_are_those_found_without(
+    keys: list[tuple[int, int]], indexed: int, start: int | None, end: int | None, wanted: set[int]
+) -> None:
+    tagset_ids = np.array([tagset for tagset, _ in keys], np.int32)
+    times = np.array([time for _, time in keys], np.int64)
+    count = min(indexed, len(keys))
+    order = np.lexsort((times[:count], tagset_ids[:count])).astype(np.int32)
+    low, high = NEVER_NS if start is None else start, FOREVER_NS if end is None else end
+    chosen = np.array(sorted(wanted), np.int32)
+    every = np.arange(len(keys))
+    expected = every[find_rows(tagset_ids, times, start_ns=low, end_ns=high, wanted=chosen, in_order=False)]
+    found = find_indexed(tagset_ids, times, tagset_ids[order], order, start_ns=low, end_ns=high, wanted=chosen)
+    assert every[found].tolist() == expected.tolist()
