@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
+from urllib.parse import unquote_plus
 
 from engine.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_MS, NS_PER_SECOND
 from engine.errors import BadRequest
@@ -92,3 +94,13 @@ def parse_time(text: str, now_ns: int) -> int:
     if size < _MICROS_BELOW:
         return number * 1_000
     return number
+
+
+def unquoted(text: str) -> str:
+    """Return a parameter's value as it was before it was quoted; raises UnicodeError for what was no text."""
+    return _unquoted(text) if "%" in text or "+" in text else text
+
+
+@lru_cache(4_096)
+def _unquoted(text: str) -> str:
+    return unquote_plus(text, errors="strict")

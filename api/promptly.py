@@ -8,9 +8,8 @@ route, which gives the same answers.
 from __future__ import annotations
 
 from functools import lru_cache
-from urllib.parse import unquote_plus
 
-from api.arguments import parse_range
+from api.arguments import parse_range, unquoted
 from api.asgi import Scope, told_headers
 from api.auth import Gate
 from api.ranges import MAX_SERIES, range_json
@@ -62,8 +61,7 @@ class PromptQueries:
         try:
             for part in query_string.decode("ascii").split("&"):
                 name, _, value = part.partition("=")
-                if "%" in value or "+" in value:
-                    value = _unquoted(value)
+                value = unquoted(value)
                 if name == "metric":
                     metrics.append(value)
                 elif name in _TEXTS and name not in texts:
@@ -116,9 +114,3 @@ def _asked_lines(metric: str, aggregate: str, step_ns: int, tier: str) -> str:
         {"metric": metric, "aggregate": aggregate, "step_seconds": step_ns / NS_PER_SECOND, "tier": tier}
     )
     return "".join(f"{name.lower()}: {value}\r\n" for name, value in told.items())
-
-
-@lru_cache(4_096)
-def _unquoted(text: str) -> str:
-    """Return a value as it was before it was quoted; raises UnicodeError for what was no text."""
-    return unquote_plus(text, errors="strict")

@@ -7,8 +7,8 @@ is a mistake goes to the typed route, which gives the same answers.
 from __future__ import annotations
 
 from functools import lru_cache
-from urllib.parse import unquote_plus
 
+from api.arguments import unquoted
 from api.asgi import Scope, header, told_headers
 from api.auth import Gate
 from api.routes.query import negotiate
@@ -27,12 +27,6 @@ _NAMES = frozenset(("table", "fields", "tags", "match", "where", "start", "end",
 _parsed_matchers = lru_cache(1_024)(parse_matchers)
 _parsed_comparisons = lru_cache(1_024)(parse_comparisons)
 _names_in = lru_cache(1_024)(names_in)
-
-
-@lru_cache(4_096)
-def _unquoted(text: str) -> str:
-    """Return a value as it was before it was quoted; raises UnicodeError for what was no text."""
-    return unquote_plus(text, errors="strict")
 
 
 class PromptRows:
@@ -73,7 +67,7 @@ class PromptRows:
             name, _, value = part.partition("=")
             if name not in _NAMES or name in texts:
                 raise ValueError(name)
-            texts[name] = _unquoted(value) if "%" in value or "+" in value else value
+            texts[name] = unquoted(value)
         limit = texts.get("limit")
         if limit is not None and not (limit.isdecimal() and 1 <= int(limit) <= MAX_LIMIT):
             raise ValueError(limit)

@@ -36,9 +36,6 @@ AT_ONCE = 200
 CONFIG = """
 [query]
 timeout = "1s"
-
-
-
 memory = "128MiB"
 max_rows = 100_000
 max_result = "16MiB"
