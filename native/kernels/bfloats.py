@@ -6,12 +6,13 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
+
+from native.kernels.compiling import machine_code
 
 _BITS, _HALF = ir.IntType(32), ir.IntType(16)
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def widened(typing: Any, half: Any) -> Any:
     """Return what uint16 bits stand for."""
 
@@ -22,7 +23,7 @@ def widened(typing: Any, half: Any) -> Any:
     return types.float64(types.uint16), build
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def narrowed(typing: Any, number: Any) -> Any:
     """Return the uint16 bits of the nearest such number; ``number`` is finite and within a float32's range."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from numba import config, njit, types
+from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -99,6 +100,12 @@ def kernel(*arguments: Any) -> Callable[[Function], Function]:
         return compiled
 
     return compile_now
+
+
+def machine_code(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a function that writes a piece of a kernel in LLVM's terms (:func:`numba.extending.intrinsic`)."""
+    written: Callable[..., Any] = intrinsic(build)
+    return written
 
 
 def part(function: Function) -> Function:

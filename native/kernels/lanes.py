@@ -16,21 +16,22 @@ from numba.core import cgutils, types
 from numba.core.datamodel import PrimitiveModel, register_default
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic
+
+from native.kernels.compiling import machine_code
 
 LANES = 8
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 _MASK = ir.VectorType(ir.IntType(1), LANES)
 
 
-class Lanes(types.Type):  # type: ignore[misc]
+class Lanes(types.Type):
     """The type of eight doubles."""
 
     def __init__(self) -> None:
         super().__init__(name="lanes")
 
 
-class Mask(types.Type):  # type: ignore[misc]
+class Mask(types.Type):
     """The type of eight answers."""
 
     def __init__(self) -> None:
@@ -90,7 +91,7 @@ def _place(context: Any, builder: Any, kind: Any, array: Any, start: Any) -> tup
     return builder.bitcast(builder.gep(row.data, [start]), vector.as_pointer()), kind.dtype.bitwidth // 8
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def load(typing: Any, row: Any, start: Any) -> Any:
     """Return the eight elements of ``row`` from ``start``, which is not checked."""
 
@@ -102,7 +103,7 @@ def load(typing: Any, row: Any, start: Any) -> Any:
     return lanes(row, types.intp), build
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def store(typing: Any, row: Any, start: Any, value: Any) -> Any:
     """Write eight elements of ``row`` from ``start``, which is not checked."""
 
@@ -116,7 +117,7 @@ def store(typing: Any, row: Any, start: Any, value: Any) -> Any:
     return types.void(row, types.intp, lanes), build
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def least(typing: Any, a: Any, b: Any) -> Any:
     """Return the smaller of each two; the second where one is not a number."""
 
@@ -127,7 +128,7 @@ def least(typing: Any, a: Any, b: Any) -> Any:
     return lanes(a, b), build
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def most(typing: Any, a: Any, b: Any) -> Any:
     """Return the larger of each two; the second where one is not a number."""
 
@@ -138,7 +139,7 @@ def most(typing: Any, a: Any, b: Any) -> Any:
     return lanes(a, b), build
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def choose(typing: Any, condition: Any, a: Any, b: Any) -> Any:
     """Return each of ``a`` where the condition holds, of ``b`` elsewhere."""
 
@@ -148,7 +149,7 @@ def choose(typing: Any, condition: Any, a: Any, b: Any) -> Any:
     return lanes(condition, a, b), build
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def size_of(typing: Any, a: Any) -> Any:
     """Return the absolute values."""
 
@@ -159,7 +160,7 @@ def size_of(typing: Any, a: Any) -> Any:
     return lanes(a), build
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def any_of(typing: Any, condition: Any) -> Any:
     """Return whether one of the eight holds."""
 
@@ -170,7 +171,7 @@ def any_of(typing: Any, condition: Any) -> Any:
     return types.boolean(condition), build
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def lane(typing: Any, a: Any, number: Any) -> Any:
     """Return one of eight."""
 
@@ -180,7 +181,7 @@ def lane(typing: Any, a: Any, number: Any) -> Any:
     return types.float64(a, types.intp), build
 
 
-@intrinsic  # type: ignore[misc]
+@machine_code
 def fetch(typing: Any, array: Any, row: Any, column: Any) -> Any:
     """Have an element of a table [n, k] brought into the cache, for writing; nothing waits for it."""
 

@@ -243,7 +243,8 @@ def features(x: float, left: float, change: float, count: float, numbers: Any, d
     store(numbers, SPREAD, spread)
     store(numbers, TOP, most(load(numbers, TOP), distance))
     store(distances, 0, distance)
-    return any_of(distance + BASE * spread > load(numbers, LIMIT))
+    beyond: bool = any_of(distance + BASE * spread > load(numbers, LIMIT))
+    return beyond
 
 
 @part
