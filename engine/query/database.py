@@ -35,6 +35,7 @@ from engine.query.relations import FINDINGS, FIXED_RELATIONS, Relations, Visible
 from engine.query.rewriting import rewritten
 from engine.query.scans import SegmentFiles
 from engine.query.scopes import Resolver, Scope, needed_of
+from engine.query.shortage import is_shortage
 from engine.query.sources import JsonScalar, Needed, Sink, SqlAnswer, SqlLimits, SqlRequest, Visible
 from engine.query.syntax import explain_error
 from engine.query.tagsets import TagStore
@@ -459,7 +460,7 @@ class Database:
                 yield seat.store
             except (MemoryError, duckdb.Error, RuntimeError) as error:
                 seat.failed = True
-                if _is_out_of_memory(error):
+                if is_shortage(error):
                     raise QueryLimit(f"cannot {action}: there is no memory left for it; try again") from None
                 text = str(error).splitlines()[0]
                 if isinstance(error, (duckdb.FatalException, duckdb.InternalException)) or "invalidated" in text:
@@ -478,18 +479,6 @@ def _show_tables(known: Relations) -> pa.Table:
     )
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, possibly hidden by what a clean-up raised afterwards."""
-    while error is not None:
-        if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or "std::bad_alloc" in str(error):
-            return True
-        # A module that is imported when it is first needed finds no room for its library.
-        if isinstance(error, ImportError) and "failed to map" in str(error):
-            return True
-        error = error.__context__
-    return False
-
-
 _SCAN_FAILURES = ("get_next failed", "reading the stream registered as", "from the object registered as")
 
 
@@ -502,7 +491,7 @@ def _is_scan_failure(error: BaseException) -> bool:
 def _lacks_memory(error: BaseException) -> bool:
     """Whether a statement ended for want of memory, itself or what it reads."""
     text = str(error)
-    return _is_out_of_memory(error) or (_is_scan_failure(error) and ("alloc" in text or "MemoryError" in text))
+    return is_shortage(error) or (_is_scan_failure(error) and ("alloc" in text or "MemoryError" in text))
 
 
 def _serialiser(cursor: duckdb.DuckDBPyConnection) -> Callable[[str], str]:
@@ -513,7 +502,7 @@ def _serialiser(cursor: duckdb.DuckDBPyConnection) -> Callable[[str], str]:
             # Not what is wrong with the statement.
             raise
         except duckdb.Error as error:
-            if _is_out_of_memory(error):
+            if is_shortage(error):
                 raise
             raise explain_error(error, sql) from None
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from engine.errors import Damage, Unavailable
 from engine.model.rows import FOREVER_NS, NEVER_NS
 from engine.query.scopes import MAX_LISTED_TAGSETS, Scope
+from engine.query.shortage import is_shortage
 from engine.query.sources import ParquetFile, TableSource
 from engine.segments.deletions import Hole, ids_of
 
@@ -102,7 +103,7 @@ class SegmentFiles:
                 for batch in reader:
                     del batch
             except (OSError, pa.ArrowInvalid) as error:
-                raise Damage(f"cannot read segment: {str(error).splitlines()[0]}", path=file.path) from None
+                raise _unreadable("segment", error, file.path) from None
 
     def _fragment(self, path: str) -> Any:
         try:
@@ -121,7 +122,7 @@ class SegmentFiles:
             fragment = _segment_format().make_fragment(path, LocalFileSystem())
             fragment.ensure_complete_metadata()
         except (OSError, pa.ArrowInvalid) as error:
-            raise Damage(f"cannot read segment: {error}", path=path) from None
+            raise _unreadable("segment", error, path) from None
         with self._lock:
             self._fragments[key] = fragment
             while len(self._fragments) > CACHED_FOOTERS:
@@ -211,7 +212,7 @@ def hot_scans(source: TableSource) -> list[Scan]:
         except FileNotFoundError:
             raise Unavailable(f"cannot read hot rows {path}: the file is gone; ask again") from None
         except (OSError, pa.ArrowInvalid) as error:
-            raise Damage(f"cannot read hot rows: {error}", path=path) from None
+            raise _unreadable("hot rows", error, path) from None
         _check_rows(path, table.schema)
         groups.setdefault(tuple(table.column_names), []).append(table)
     found = []
@@ -220,6 +221,13 @@ def hot_scans(source: TableSource) -> list[Scan]:
         data = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
         found.append(Scan(data, columns, False, data.num_rows, len(tables)))
     return found
+
+
+def _unreadable(what: str, error: Exception, path: str) -> Exception:
+    """Return what to raise for a file that cannot be read: want of memory says nothing about the file."""
+    if is_shortage(error):
+        return MemoryError(f"cannot read {what}: {error}")
+    return Damage(f"cannot read {what}: {str(error).splitlines()[0]}", path=path)
 
 
 def _check_rows(path: str, schema: pa.Schema) -> None:

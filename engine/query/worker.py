@@ -34,6 +34,7 @@ from engine.query.instances import reserved_bytes
 from engine.query.memory import LARGE_BYTES, release_unused
 from engine.query.parts import Parts, Statement
 from engine.query.scans import mapped_bytes
+from engine.query.shortage import is_shortage
 from engine.rollups.transfer import pieces_from_bytes
 from native.slabs import Slab, keep_at_most
 from native.tagsetfile import TagsetFile
@@ -200,10 +201,12 @@ class Worker:
             work()
         except TidegaugeError as error:
             self._reply(wire.failed(request_id, error))
-        except MemoryError:
-            self._reply(wire.failed(request_id, QueryLimit("cannot run SQL: the query process is out of memory")))
         except Exception as error:
-            self._reply(wire.failed(request_id, Bug(f"query process: {type(error).__name__}: {error}")))
+            if is_shortage(error):
+                told: TidegaugeError = QueryLimit("cannot run SQL: the query process is out of memory")
+            else:
+                told = Bug(f"query process: {type(error).__name__}: {error}")
+            self._reply(wire.failed(request_id, told))
         if self._database.broken:
             os._exit(_EXIT_BROKEN)
 

@@ -566,6 +566,38 @@ def test_a_file_that_cannot_be_read_is_named(
     assert str(path) in str(caught.value)
 
 
+def test_a_statement_that_finds_no_room_for_its_sources_is_run_again_and_then_told(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "rows.arrow")
+    rows = {
+        "tagset_id": pa.array([], pa.int32()),
+        "time": pa.array([], pa.timestamp("ns")),
+        "f0": pa.array([], pa.float64()),
+    }
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, pa.table(rows).schema) as writer:
+        writer.write_table(pa.table(rows))
+    request = SqlRequest(
+        sql="SELECT count(*) AS n FROM cpu", tables=(TableSource(table_id=0, name="cpu", arrow=(path,)),)
+    )
+    failures = 1
+    map_file = pa.memory_map
+
+    def memory_map(*arguments: Any) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError("Memory mapping file failed: Cannot allocate memory")
+        return map_file(*arguments)
+
+    monkeypatch.setattr(pa, "memory_map", memory_map)
+    answer = rig.database.sql(request)
+    assert (failures, pa.ipc.open_stream(answer.stream).read_all().to_pylist()) == (0, [{"n": 0}])
+    failures = 2
+    with pytest.raises(QueryLimit, match="needs more memory"):
+        rig.database.sql(request)
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
