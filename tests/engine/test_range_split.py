@@ -202,6 +202,9 @@ def test_a_tier_is_read_where_files_would_have_to_be_decoded_for_little(
         engine.flush_rollups()
         assert engine.query(query).sources == {"raw": 400}
         engine.sealer.seal()
+        # What has just been sealed is still there as it was.
+        assert engine.query(query).sources == {"raw": 400}
+    with Engine.open(str(tmp_path / "data"), CONFIG, clock=ManualClock(NOW_NS)) as engine:
         answer = engine.query(query)
         assert answer.sources == {"rollup_1h": 1}
         assert answer.series[0].values.tolist() == [3591.0]
