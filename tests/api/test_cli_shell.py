@@ -161,6 +161,15 @@ def interrupt_when(started: threading.Event) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt: a shell that starts the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_cancels_what_runs() -> None:
     started, cancelled = threading.Event(), threading.Event()
 
