@@ -24,7 +24,7 @@ from engine.clock import NS_PER_MINUTE
 from engine.hot.block import MAX_BLOCK_ROWS, UNINDEXED_ROWS, Block, RowIndex
 from engine.hot.places import Places
 from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows, absent_matrix
-from engine.model.selection import FEW_TAGSETS, Selection, find_indexed, find_rows
+from engine.model.selection import FEW_TAGSETS, Selection, find_indexed, find_rows, rows_at
 from engine.segments.deletions import Hole, hole_mask, without_holes
 from native.arrival import newest_rows, split_late, touched_rows, update_latest
 from native.columns import is_absent
@@ -75,6 +75,14 @@ class BlockView:
         return find_indexed(
             rows.tagset_ids, rows.times, index.tagset_ids, index.order, start_ns=start_ns, end_ns=end_ns, wanted=wanted
         )
+
+    def select(
+        self, start_ns: int, end_ns: int, tagset_ids: Int32Array | None, field_ids: tuple[int, ...] | None
+    ) -> Rows:
+        """Return the rows that :meth:`find` finds, see :func:`engine.model.selection.rows_at`."""
+        inside = start_ns <= self.min_time_ns and self.max_time_ns < end_ns
+        found = self.find(NEVER_NS if inside else start_ns, FOREVER_NS if inside else end_ns, tagset_ids)
+        return rows_at(self.rows, found, field_ids)
 
 
 @dataclass(frozen=True, slots=True)

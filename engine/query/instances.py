@@ -11,7 +11,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import duckdb
 
@@ -73,11 +73,8 @@ class Instances:
             return
         try:
             # Even that may find no memory.
-            cursor = instance.cursor()
-            try:
+            with closing(instance.cursor()) as cursor:
                 yield cursor
-            finally:
-                cursor.close()
         finally:
             with self._changed:
                 self._free.append(instance)
@@ -99,11 +96,8 @@ class Instances:
         try:
             if self._large is None:
                 self._large = self._made(self.large_bytes)
-            cursor = self._large.cursor()
-            try:
+            with closing(self._large.cursor()) as cursor:
                 yield cursor
-            finally:
-                cursor.close()
         finally:
             with self._changed:
                 self._large_taken = False

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from engine.hot.store import BlockView
 from engine.model.rows import Int32Array, Int64Array, Rows, absent_matrix, concat, distinct, sort_merge
-from engine.model.selection import Selection, is_member, select
+from engine.model.selection import Selection, is_member
 from engine.query.blocks import ColumnBlock
 from native.columns import is_absent
 
@@ -30,10 +30,7 @@ class LateRows:
         field_ids: tuple[int, ...],
     ) -> None:
         """``views``: in order of arrival; ``tagset_ids``, ``field_ids``: ascending."""
-        parts = [
-            select(view.rows, start_ns=start_ns, end_ns=end_ns, tagset_ids=tagset_ids, field_ids=field_ids)
-            for view in views
-        ]
+        parts = [view.select(start_ns, end_ns, tagset_ids, field_ids) for view in views]
         rows = sort_merge(concat(parts))
         values = absent_matrix(len(field_ids), len(rows))
         for field_id, column in zip(rows.field_ids, rows.values, strict=True):

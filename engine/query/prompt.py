@@ -20,7 +20,7 @@ from engine.catalog.catalog import Catalog
 from engine.clock import NS_PER_SECOND
 from engine.hot.store import BlockView
 from engine.model.rows import FIELD_ID_BITS, Int64Array, Rows, concat, sort_merge
-from engine.model.selection import FEW_TAGSETS, find_rows, select
+from engine.model.selection import FEW_TAGSETS, find_rows
 from engine.query.grouping import lines_of
 from engine.query.samples import SampleStore, Snapshot
 from engine.query.selected import Lines, Selected
@@ -230,14 +230,7 @@ class _Sources:
         return sort_merge(concat(parts))
 
     def _select(self, view: BlockView) -> Rows:
-        return select(
-            view.rows,
-            start_ns=self.snapshot.start_ns,
-            end_ns=self.snapshot.end_ns,
-            tagset_ids=self.one.narrowed,
-            field_ids=self.one.field_ids,
-            in_order=view.in_order,
-        )
+        return view.select(self.snapshot.start_ns, self.snapshot.end_ns, self.one.narrowed, self.one.field_ids)
 
 
 def _use(grid: BucketGrid, rows: Rows, field_ids: Sequence[int]) -> None:

@@ -18,7 +18,7 @@ from engine.disk.filesystem import FileSystem
 from engine.hot.block import Block
 from engine.hot.store import BlockView, HotStore, remaining_of
 from engine.model.rows import FOREVER_NS, NEVER_NS, Float64Array, Int32Array, Int64Array, Rows, concat, sort_merge
-from engine.model.selection import FEW_TAGSETS, rows_at
+from engine.model.selection import FEW_TAGSETS
 from engine.segments.columns import (
     DEFAULT_CACHE_BYTES,
     KEYS,
@@ -394,7 +394,7 @@ class SampleStore:
             view.block.searched |= tagset_ids is not None
             if snapshot.start_ns > start_ns:
                 # What has outlived its retention is not to be seen, whatever else comes along.
-                rows = _selected(view, snapshot.start_ns, end_ns, tagset_ids, field_ids)
+                rows = view.select(snapshot.start_ns, end_ns, tagset_ids, field_ids)
             else:
                 rows = view.rows
             yield RowColumns.of(rows, in_order=view.in_order)
@@ -437,7 +437,7 @@ class SampleStore:
         snapshot, parts = self._read_segments(table_id, start_ns, end_ns, tagset_ids, field_ids)
         for view in (*snapshot.fresh, *snapshot.late):
             view.block.searched |= tagset_ids is not None
-            parts.append(_selected(view, snapshot.start_ns, end_ns, tagset_ids, field_ids))
+            parts.append(view.select(snapshot.start_ns, end_ns, tagset_ids, field_ids))
         return concat(parts)
 
     def parts(self, table_id: int, start_ns: int, end_ns: int, tagset_ids: Int32Array) -> list[Rows]:
@@ -449,7 +449,7 @@ class SampleStore:
         for view in (*snapshot.fresh, *snapshot.late):
             looked_up = view.in_order and len(tagset_ids) <= FEW_TAGSETS
             if looked_up or snapshot.start_ns > start_ns:
-                parts.append(_selected(view, snapshot.start_ns, end_ns, tagset_ids, None))
+                parts.append(view.select(snapshot.start_ns, end_ns, tagset_ids, None))
             else:
                 parts.append(view.rows)
         return parts
@@ -469,18 +469,6 @@ class SampleStore:
                 for meta in (*snapshot.settled, *snapshot.disturbed)
             ]
         return snapshot, parts
-
-
-def _selected(
-    view: BlockView,
-    start_ns: int,
-    end_ns: int,
-    tagset_ids: Int32Array | None,
-    field_ids: tuple[int, ...] | None,
-) -> Rows:
-    inside = start_ns <= view.min_time_ns and view.max_time_ns < end_ns
-    found = view.find(NEVER_NS if inside else start_ns, FOREVER_NS if inside else end_ns, tagset_ids)
-    return rows_at(view.rows, found, field_ids)
 
 
 def _expected(sources: Sequence[tuple[int, int, int]], start_ns: int, end_ns: int) -> int:
